@@ -1,0 +1,38 @@
+"""SeeNet's Python layers, built in: `crelu_layer.CReLULayer` and `scan_background_layer.BackgroundMaskLayer`."""
+
+from torch import Tensor
+
+from port.crelu import BackgroundMask, CReLU
+from port.layer import PYTHON_LAYERS, SameShape, Shape
+from prototxt.errors import InputError
+from pycaffe.python_layer import literal_params
+
+
+class _Erasing(SameShape):
+    def top_shapes(self, features: Shape, scores: Shape, labels: Shape) -> list[Shape]:
+        if len(features) != 4 or len(scores) != 4 or scores[::2] + scores[3:] != features[::2] + features[3:]:
+            raise InputError(f"scores {scores} must match the features {features} but for the channels")
+        return [features]
+
+    def forward(self, features: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        if labels.numel() != scores.shape[0] * scores.shape[1]:
+            raise InputError(
+                f"the label blob {tuple(labels.shape)} must hold {scores.shape[1]} values for each of "
+                f"{scores.shape[0]} images: reshape it before the forward pass"
+            )
+        return self.mask(features, scores, labels)
+
+
+class CReLULayer(_Erasing):
+    def set_up(self, *shapes: Shape) -> None:
+        maxt, mint = literal_params(self.param, "maxt", "mint")
+        self.mask = CReLU(maxt, mint, backward="caffe")
+
+
+class BackgroundMaskLayer(_Erasing):
+    def set_up(self, *shapes: Shape) -> None:
+        self.mask = BackgroundMask(*literal_params(self.param, "thresh"))
+
+
+PYTHON_LAYERS["crelu_layer", "CReLULayer"] = CReLULayer
+PYTHON_LAYERS["scan_background_layer", "BackgroundMaskLayer"] = BackgroundMaskLayer

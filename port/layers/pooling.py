@@ -1,0 +1,67 @@
+"""Max and average pooling with Caffe's rounding and borders."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from port.layer import Layer, Shape, layer
+from prototxt.caffe_pb2 import PoolingParameter
+from prototxt.errors import InputError
+from prototxt.geometry import Window, pooled_sizes, pooling_window
+
+
+@layer("Pooling")
+class Pooling(Layer):
+    """MAX and AVE pooling: sizes rounded up, MAX blind to the padding, AVE's divisor counting it."""
+
+    def set_up(self, shape: Shape) -> None:
+        if self.param.pooling_param.pool == PoolingParameter.STOCHASTIC:
+            raise InputError("stochastic pooling exists on Caffe's GPU only: use MAX or AVE")
+
+    def top_shapes(self, shape: Shape) -> list[Shape]:
+        return [(*shape[:2], *self._plan(shape)[1])] * len(self.plan.tops)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        window, out = self._plan(tuple(x.shape))
+        if self.param.pooling_param.pool == PoolingParameter.AVE:
+            return average_pool(x, window, out)
+        far = _far_pads(window, out, x.shape[2:])
+        padded = x
+        if any(window.pad) or any(far):
+            padded = F.pad(x, (window.pad[1], far[1], window.pad[0], far[0]), value=-torch.inf)
+        if len(self.plan.tops) == 1:
+            return F.max_pool2d(padded, window.kernel, window.stride)[:, :, : out[0], : out[1]]
+        top, index = F.max_pool2d(padded, window.kernel, window.stride, return_indices=True)
+        rows = index // padded.shape[3] - window.pad[0]
+        columns = index % padded.shape[3] - window.pad[1]
+        return top, (rows * x.shape[3] + columns).to(x.dtype)
+
+    def _plan(self, shape: Shape) -> tuple[Window, tuple[int, ...]]:
+        if len(shape) != 4:
+            raise InputError(f"Pooling needs 4 axes (num, channels, height, width), not {shape}")
+        param = self.param.pooling_param
+        window = pooling_window(param, *shape[2:])
+        return window, pooled_sizes(param, window, shape[2:])
+
+
+def average_pool(x: Tensor, window: Window, out: tuple[int, ...]) -> Tensor:
+    """Caffe's average: sums over the windows, divided by their size within the padded map."""
+    if window.kernel == tuple(x.shape[2:]) and not any(window.pad):
+        return x.mean(dim=(2, 3), keepdim=True)
+    far = _far_pads(window, out, x.shape[2:])
+    padded = F.pad(x, (window.pad[1], far[1], window.pad[0], far[0]))
+    sums = F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)[:, :, : out[0], : out[1]]
+    spans = [
+        np.minimum(np.arange(n) * s - p + k, size + p) - (np.arange(n) * s - p)
+        for n, s, k, p, size in zip(out, window.stride, window.kernel, window.pad, x.shape[2:], strict=True)
+    ]
+    return sums / torch.from_numpy(np.outer(*spans)).to(sums)
+
+
+def _far_pads(window: Window, out: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
+    """Padding behind the map that lets the last window, rounded up, be a whole one."""
+    return [
+        max(0, (n - 1) * s + k - p - size)
+        for n, s, k, p, size in zip(out, window.stride, window.kernel, window.pad, sizes, strict=True)
+    ]

@@ -1,0 +1,421 @@
+"""The execution plan of a net: what runs, on which blobs, with which gradients, as plain data.
+
+Decided here once, for every engine, as Caffe's Net::Init and InsertSplits decide it (net.cpp,
+insert_splits.cpp): the layers that the rules leave, `Split` layers where a blob is read more than once,
+which layers work in place, who owns a shared weight, what needs a gradient, and the losses.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec
+from prototxt.errors import InputError
+from prototxt.layer_facts import LayerFacts, facts_of, param_count
+from prototxt.read import layer_line
+from prototxt.rules import layer_included
+
+AUTOMATIC = "(automatic)"
+"""The name of a loss blob that the prototxt did not name."""
+
+
+@dataclass(frozen=True)
+class ParamPlan:
+    """One weight blob of a layer.
+
+    Attributes:
+        name: the shared name, or "".
+        owner: (layer index, blob index) of the blob it shares, or None where it is its own.
+        lr_mult, decay_mult: of the blob that is learned (a sharer carries its owner's).
+        needs_gradient: Caffe's param_propagate_down.
+        permissive: sharing demands equal counts only, not equal shapes.
+    """
+
+    name: str
+    owner: tuple[int, int] | None
+    lr_mult: float
+    decay_mult: float
+    needs_gradient: bool
+    permissive: bool = False
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer, in execution order.
+
+    Attributes:
+        param: the layer's own message, its phase set.
+        bottoms, tops: blob indices; a blob that is both is worked on in place.
+        propagate_down: per bottom, whether backward computes its gradient.
+        needs_backward: whether backward runs at all.
+        loss_weights: per top; 0 for what is not a loss.
+        params: the weight blobs.
+        where: `file:line` for messages.
+    """
+
+    name: str
+    type: str
+    param: LayerParameter
+    bottoms: tuple[int, ...]
+    tops: tuple[int, ...]
+    propagate_down: tuple[bool, ...]
+    needs_backward: bool
+    loss_weights: tuple[float, ...]
+    params: tuple[ParamPlan, ...]
+    where: str
+
+    @property
+    def in_place(self) -> bool:
+        return bool(set(self.bottoms) & set(self.tops))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A net, ready for an engine.
+
+    Attributes:
+        blobs: names by blob index. Unique but for `AUTOMATIC`.
+        inputs: tops of `Input` layers, in order.
+        outputs: blobs that no layer reads, by name, as Caffe lists them.
+    """
+
+    name: str
+    phase: int
+    layers: tuple[LayerPlan, ...]
+    blobs: tuple[str, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    force_backward: bool
+    debug_info: bool
+
+    def layer_index(self, name: str) -> int:
+        """Raises InputError where no layer has that name."""
+        for i, layer in enumerate(self.layers):
+            if layer.name == name:
+                return i
+        raise InputError(f'no layer "{name}": this net has {", ".join(layer.name for layer in self.layers)}')
+
+
+def plan_net(
+    net: NetParameter,
+    phase: int = TEST,
+    level: int = 0,
+    stages: Sequence[str] = (),
+    where: str = "prototxt",
+    python_params: Mapping[str, int] | None = None,
+) -> Plan:
+    """Plan the net for one phase, level and set of stages.
+
+    Args:
+        net: as `read_net` gives it; not changed. `level` and `stages` are added to its own `state`.
+        where: the file's name, for messages.
+        python_params: weight blobs of Python layers by layer name, once their set-up has told.
+
+    Raises:
+        InputError: `file:line: layer "x": …` for an unknown type, a bottom that nobody produces, a blob
+            produced twice, and whatever else Caffe refuses.
+    """
+    state = NetState()
+    state.CopyFrom(net.state)
+    state.phase, state.level = phase, level
+    state.stage.extend(stages)
+
+    occurrences: Counter[str] = Counter()
+    layers: list[tuple[LayerParameter, str]] = []
+    for original in net.layer:
+        place = _Place(where, original.name, occurrences[original.name])
+        occurrences[original.name] += 1
+        with place.errors():
+            if layer_included(original, state):
+                layer = LayerParameter()
+                layer.CopyFrom(original)
+                layers.append((layer, place))
+    builder = _Builder(phase, python_params or {})
+    for layer, place in _with_splits(layers):
+        with place.errors():
+            builder.add(layer, place)
+    builder.skip_what_no_loss_needs()
+    if net.force_backward:
+        builder.force_backward()
+    return builder.finish(net)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a layer stands; the line is looked up only when a message needs it."""
+
+    where: str
+    layer: str
+    occurrence: int
+
+    def __str__(self) -> str:
+        return layer_line(self.where, self.layer, self.occurrence)
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{self}: {error}") from None
+
+
+def _with_splits(layers: list[tuple[LayerParameter, _Place]]) -> Iterator[tuple[LayerParameter, _Place]]:
+    """The layers, a blob that is read (or weighed as a loss) more than once replaced by its splits."""
+    producer: dict[str, tuple[int, int]] = {}
+    source: dict[tuple[int, int], tuple[int, int]] = {}
+    readers: Counter[tuple[int, int]] = Counter()
+    loss_weight: dict[tuple[int, int], float] = {}
+    for i, (layer, place) in enumerate(layers):
+        for j, bottom in enumerate(layer.bottom):
+            if bottom not in producer:
+                with place.errors():
+                    raise InputError(_unknown_bottom(layer, bottom))
+            source[i, j] = producer[bottom]
+            readers[producer[bottom]] += 1
+        producer.update({top: (i, j) for j, top in enumerate(layer.top)})
+        for j, weight in enumerate(layer.loss_weight[: len(layer.top)]):
+            if weight:
+                loss_weight[producer[layer.top[j]]] = weight
+                readers[producer[layer.top[j]]] += 1
+
+    used: Counter[tuple[int, int]] = Counter()
+    for i, (layer, place) in enumerate(layers):
+        for j, blob in enumerate(layer.bottom):
+            top = source[i, j]
+            if readers[top] > 1:
+                layer.bottom[j] = f"{blob}_{layers[top[0]][0].name}_{top[1]}_split_{used[top]}"
+                used[top] += 1
+        splits = []
+        for j, blob in enumerate(layer.top):
+            if readers[i, j] > 1:
+                name = f"{blob}_{layer.name}_{j}_split"
+                split = LayerParameter(name=name, type="Split", bottom=[blob])
+                split.top.extend(f"{name}_{k}" for k in range(readers[i, j]))
+                if (i, j) in loss_weight:
+                    split.loss_weight.extend([loss_weight[i, j]] + [0] * (readers[i, j] - 1))
+                    used[i, j] += 1
+                splits.append(split)
+        if any(split.loss_weight for split in splits):
+            layer.ClearField("loss_weight")
+        yield layer, place
+        yield from ((split, place) for split in splits)
+
+
+def _unknown_bottom(layer: LayerParameter, bottom: str) -> str:
+    return f'layer "{layer.name}": bottom "{bottom}" is not produced by any earlier layer'
+
+
+@dataclass
+class _Draft:
+    """A layer while its gradients are still being decided."""
+
+    param: LayerParameter
+    facts: LayerFacts
+    bottoms: list[int]
+    tops: list[int]
+    propagate_down: list[bool]
+    needs_backward: bool
+    loss_weights: tuple[float, ...]
+    params: list[ParamPlan]
+    place: _Place
+
+
+@dataclass
+class _Builder:
+    phase: int
+    python_params: Mapping[str, int]
+    layers: list[_Draft] = field(default_factory=list)
+    blobs: list[str] = field(default_factory=list)
+    blob_needs_backward: list[bool] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
+    owners: dict[str, tuple[int, int]] = field(default_factory=dict)
+    specs: dict[tuple[int, int], ParamSpec] = field(default_factory=dict)
+    inputs: list[int] = field(default_factory=list)
+
+    def add(self, layer: LayerParameter, place: _Place) -> None:
+        if not layer.HasField("phase"):
+            layer.phase = self.phase
+        facts = facts_of(layer)
+        if layer.propagate_down and len(layer.propagate_down) != len(layer.bottom):
+            raise InputError(
+                f'layer "{layer.name}": {len(layer.propagate_down)} propagate_down for '
+                f"{len(layer.bottom)} bottoms: give none or one for each"
+            )
+        bottoms = [self._bottom(layer, name) for name in layer.bottom]
+        needs_backward = any(self.blob_needs_backward[b] for b in bottoms)
+        propagate_down = list(layer.propagate_down) or [self.blob_needs_backward[b] for b in bottoms]
+        tops = [self._top(layer, i, name) for i, name in enumerate(layer.top)]
+        if facts.loss and not tops:
+            tops.append(self._new_blob(AUTOMATIC))
+        if layer.type == "Input":
+            self.inputs += tops
+        _check_counts(layer, facts, len(tops))
+        count = self.python_params.get(layer.name, 0) if layer.type == "Python" else param_count(layer)
+        params = self._params(layer, count)
+        needs_backward |= any(param.needs_gradient for param in params)
+        if needs_backward:
+            for top in tops:
+                self.blob_needs_backward[top] = True
+        self.layers.append(
+            _Draft(
+                layer,
+                facts,
+                bottoms,
+                tops,
+                propagate_down,
+                needs_backward,
+                _loss_weights(layer, facts, len(tops)),
+                params,
+                place,
+            )
+        )
+
+    def skip_what_no_loss_needs(self) -> None:
+        """Backwards through the net: no gradients for what leads to no loss, or only to skipped blobs."""
+        under_loss: set[str] = set()
+        skipped: set[str] = set()
+        for layer in reversed(self.layers):
+            top_names = [self.blobs[top] for top in layer.tops]
+            contributes = any(layer.loss_weights) or any(name in under_loss for name in top_names)
+            # A layer without tops counts as skipped too: nothing comes back to it (Caffe's loop is empty).
+            if layer.needs_backward and all(name in skipped for name in top_names):
+                layer.needs_backward = False
+                layer.propagate_down = [False] * len(layer.bottoms)
+            layer.needs_backward &= contributes
+            for i, bottom in enumerate(layer.bottoms):
+                if contributes:
+                    under_loss.add(self.blobs[bottom])
+                else:
+                    layer.propagate_down[i] = False
+                if not layer.propagate_down[i]:
+                    skipped.add(self.blobs[bottom])
+
+    def force_backward(self) -> None:
+        for layer in self.layers:
+            layer.needs_backward = True
+            layer.propagate_down = [
+                wanted or i not in layer.facts.no_forced_gradient
+                for i, wanted in enumerate(layer.propagate_down)
+            ]
+            layer.params = [_forced(param) for param in layer.params]
+
+    def finish(self, net: NetParameter) -> Plan:
+        layers = tuple(
+            LayerPlan(
+                name=draft.param.name,
+                type=draft.param.type,
+                param=draft.param,
+                bottoms=tuple(draft.bottoms),
+                tops=tuple(draft.tops),
+                propagate_down=tuple(draft.propagate_down),
+                needs_backward=draft.needs_backward,
+                loss_weights=draft.loss_weights,
+                params=tuple(draft.params),
+                where=draft.place,
+            )
+            for draft in self.layers
+        )
+        outputs = tuple(self.index[name] for name in sorted(self.unread))
+        return Plan(
+            name=net.name,
+            phase=self.phase,
+            layers=layers,
+            blobs=tuple(self.blobs),
+            inputs=tuple(self.inputs),
+            outputs=outputs,
+            force_backward=net.force_backward,
+            debug_info=net.debug_info,
+        )
+
+    def _bottom(self, layer: LayerParameter, name: str) -> int:
+        if name not in self.unread:
+            raise InputError(_unknown_bottom(layer, name))
+        self.unread.remove(name)
+        return self.index[name]
+
+    def _top(self, layer: LayerParameter, position: int, name: str) -> int:
+        in_place = position < len(layer.bottom) and layer.bottom[position] == name
+        if name in self.index and not in_place:
+            raise InputError(
+                f'layer "{layer.name}": top "{name}" is already produced by an earlier layer: '
+                "rename one of the two (in place means the same name as bottom and top)"
+            )
+        self.unread.add(name)
+        if not in_place:
+            self.index[name] = self._new_blob(name)
+        return self.index[name]
+
+    def _new_blob(self, name: str) -> int:
+        self.blobs.append(name)
+        self.blob_needs_backward.append(False)
+        return len(self.blobs) - 1
+
+    def _params(self, layer: LayerParameter, count: int) -> list[ParamPlan]:
+        if len(layer.param) > count and layer.type != "Python":
+            raise InputError(
+                f'layer "{layer.name}": {len(layer.param)} param entries for {count} weight blobs: '
+                "remove the extra ones"
+            )
+        params = []
+        for i in range(count):
+            spec = layer.param[i] if i < len(layer.param) else ParamSpec()
+            here = (len(self.layers), i)
+            owner = self.owners.setdefault(spec.name, here) if spec.name else here
+            shared = self.specs.setdefault(owner, ParamSpec.FromString(spec.SerializeToString()))
+            if owner != here:
+                _agree(layer, spec, shared)
+            params.append(
+                ParamPlan(
+                    name=spec.name,
+                    owner=None if owner == here else owner,
+                    lr_mult=shared.lr_mult,
+                    decay_mult=shared.decay_mult,
+                    needs_gradient=spec.lr_mult != 0,
+                    permissive=spec.share_mode == ParamSpec.PERMISSIVE,
+                )
+            )
+        return params
+
+
+def _agree(layer: LayerParameter, spec: ParamSpec, shared: ParamSpec) -> None:
+    """A sharer may set a multiplier that the owner left out, but not contradict it."""
+    for name in ("lr_mult", "decay_mult"):
+        if not spec.HasField(name):
+            continue
+        if shared.HasField(name) and getattr(shared, name) != getattr(spec, name):
+            raise InputError(
+                f'layer "{layer.name}": shared param "{spec.name}" has {name} {getattr(spec, name):g} here and '
+                f"{getattr(shared, name):g} at its owner: make them equal"
+            )
+        setattr(shared, name, getattr(spec, name))
+
+
+def _forced(param: ParamPlan) -> ParamPlan:
+    return ParamPlan(param.name, param.owner, param.lr_mult, param.decay_mult, True, param.permissive)
+
+
+def _check_counts(layer: LayerParameter, facts: LayerFacts, tops: int) -> None:
+    for kind, count, (least, most) in (
+        ("bottom", len(layer.bottom), facts.bottoms),
+        ("top", tops, facts.tops),
+    ):
+        if not least <= count <= most:
+            due = f"{least}" if least == most else f"{least} or more" if most > 99 else f"{least} to {most}"
+            raise InputError(f'layer "{layer.name}": {layer.type} takes {due} {kind} blobs, not {count}')
+    if facts.equal and len(layer.bottom) != tops:
+        raise InputError(
+            f'layer "{layer.name}": {layer.type} makes one top for each bottom: '
+            f"{len(layer.bottom)} bottoms, {tops} tops"
+        )
+
+
+def _loss_weights(layer: LayerParameter, facts: LayerFacts, tops: int) -> tuple[float, ...]:
+    weights = list(layer.loss_weight) or ([1.0] if facts.loss else [0.0] * tops)
+    if len(weights) != tops:
+        raise InputError(
+            f'layer "{layer.name}": {len(weights)} loss_weight for {tops} tops: give one for each '
+            "(0 for a top that is not a loss)"
+        )
+    return tuple(weights)

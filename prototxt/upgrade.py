@@ -1,0 +1,241 @@
+"""Older forms of nets and solvers, brought to the current one as Caffe's upgrade_proto.cpp does."""
+
+import os
+from pathlib import Path
+
+from prototxt.caffe_pb2 import (
+    LayerParameter,
+    NetParameter,
+    ParamSpec,
+    SolverParameter,
+    V0LayerParameter,
+    V1LayerParameter,
+)
+from prototxt.errors import InputError
+
+_V1_NAMES = {
+    "NONE": "", "ABSVAL": "AbsVal", "ACCURACY": "Accuracy", "ARGMAX": "ArgMax", "BNLL": "BNLL",
+    "CONCAT": "Concat", "CONTRASTIVE_LOSS": "ContrastiveLoss", "CONVOLUTION": "Convolution",
+    "DATA": "Data", "DECONVOLUTION": "Deconvolution", "DROPOUT": "Dropout", "DUMMY_DATA": "DummyData",
+    "EUCLIDEAN_LOSS": "EuclideanLoss", "ELTWISE": "Eltwise", "EXP": "Exp", "FLATTEN": "Flatten",
+    "HDF5_DATA": "HDF5Data", "HDF5_OUTPUT": "HDF5Output", "HINGE_LOSS": "HingeLoss", "IM2COL": "Im2col",
+    "IMAGE_DATA": "ImageData", "INFOGAIN_LOSS": "InfogainLoss", "INNER_PRODUCT": "InnerProduct",
+    "LRN": "LRN", "MEMORY_DATA": "MemoryData", "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
+    "MVN": "MVN", "POOLING": "Pooling", "POWER": "Power", "RELU": "ReLU", "SIGMOID": "Sigmoid",
+    "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss", "SILENCE": "Silence", "SOFTMAX": "Softmax",
+    "SOFTMAX_LOSS": "SoftmaxWithLoss", "SPLIT": "Split", "SLICE": "Slice", "TANH": "TanH",
+    "WINDOW_DATA": "WindowData", "THRESHOLD": "Threshold",
+}  # fmt: skip
+
+V1_TYPES: dict[int, str] = {V1LayerParameter.LayerType.Value(k): v for k, v in _V1_NAMES.items()}
+"""V1 enum value → layer type."""
+
+V0_TYPES: dict[str, str] = {
+    "accuracy": "Accuracy", "bnll": "BNLL", "concat": "Concat", "conv": "Convolution", "data": "Data",
+    "dropout": "Dropout", "euclidean_loss": "EuclideanLoss", "flatten": "Flatten", "hdf5_data": "HDF5Data",
+    "hdf5_output": "HDF5Output", "im2col": "Im2col", "images": "ImageData",
+    "infogain_loss": "InfogainLoss", "innerproduct": "InnerProduct", "lrn": "LRN",
+    "multinomial_logistic_loss": "MultinomialLogisticLoss", "pool": "Pooling", "relu": "ReLU",
+    "sigmoid": "Sigmoid", "softmax": "Softmax", "softmax_loss": "SoftmaxWithLoss", "split": "Split",
+    "tanh": "TanH", "window_data": "WindowData",
+}  # fmt: skip
+"""V0 type string → layer type. (`padding` is not a layer any more: it becomes `pad` of its consumer.)"""
+
+# V0 field → V0 type → (message, field) of the current form.
+_CONV, _IP, _POOL = "convolution_param", "inner_product_param", "pooling_param"
+_SOURCES = {
+    "data": "data_param",
+    "hdf5_data": "hdf5_data_param",
+    "images": "image_data_param",
+    "window_data": "window_data_param",
+}
+_V0_FIELDS: dict[str, dict[str, tuple[str, str]]] = {
+    "num_output": {"conv": (_CONV, "num_output"), "innerproduct": (_IP, "num_output")},
+    "biasterm": {"conv": (_CONV, "bias_term"), "innerproduct": (_IP, "bias_term")},
+    "weight_filler": {"conv": (_CONV, "weight_filler"), "innerproduct": (_IP, "weight_filler")},
+    "bias_filler": {"conv": (_CONV, "bias_filler"), "innerproduct": (_IP, "bias_filler")},
+    "pad": {"conv": (_CONV, "pad"), "pool": (_POOL, "pad")},
+    "kernelsize": {"conv": (_CONV, "kernel_size"), "pool": (_POOL, "kernel_size")},
+    "stride": {"conv": (_CONV, "stride"), "pool": (_POOL, "stride")},
+    "group": {"conv": (_CONV, "group")},
+    "pool": {"pool": (_POOL, "pool")},
+    "dropout_ratio": {"dropout": ("dropout_param", "dropout_ratio")},
+    "local_size": {"lrn": ("lrn_param", "local_size")},
+    "alpha": {"lrn": ("lrn_param", "alpha")},
+    "beta": {"lrn": ("lrn_param", "beta")},
+    "k": {"lrn": ("lrn_param", "k")},
+    "source": {
+        **{kind: (param, "source") for kind, param in _SOURCES.items()},
+        "infogain_loss": ("infogain_loss_param", "source"),
+    },
+    "batchsize": {kind: (param, "batch_size") for kind, param in _SOURCES.items()},
+    "rand_skip": {"data": ("data_param", "rand_skip"), "images": ("image_data_param", "rand_skip")},
+    "shuffle_images": {"images": ("image_data_param", "shuffle")},
+    "new_height": {"images": ("image_data_param", "new_height")},
+    "new_width": {"images": ("image_data_param", "new_width")},
+    "concat_dim": {"concat": ("concat_param", "concat_dim")},
+    "det_fg_threshold": {"window_data": ("window_data_param", "fg_threshold")},
+    "det_bg_threshold": {"window_data": ("window_data_param", "bg_threshold")},
+    "det_fg_fraction": {"window_data": ("window_data_param", "fg_fraction")},
+    "det_context_pad": {"window_data": ("window_data_param", "context_pad")},
+    "det_crop_mode": {"window_data": ("window_data_param", "crop_mode")},
+    "hdf5_output_param": {"hdf5_output": ("hdf5_output_param", "")},
+}
+_V0_TRANSFORM = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
+_OLD_TRANSFORM = ("scale", "mean_file", "crop_size", "mirror")
+_V1_PARAM_LISTS = ("param", "blob_share_mode", "blobs_lr", "weight_decay")
+
+
+def upgrade_net(net: NetParameter, where: str) -> NetParameter:
+    """The net in the current form: V2 `layer` entries, inputs as an `Input` layer.
+
+    Raises:
+        InputError: a mix of `layer` and `layers`, or an old field that its layer type never had.
+    """
+    if net.layers:
+        if net.layer:
+            raise InputError(f"{where}: has both `layer` and `layers` entries: rewrite `layers` as `layer`")
+        _upgrade_layers(net, where)
+    if net.input:
+        _upgrade_input(net, where)
+    for layer in net.layer:
+        if layer.type == "BatchNorm" and len(layer.param) == 3:
+            # Nets from before Caffe fixed these itself gave the running sums rates of their own.
+            for spec in layer.param:
+                spec.lr_mult = spec.decay_mult = 0
+    return net
+
+
+def upgrade_solver(solver: SolverParameter, where: str) -> SolverParameter:
+    """The solver with `type` as a string and its snapshot prefix resolved."""
+    if solver.HasField("solver_type"):
+        if solver.HasField("type"):
+            raise InputError(f"{where}: has both `solver_type` and `type`: keep `type`")
+        names = ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"]
+        solver.type = names[solver.solver_type]
+        solver.ClearField("solver_type")
+    if not solver.HasField("snapshot_prefix"):
+        solver.snapshot_prefix = os.fspath(Path(where).with_suffix(""))
+    elif os.path.isdir(solver.snapshot_prefix):
+        solver.snapshot_prefix = os.path.join(solver.snapshot_prefix, Path(where).stem)
+    return solver
+
+
+def _upgrade_layers(net: NetParameter, where: str) -> None:
+    if any(layer.HasField("layer") for layer in net.layers):
+        _fold_padding(net, where)
+    for old in net.layers:
+        new = net.layer.add()
+        if old.HasField("layer"):
+            _upgrade_v0(old, new, where)
+        else:
+            _upgrade_v1(old, new)
+    net.ClearField("layers")
+
+
+def _fold_padding(net: NetParameter, where: str) -> None:
+    """V0 padding layers become the `pad` of the convolution or pooling that reads them."""
+    padding = {top: entry for entry in net.layers if entry.layer.type == "padding" for top in entry.top}
+    kept = [entry for entry in net.layers if entry.layer.type != "padding"]
+    for entry in kept:
+        for i, bottom in enumerate(entry.bottom):
+            if bottom in padding:
+                if entry.layer.type not in ("conv", "pool"):
+                    raise InputError(
+                        f'{where}: layer "{entry.layer.name}": padding may only feed conv and pool layers'
+                    )
+                entry.layer.pad = padding[bottom].layer.pad
+                entry.bottom[i] = padding[bottom].bottom[0]
+    kept = [V1LayerParameter.FromString(entry.SerializePartialToString()) for entry in kept]
+    net.ClearField("layers")
+    net.layers.extend(kept)
+
+
+def _upgrade_v0(entry: V1LayerParameter, new: LayerParameter, where: str) -> None:
+    old = entry.layer
+    if old.type not in V0_TYPES:
+        raise InputError(f'{where}: layer "{old.name}": unknown type "{old.type}" of the 2013 format')
+    new.name, new.type = old.name, V0_TYPES[old.type]
+    new.bottom.extend(entry.bottom)
+    new.top.extend(entry.top)
+    new.blobs.extend(old.blobs)
+    _set_multipliers(new, old.blobs_lr, old.weight_decay)
+    for field, value in old.ListFields():
+        if field.name in _V0_TRANSFORM:
+            setattr(new.transform_param, _V0_TRANSFORM[field.name], value)
+        elif field.name in _V0_FIELDS:
+            target = _V0_FIELDS[field.name].get(old.type)
+            if target is None:
+                raise InputError(f'{where}: layer "{old.name}": type "{old.type}" has no {field.name}')
+            _assign(new, *target, value)
+        elif field.name not in ("name", "type", "blobs", "blobs_lr", "weight_decay"):
+            raise InputError(f'{where}: layer "{old.name}": field {field.name} cannot be upgraded')
+
+
+def _assign(new: LayerParameter, param: str, field: str, value: object) -> None:
+    message = getattr(new, param)
+    if not field:
+        message.CopyFrom(value)
+    elif message.DESCRIPTOR.fields_by_name[field].message_type is not None:
+        getattr(message, field).CopyFrom(value)
+    elif message.DESCRIPTOR.fields_by_name[field].is_repeated:
+        getattr(message, field).append(value)
+    elif param == _POOL and field == "pool":
+        message.pool = message.PoolMethod.Value(V0LayerParameter.PoolMethod.Name(value))
+    else:
+        setattr(message, field, value)
+
+
+def _upgrade_v1(old: V1LayerParameter, new: LayerParameter) -> None:
+    for field, value in old.ListFields():
+        if field.name == "type":
+            new.type = V1_TYPES[value]
+        elif field.name in _V1_PARAM_LISTS:
+            pass
+        elif field.is_repeated:
+            getattr(new, field.name).extend(value)
+        elif field.message_type is not None:
+            getattr(new, field.name).CopyFrom(value)
+        else:
+            setattr(new, field.name, value)
+    for i, name in enumerate(old.param):
+        _spec(new, i).name = name
+    for i, mode in enumerate(old.blob_share_mode):
+        _spec(new, i).share_mode = mode
+    _set_multipliers(new, old.blobs_lr, old.weight_decay)
+    for param in (new.data_param, new.image_data_param, new.window_data_param):
+        for name in _OLD_TRANSFORM:
+            if param.HasField(name):
+                setattr(new.transform_param, name, getattr(param, name))
+                param.ClearField(name)
+
+
+def _set_multipliers(new: LayerParameter, rates: list[float], decays: list[float]) -> None:
+    for i, rate in enumerate(rates):
+        _spec(new, i).lr_mult = rate
+    for i, decay in enumerate(decays):
+        _spec(new, i).decay_mult = decay
+
+
+def _spec(layer: LayerParameter, index: int) -> ParamSpec:
+    while len(layer.param) <= index:
+        layer.param.add()
+    return layer.param[index]
+
+
+def _upgrade_input(net: NetParameter, where: str) -> None:
+    # Inputs without any shape are those of an old caffemodel, where they say nothing: dropped.
+    if net.input_shape or net.input_dim:
+        layer = LayerParameter(name="input", type="Input", top=net.input)
+        if net.input_shape:
+            layer.input_param.shape.extend(net.input_shape)
+        elif len(net.input_dim) < 4 * len(net.input):
+            raise InputError(f"{where}: input_dim has {len(net.input_dim)} numbers, 4 for each input are due")
+        else:
+            for i in range(len(net.input)):
+                layer.input_param.shape.add(dim=net.input_dim[4 * i : 4 * i + 4])
+        layers = [layer, *(LayerParameter.FromString(x.SerializePartialToString()) for x in net.layer)]
+        net.ClearField("layer")
+        net.layer.extend(layers)
+    for field in ("input", "input_shape", "input_dim"):
+        net.ClearField(field)

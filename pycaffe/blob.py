@@ -1,0 +1,110 @@
+"""Caffe's Blob: a shape over memory that outlives reshaping."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+class _Memory:
+    """A flat array that several blobs may share."""
+
+    def __init__(self, dtype: np.dtype):
+        self.flat = np.zeros(0, dtype)
+
+    def reserve(self, count: int) -> None:
+        if count > self.flat.size:
+            # As Caffe's SyncedMemory: larger memory is new and zero; smaller shapes keep what is there.
+            self.flat = np.zeros(count, self.flat.dtype)
+
+
+class Blob:
+    """An array and its gradient.
+
+    `data` and `diff` are writable views of the blob's memory, never copies: what a script writes, the next
+    forward reads. A reshape within the capacity keeps the values (so a label blob that a script sets once
+    stays set); a larger one starts from zeros.
+    """
+
+    def __init__(self, shape: Sequence[int] = (0,), dtype: np.dtype | type = np.float32):
+        self._data = _Memory(np.dtype(dtype))
+        self._diff = _Memory(np.dtype(dtype))
+        self.reshape(*shape)
+
+    def reshape(self, *dims: int) -> None:
+        """Give the blob another shape; `()` is a single number."""
+        self._shape = tuple(int(d) for d in dims)
+        if any(d < 0 for d in self._shape):
+            raise ValueError(f"blob shape {self._shape}: a size is negative")
+        self._data.reserve(self.count)
+        self._diff.reserve(self.count)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def count(self) -> int:
+        return math.prod(self._shape)
+
+    @property
+    def data(self) -> np.ndarray:
+        return self._data.flat[: self.count].reshape(self._shape)
+
+    @data.setter
+    def data(self, value: np.ndarray) -> None:
+        raise AttributeError("can't set attribute: write into it, blob.data[...] = value")
+
+    @property
+    def diff(self) -> np.ndarray:
+        return self._diff.flat[: self.count].reshape(self._shape)
+
+    @diff.setter
+    def diff(self, value: np.ndarray) -> None:
+        raise AttributeError("can't set attribute: write into it, blob.diff[...] = value")
+
+    def share_data(self, other: "Blob") -> None:
+        self._data = other._data
+
+    def share_diff(self, other: "Blob") -> None:
+        self._diff = other._diff
+
+    def use_memory(self, data: np.ndarray) -> None:
+        """Make `data` (C-contiguous) this blob's memory; its shape becomes the blob's."""
+        self._data.flat = data.reshape(-1)
+        self.reshape(*data.shape)
+
+    @property
+    def num(self) -> int:
+        return self._legacy(0)
+
+    @property
+    def channels(self) -> int:
+        return self._legacy(1)
+
+    @property
+    def height(self) -> int:
+        return self._legacy(2)
+
+    @property
+    def width(self) -> int:
+        return self._legacy(3)
+
+    def _legacy(self, axis: int) -> int:
+        if len(self._shape) > 4:
+            raise ValueError(f"num, channels, height and width are for up to 4 axes; this blob is {self._shape}")
+        return self._shape[axis] if axis < len(self._shape) else 1
+
+    def __repr__(self) -> str:
+        return f"Blob{self._shape}"
+
+
+class BlobVec(list):
+    """A layer's weight blobs; `add_blob(*shape)` is what Python layers call in their set-up."""
+
+    def __init__(self, blobs: Sequence[Blob] = (), dtype: np.dtype | type = np.float32):
+        super().__init__(blobs)
+        self._dtype = dtype
+
+    def add_blob(self, *shape: int) -> None:
+        self.append(Blob(shape, self._dtype))

@@ -1,0 +1,334 @@
+"""`caffe.Net`: a planned net's blobs, layers and passes, over an engine's layers."""
+
+import logging
+import os
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from prototxt.caffe_pb2 import NetParameter
+from prototxt.errors import InputError
+from prototxt.plan import LayerPlan, Plan, plan_net
+from prototxt.read import read_net
+from pycaffe.blob import Blob, BlobVec
+
+log = logging.getLogger("caffe")
+
+TRAIN, TEST = 0, 1
+
+
+class EngineLayer(Protocol):
+    """What a net asks of a layer; a Python layer of pycaffe answers it as it is."""
+
+    blobs: BlobVec
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Check shapes, make and fill the weight blobs."""
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Give the tops their shapes."""
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        """Compute the tops' data."""
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        """Overwrite the bottoms' diff where asked to; add to the weights' diff."""
+
+
+class Net:
+    """A net, as pycaffe has it.
+
+    `Net(file, phase)`, `Net(file, weights, phase)`, or by keyword: `Net(file, phase=, weights=, level=,
+    stages=)`. Beyond pycaffe: `dtype` (float32, or float64 where the engine has it) and `allow_modules`
+    (None: Python layers load any module on the path, as in Caffe; else only the named ones).
+
+    Raises:
+        InputError: whatever is wrong with the files, in one line.
+    """
+
+    def __init__(
+        self,
+        network_file: str | os.PathLike,
+        *args: Any,
+        phase: int | None = None,
+        weights: str | None = None,
+        level: int = 0,
+        stages: Sequence[str] | None = None,
+        dtype: np.dtype | type = np.float32,
+        allow_modules: Collection[str] | None = None,
+    ):
+        if args and isinstance(args[0], str | os.PathLike):  # pycaffe's older order
+            weights, *args = args
+        positional = dict(zip(("phase", "level", "stages", "weights"), args, strict=False))
+        phase = positional.get("phase", phase)
+        if phase not in (TRAIN, TEST):
+            raise InputError(f"{network_file}: Net needs a phase: caffe.TRAIN or caffe.TEST")
+        where = os.fspath(network_file)
+        self._build(
+            read_net(network_file),
+            phase,
+            positional.get("level", level),
+            positional.get("stages", stages) or (),
+            where,
+            np.dtype(dtype),
+            allow_modules,
+        )
+        weights = positional.get("weights", weights)
+        if weights is not None:
+            self.copy_from(weights)
+
+    @classmethod
+    def from_message(
+        cls,
+        net: NetParameter,
+        phase: int,
+        level: int = 0,
+        stages: Sequence[str] = (),
+        where: str = "prototxt",
+        dtype: np.dtype | type = np.float32,
+        allow_modules: Collection[str] | None = None,
+    ) -> "Net":
+        """A net from a message that `read_net` or `parse_net` gave."""
+        self = cls.__new__(cls)
+        self._build(net, phase, level, stages, where, np.dtype(dtype), allow_modules)
+        return self
+
+    @abstractmethod
+    def _make_layer(self, plan: LayerPlan) -> EngineLayer:
+        """The engine's layer for one entry of the plan."""
+
+    def _build(
+        self,
+        net: NetParameter,
+        phase: int,
+        level: int,
+        stages: Sequence[str],
+        where: str,
+        dtype: np.dtype,
+        allow_modules: Collection[str] | None,
+    ) -> None:
+        self.dtype = dtype
+        self.allow_modules = allow_modules
+        self.plan: Plan = plan_net(net, phase, level, stages, where)
+        self._blobs = [Blob((), dtype) for _ in self.plan.blobs]
+        self.layers: list[EngineLayer] = [self._set_up(plan) for plan in self.plan.layers]
+        learned = {
+            plan.name: len(layer.blobs)
+            for plan, layer in zip(self.plan.layers, self.layers, strict=True)
+            if plan.type == "Python" and layer.blobs
+        }
+        if learned:  # only now is it known that Python layers have weights
+            self.plan = plan_net(net, phase, level, stages, where, learned)
+        self._share_params()
+        self._name_everything()
+
+    def _set_up(self, plan: LayerPlan) -> EngineLayer:
+        bottom, top = self._vectors(plan)
+        try:
+            layer = self._make_layer(plan)
+            layer.setup(bottom, top)
+            layer.reshape(bottom, top)
+        except InputError as error:
+            raise InputError(f"{plan.where}: {_with_name(plan, error)}") from error
+        if plan.param.blobs:
+            _fill_from_text(plan, layer.blobs)
+        self._set_loss_weights(plan)
+        return layer
+
+    def _set_loss_weights(self, plan: LayerPlan) -> None:
+        for top, weight in zip(plan.tops, plan.loss_weights, strict=True):
+            if weight:
+                self._blobs[top].diff[...] = weight
+
+    def _share_params(self) -> None:
+        for plan, layer in zip(self.plan.layers, self.layers, strict=True):
+            for i, param in enumerate(plan.params):
+                if param.owner is None:
+                    continue
+                owner = self.layers[param.owner[0]].blobs[param.owner[1]]
+                mine = layer.blobs[i]
+                same = mine.count == owner.count if param.permissive else mine.shape == owner.shape
+                if not same:
+                    raise InputError(
+                        f'{plan.where}: layer "{plan.name}": shared param "{param.name}" is {mine.shape} here '
+                        f"and {owner.shape} at its owner: make them equal"
+                    )
+                mine.share_data(owner)
+                mine.share_diff(owner)
+
+    def _name_everything(self) -> None:
+        plan = self.plan
+        names = plan.blobs
+        self.name = plan.name
+        self.blobs: OrderedDict[str, Blob] = OrderedDict(zip(names, self._blobs, strict=True))
+        self._blob_names = list(names)
+        self._layer_names = [layer.name for layer in plan.layers]
+        self._inputs, self._outputs = list(plan.inputs), list(plan.outputs)
+        self.inputs = [names[i] for i in plan.inputs]
+        self.outputs = [names[i] for i in plan.outputs]
+        self.top_names = OrderedDict((x.name, [names[i] for i in x.tops]) for x in plan.layers)
+        self.bottom_names = OrderedDict((x.name, [names[i] for i in x.bottoms]) for x in plan.layers)
+        self.layer_dict = OrderedDict(zip(self._layer_names, self.layers, strict=True))
+        self.params = OrderedDict((name, x.blobs) for name, x in self.layer_dict.items() if x.blobs)
+        weights = dict.fromkeys(names, 0.0)
+        for layer in plan.layers:
+            weights.update({names[i]: w for i, w in zip(layer.tops, layer.loss_weights, strict=True) if w})
+        self.blob_loss_weights = OrderedDict(weights)
+
+    def _vectors(self, plan: LayerPlan) -> tuple[list[Blob], list[Blob]]:
+        return [self._blobs[i] for i in plan.bottoms], [self._blobs[i] for i in plan.tops]
+
+    # ---- passes
+
+    def forward(
+        self,
+        blobs: Sequence[str] | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        **kwargs: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Run the layers `start` … `end` (inclusive); keyword arguments are written to the inputs first.
+
+        Returns the data of the net's outputs (of `end`'s tops, where given) and of `blobs`, by name, as
+        views.
+        """
+        first = self._index(start) if start is not None else 0
+        last = self._index(end) if end is not None else len(self.layers) - 1
+        wanted = {*(self.top_names[end] if end is not None else self.outputs), *(blobs or ())}
+        if kwargs:
+            if set(kwargs) != set(self.inputs):
+                raise Exception("Input blob arguments do not match net inputs.")
+            for name, value in kwargs.items():
+                if value.shape[0] != self.blobs[name].shape[0]:
+                    raise Exception("Input is not batch sized")
+                self.blobs[name].data[...] = value
+        self._forward(first, last)
+        return {name: self.blobs[name].data for name in wanted}
+
+    def backward(
+        self,
+        diffs: Sequence[str] | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        **kwargs: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Run the layers `start` … `end` backwards; keyword arguments are written to the outputs' diffs.
+
+        Returns the diffs of the net's inputs (of `end`'s bottoms, where given) and of `diffs`, by name.
+        """
+        first = self._index(start) if start is not None else len(self.layers) - 1
+        last = self._index(end) if end is not None else 0
+        wanted = {*(self.bottom_names[end] if end is not None else self.inputs), *(diffs or ())}
+        if kwargs:
+            if set(kwargs) != set(self.outputs):
+                raise Exception("Top diff arguments do not match net outputs.")
+            for name, value in kwargs.items():
+                if value.shape[0] != self.blobs[name].shape[0]:
+                    raise Exception("Diff is not batch sized")
+                self.blobs[name].diff[...] = value
+        self._backward(first, last)
+        return {name: self.blobs[name].diff for name in wanted}
+
+    def _forward(self, start: int, end: int) -> float:
+        """Run layers `start` … `end` by index; returns the weighted loss."""
+        loss = 0.0
+        for i in range(start, end + 1):
+            plan = self.plan.layers[i]
+            bottom, top = self._vectors(plan)
+            try:
+                self.layers[i].reshape(bottom, top)
+                self.layers[i].forward(bottom, top)
+            except InputError as error:
+                raise InputError(f"{plan.where}: {_with_name(plan, error)}") from error
+            for blob, weight in zip(top, plan.loss_weights, strict=True):
+                if weight:
+                    loss += float(np.vdot(blob.data, blob.diff))
+        return loss
+
+    def _backward(self, start: int, end: int) -> None:
+        """Run layers `start` … `end` (start ≥ end) by index."""
+        for i in range(start, end - 1, -1):
+            plan = self.plan.layers[i]
+            if plan.needs_backward:
+                bottom, top = self._vectors(plan)
+                self.layers[i].backward(top, list(plan.propagate_down), bottom)
+
+    def reshape(self) -> None:
+        """Carry the inputs' shapes through the net without computing."""
+        for plan, layer in zip(self.plan.layers, self.layers, strict=True):
+            layer.reshape(*self._vectors(plan))
+
+    def clear_param_diffs(self) -> None:
+        for blobs in self.params.values():
+            for blob in blobs:
+                blob.diff[...] = 0
+
+    # ---- weights
+
+    def copy_from(self, path: str | os.PathLike) -> None:
+        """Copy weights by layer name from `.caffemodel`, HDF5, `.safetensors` or `.pth`, as Caffe does.
+
+        Layers that this net lacks are named in the log and skipped; layers that the file lacks keep what
+        they have.
+
+        Raises:
+            InputError: a shape that differs, or an unreadable file.
+        """
+        from weights import match_by_name, read_weights
+
+        target = {name: [blob.shape for blob in blobs] for name, blobs in self.layer_dict_blobs().items()}
+        found, skipped = match_by_name(read_weights(path), target, os.fspath(path))
+        for name in skipped:
+            log.info("Ignoring source layer %s", name)
+        for name, arrays in found.items():
+            for blob, array in zip(self.layer_dict[name].blobs, arrays, strict=True):
+                blob.data[...] = array.reshape(blob.shape)
+
+    load_hdf5 = copy_from
+
+    def layer_dict_blobs(self) -> dict[str, BlobVec]:
+        """Weight blobs by layer name, layers without any included."""
+        return {name: layer.blobs for name, layer in self.layer_dict.items()}
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the weights, in the format that the suffix names; Caffe's `.caffemodel` by default."""
+        from weights import LayerWeights, write_weights
+
+        layers = [
+            LayerWeights(plan.name, plan.type, [blob.data for blob in layer.blobs], param=plan.param)
+            for plan, layer in zip(self.plan.layers, self.layers, strict=True)
+        ]
+        write_weights(path, layers, net_name=self.plan.name)
+
+    save_hdf5 = save
+
+    def share_with(self, other: "Net") -> None:
+        """Use the other net's weights, by layer name, without copying."""
+        for name, layer in other.layer_dict.items():
+            mine = self.layer_dict.get(name)
+            if mine is None:
+                log.info("Ignoring source layer %s", name)
+                continue
+            if [b.shape for b in mine.blobs] != [b.shape for b in layer.blobs]:
+                raise InputError(
+                    f'layer "{name}": weights cannot be shared: {[b.shape for b in layer.blobs]} there, '
+                    f"{[b.shape for b in mine.blobs]} here"
+                )
+            for blob, source in zip(mine.blobs, layer.blobs, strict=True):
+                blob.share_data(source)
+
+    def _index(self, layer: str) -> int:
+        return self.plan.layer_index(layer)
+
+
+def _with_name(plan: LayerPlan, error: InputError) -> str:
+    return str(error) if str(error).startswith("layer ") else f'layer "{plan.name}": {error}'
+
+
+def _fill_from_text(plan: LayerPlan, blobs: BlobVec) -> None:
+    """Weights written in the prototxt itself take the place of fillers."""
+    for blob, proto in zip(blobs, plan.param.blobs, strict=True):
+        blob.data[...] = np.array(proto.double_data or proto.data).reshape(blob.shape)

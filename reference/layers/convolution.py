@@ -1,0 +1,112 @@
+"""Convolution, its transpose, and the unfolding under both."""
+
+import numpy as np
+
+from prototxt.errors import InputError
+from prototxt.geometry import canonical_axis, convolution_window
+from reference.layer import Arrays, Layer, Shape, layer
+from reference.layers.windows import col2im, im2col
+
+
+class _Convolving(Layer):
+    """What Convolution and Deconvolution share: weights, groups, several bottoms (base_conv_layer.cpp)."""
+
+    deconvolve = False
+
+    def add_weights(self, *shapes: Shape) -> None:
+        param = self.param.convolution_param
+        self.axis = canonical_axis(param.axis, len(shapes[0]))
+        self.window = convolution_window(param, len(shapes[0]) - self.axis - 1)
+        channels, self.outputs, self.groups = shapes[0][self.axis], param.num_output, param.group
+        if self.outputs < 1:
+            raise InputError("num_output must be at least 1")
+        if channels % self.groups or self.outputs % self.groups:
+            raise InputError(f"group {self.groups} must divide {channels} channels and num_output {self.outputs}")
+        rows, columns = (channels, self.outputs) if self.deconvolve else (self.outputs, channels)
+        self.add_weight((rows, columns // self.groups, *self.window.kernel), param.weight_filler)
+        if param.bias_term:
+            self.add_weight((self.outputs,), param.bias_filler)
+
+    def top_shapes(self, *shapes: Shape) -> list[Shape]:
+        if any(shape != shapes[0] for shape in shapes):
+            raise InputError(f"all bottoms must have one shape, not {', '.join(map(str, shapes))}")
+        shape = shapes[0]
+        rows = self.blobs[0].shape[0]
+        channels = rows if self.deconvolve else self.blobs[0].shape[1] * self.groups
+        if shape[self.axis] != channels:
+            raise InputError(f"the weights are for {channels} channels, the bottom {shape} has {shape[self.axis]}")
+        sizes = shape[self.axis + 1 :]
+        out = self.window.deconvolved(sizes) if self.deconvolve else self.window.convolved(sizes)
+        return [(*shape[: self.axis], self.outputs, *out)] * len(shapes)
+
+    def run(self, *bottoms: np.ndarray) -> list[np.ndarray]:
+        tops = []
+        for bottom, shape in zip(bottoms, self.top_shapes(*(b.shape for b in bottoms)), strict=True):
+            top = self._apply(bottom, shape)
+            if len(self.blobs) > 1:
+                top += self.weight(1).reshape(-1, *(1,) * len(self.window.kernel))
+            tops.append(top)
+        return tops
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        diffs = []
+        for i, (bottom, diff) in enumerate(zip(bottoms, top_diffs, strict=True)):
+            if self.wants_weight(1):
+                others = tuple(a for a in range(diff.ndim) if a != self.axis)
+                self.add_grad(1, diff.sum(axis=others))
+            if self.wants_weight(0):
+                self._add_weight_grad(bottom, diff)
+            diffs.append(self._transposed(diff, bottom.shape) if self.propagate_down[i] else None)
+        return diffs
+
+    def _apply(self, bottom: np.ndarray, shape: Shape) -> np.ndarray:
+        return self._scatter(bottom, shape) if self.deconvolve else self._gather(bottom, shape)
+
+    def _transposed(self, diff: np.ndarray, shape: Shape) -> np.ndarray:
+        return self._gather(diff, shape) if self.deconvolve else self._scatter(diff, shape)
+
+    def _add_weight_grad(self, bottom: np.ndarray, diff: np.ndarray) -> None:
+        wide, narrow = (diff, bottom) if self.deconvolve else (bottom, diff)
+        for image, small in zip(self._images(wide), self._images(narrow), strict=True):
+            columns = self._grouped(im2col(image, self.window, small.shape[1:]))
+            rows = self._grouped(small.reshape(small.shape[0], -1))
+            self.add_grad(0, rows @ columns.swapaxes(1, 2))
+
+    def _gather(self, wide: np.ndarray, shape: Shape) -> np.ndarray:
+        """Weights times windows of `wide`: a convolution's forward."""
+        weight = self._grouped(self.weight(0).reshape(self.blobs[0].shape[0], -1))
+        out = shape[self.axis + 1 :]
+        images = [
+            (weight @ self._grouped(im2col(image, self.window, out))).reshape(-1, *out)
+            for image in self._images(wide)
+        ]
+        return np.stack(images).reshape(shape) if images else np.zeros(shape, self.dtype)
+
+    def _scatter(self, narrow: np.ndarray, shape: Shape) -> np.ndarray:
+        """The transpose of `_gather`: a convolution's gradient, a deconvolution's forward."""
+        weight = self._grouped(self.weight(0).reshape(self.blobs[0].shape[0], -1)).swapaxes(1, 2)
+        images = []
+        for image in self._images(narrow):
+            columns = weight @ self._grouped(image.reshape(image.shape[0], -1))
+            columns = columns.reshape(-1, columns.shape[-1])
+            images.append(col2im(columns, shape[self.axis :], self.window, image.shape[1:]))
+        return np.stack(images).reshape(shape) if images else np.zeros(shape, self.dtype)
+
+    def _images(self, blob: np.ndarray) -> np.ndarray:
+        return blob.reshape(-1, *blob.shape[self.axis :])
+
+    def _grouped(self, matrix: np.ndarray) -> np.ndarray:
+        """(groups, rows / groups, columns) of a matrix whose rows are ordered by group."""
+        return matrix.reshape(self.groups, -1, matrix.shape[-1])
+
+
+@layer("Convolution")
+class Convolution(_Convolving):
+    """Cross-correlation over any number of spatial axes, with groups and dilation."""
+
+
+@layer("Deconvolution")
+class Deconvolution(_Convolving):
+    """The transpose of Convolution, with the same window."""
+
+    deconvolve = True

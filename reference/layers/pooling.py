@@ -1,0 +1,91 @@
+"""Max and average pooling with Caffe's rounding and borders."""
+
+import numpy as np
+
+from prototxt.caffe_pb2 import PoolingParameter
+from prototxt.errors import InputError
+from prototxt.geometry import pooled_sizes, pooling_window
+from reference.layer import Arrays, Layer, Shape, layer
+
+
+@layer("Pooling")
+class Pooling(Layer):
+    """MAX and AVE pooling (pooling_layer.cpp).
+
+    The output size is rounded up. MAX ignores the padding, takes the first of equals, and gives its index
+    in the map as an optional second top. AVE divides by the window's size cut at the padded map's far
+    border, padding included.
+    """
+
+    def top_shapes(self, shape: Shape) -> list[Shape]:
+        if len(shape) != 4:
+            raise InputError(f"Pooling needs 4 axes (num, channels, height, width), not {shape}")
+        param = self.param.pooling_param
+        if param.pool == PoolingParameter.STOCHASTIC:
+            raise InputError("stochastic pooling exists on Caffe's GPU only: use MAX or AVE")
+        self.window = pooling_window(param, *shape[2:])
+        return [(*shape[:2], *pooled_sizes(param, self.window, shape[2:]))] * len(self.plan.tops)
+
+    def run(self, x: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        out = self.top_shapes(x.shape)[0][2:]
+        if self.param.pooling_param.pool == PoolingParameter.AVE:
+            windows = self._windows(x, 0, out)
+            self.divisor = self._divisor(x.shape[2:], out)
+            return windows.sum(axis=(-2, -1)) / self.divisor
+        windows = self._windows(x, -np.finfo(self.dtype).max, out)
+        flat = windows.reshape(*windows.shape[:4], -1)
+        best = flat.argmax(axis=-1)
+        self.index = self._index_in_map(best, x.shape[3], out)
+        top = np.take_along_axis(flat, best[..., None], -1)[..., 0]
+        return [top, self.index.astype(self.dtype)][: len(self.plan.tops)]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        x, dy = bottoms[0], top_diffs[0]
+        if self.param.pooling_param.pool == PoolingParameter.AVE:
+            return self._spread(dy / self.divisor, x.shape)
+        planes = x.shape[0] * x.shape[1]
+        dx = np.zeros((planes, x.shape[2] * x.shape[3]), self.dtype)
+        rows = np.repeat(np.arange(planes), dy[0, 0].size)
+        np.add.at(dx, (rows, self.index.reshape(-1)), dy.reshape(-1))
+        return dx.reshape(x.shape)
+
+    def _padded(self, x: np.ndarray, value: float, out: Shape) -> np.ndarray:
+        """`x` with its padding, and whatever more the last windows reach over."""
+        w = self.window
+        far = [
+            max(p, (n - 1) * s + k - p - size)
+            for n, s, k, p, size in zip(out, w.stride, w.kernel, w.pad, x.shape[2:], strict=True)
+        ]
+        pads = [(0, 0), (0, 0), *zip(w.pad, far, strict=True)]
+        return np.pad(x, pads, constant_values=self.dtype.type(value))
+
+    def _windows(self, x: np.ndarray, value: float, out: Shape) -> np.ndarray:
+        """(num, channels, *out, *kernel)"""
+        view = np.lib.stride_tricks.sliding_window_view(self._padded(x, value, out), self.window.kernel, (2, 3))
+        (sh, sw), (oh, ow) = self.window.stride, out
+        return view[:, :, ::sh, ::sw][:, :, :oh, :ow]
+
+    def _divisor(self, sizes: Shape, out: Shape) -> np.ndarray:
+        spans = []
+        for n, s, k, p, size in zip(
+            out, self.window.stride, self.window.kernel, self.window.pad, sizes, strict=True
+        ):
+            start = np.arange(n) * s - p
+            spans.append(np.minimum(start + k, size + p) - start)
+        return np.outer(*spans).astype(self.dtype)
+
+    def _index_in_map(self, best: np.ndarray, width: int, out: Shape) -> np.ndarray:
+        (kh, kw), (sh, sw), (ph, pw) = self.window.kernel, self.window.stride, self.window.pad
+        rows = np.arange(out[0])[:, None] * sh - ph + best // kw
+        columns = np.arange(out[1])[None, :] * sw - pw + best % kw
+        return rows * width + columns
+
+    def _spread(self, share: np.ndarray, shape: Shape) -> np.ndarray:
+        """Add each output's share to all positions of its window."""
+        (kh, kw), (sh, sw), (ph, pw) = self.window.kernel, self.window.stride, self.window.pad
+        oh, ow = share.shape[2:]
+        padded = self._padded(np.zeros(shape, self.dtype), 0, (oh, ow))
+        for i in range(kh):
+            for j in range(kw):
+                padded[:, :, i : i + sh * (oh - 1) + 1 : sh, j : j + sw * (ow - 1) + 1 : sw] += share
+        return padded[:, :, ph : ph + shape[2], pw : pw + shape[3]]

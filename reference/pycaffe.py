@@ -1,0 +1,79 @@
+"""pycaffe's interface over the NumPy reference: use it in place of `import caffe`.
+
+    from reference import pycaffe as caffe
+    net = caffe.Net("deploy.prototxt", "net.caffemodel", caffe.TEST)
+
+or run an old script: `python -m reference.pycaffe SCRIPT [ARG…]`. The reference computes forward and
+backward passes in float32, or in float64 with `Net(…, dtype=numpy.float64)`; it does not train.
+"""
+
+import sys
+
+from prototxt import caffe_pb2
+from prototxt.errors import InputError
+from prototxt.plan import LayerPlan
+from pycaffe import TEST, TRAIN, Layer, run_script
+from pycaffe import Net as _Net
+from pycaffe.net import EngineLayer
+from pycaffe.python_layer import find_layer_class, new_python_layer
+from reference.layer import LAYERS, PYTHON_LAYERS
+from reference.layers import __all__ as _registered
+from weights.rng import set_random_seed
+
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "Layer",
+    "Net",
+    "SGDSolver",
+    "caffe_pb2",
+    "layer_type_list",
+    "set_device",
+    "set_mode_cpu",
+    "set_mode_gpu",
+    "set_random_seed",
+]
+
+assert _registered
+
+
+class Net(_Net):
+    """A net computed in NumPy; see `pycaffe.Net`."""
+
+    def _make_layer(self, plan: LayerPlan) -> EngineLayer:
+        if plan.type == "Python":
+            cls = find_layer_class(plan.param, PYTHON_LAYERS, self.allow_modules, sys.modules[__name__])
+            return cls(plan, self.dtype) if cls in PYTHON_LAYERS.values() else new_python_layer(cls, plan.param)
+        if plan.type not in LAYERS:
+            raise InputError(f'layer "{plan.name}": type {plan.type} is not carried by the reference')
+        return LAYERS[plan.type](plan, self.dtype)
+
+
+class SGDSolver:
+    """Published notebooks set attributes of this class; the reference itself does not train."""
+
+    display = 0
+
+    def __init__(self, solver_file: str):
+        raise InputError(f"{solver_file}: the reference does not train: use port.pycaffe")
+
+
+def layer_type_list() -> list[str]:
+    """Names of the layer types that the reference carries."""
+    return sorted({*LAYERS, "Python"})
+
+
+def set_mode_cpu() -> None:
+    """The reference always computes on the CPU."""
+
+
+def set_mode_gpu() -> None:
+    """Accepted, so that old scripts run; the reference computes on the CPU all the same."""
+
+
+def set_device(device: int) -> None:
+    """Accepted, so that old scripts run."""
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(sys.modules[__name__], sys.argv[1:]))

@@ -1,0 +1,125 @@
+""".caffemodel: a NetParameter with weights, read of any age (V0, V1, V2) and written as Caffe 1.0 does."""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from prototxt.caffe_pb2 import LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
+from prototxt.errors import InputError
+from prototxt.upgrade import V0_TYPES, V1_TYPES
+from weights.files import atomic_path
+from weights.layer_weights import LayerWeights, has_natural_shape, natural_shape, stored_blobs
+from weights.opening import map_file, not_a
+from weights.wire import (
+    Pieces,
+    WireError,
+    blob_pieces,
+    field_number,
+    length_delimited,
+    read_blob,
+    split,
+    take,
+    write_message,
+)
+
+_LAYERS, _LAYER = field_number(NetParameter, "layers"), field_number(NetParameter, "layer")
+_V2_BLOBS = field_number(LayerParameter, "blobs")
+_V1_BLOBS, _V0 = field_number(V1LayerParameter, "blobs"), field_number(V1LayerParameter, "layer")
+_V0_BLOBS = field_number(V0LayerParameter, "blobs")
+
+
+def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> list[LayerWeights]:
+    """The layers of a .caffemodel with their weights, which are views of the mapped file where possible.
+
+    Args:
+        with_empty: also the layers that have no blobs.
+
+    Raises:
+        InputError: where the file is missing, cut short, or not a caffemodel.
+    """
+    message = map_file(path)
+    try:
+        rest, entries = take(message, (_LAYERS, _LAYER))
+        NetParameter.FromString(rest)
+        layers = [_read_layer(number, entry) for number, entry in entries]
+    except (WireError, DecodeError, UnicodeDecodeError) as error:
+        raise not_a("caffemodel", path, error) from error
+    if not entries:
+        raise not_a("caffemodel", path, "it has no layers")
+    if len({number for number, _ in entries}) == 2:
+        raise InputError(f"{path}: has old and new layers mixed, which Caffe refuses: get it again")
+    return [layer for layer in layers if layer.blobs or with_empty]
+
+
+def _read_layer(number: int, entry: memoryview) -> LayerWeights:
+    if number == _LAYER:
+        rest, blobs = take(entry, (_V2_BLOBS,))
+        header = LayerParameter.FromString(rest)
+        return _layer(header.name, header.type, blobs)
+    rest, parts = take(entry, (_V1_BLOBS, _V0))
+    v0 = [part for field, part in parts if field == _V0]
+    if v0:
+        # Caffe reads nothing but the inner layer's name, type and blobs of such an entry.
+        rest, blobs = take(v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,))
+        header = V0LayerParameter.FromString(rest)
+        return _layer(header.name, V0_TYPES.get(header.type, ""), blobs)
+    header = V1LayerParameter.FromString(rest)
+    return _layer(header.name, V1_TYPES.get(header.type, ""), parts)
+
+
+def _layer(name: str, layer_type: str, messages: list[tuple[int, memoryview]]) -> LayerWeights:
+    layer = LayerWeights(name, layer_type)
+    for index, (_, message) in enumerate(messages):
+        try:
+            blob, legacy = read_blob(message)
+        except WireError as error:
+            raise WireError(f'layer "{name}": blob {index}: {error}') from error
+        if legacy:
+            layer.legacy_shape = True
+            blob = blob.reshape(natural_shape(layer_type, index, blob.shape))
+        layer.blobs.append(blob)
+    return layer
+
+
+def write_caffemodel(
+    path: str | os.PathLike,
+    layers: Iterable[LayerWeights],
+    *,
+    net_name: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write a .caffemodel as Caffe does, byte for byte where each layer carries its `param`.
+
+    The message is never put together in memory: each blob goes out from where it lies.
+
+    Args:
+        layers: those without blobs are written where they carry a `param`.
+        progress: told each number of bytes of weights written.
+
+    Raises:
+        InputError: where the file cannot be written, a blob is no float32 or float64, or 2 GB are passed.
+    """
+    pieces: Pieces = [NetParameter(name=net_name).SerializeToString()]
+    for layer in layers:
+        if layer.blobs or layer.param is not None:
+            pieces += length_delimited(_LAYER, _layer_pieces(layer, path))
+    with atomic_path(path) as beside:
+        write_message(Path(beside), pieces, progress)
+
+
+def _layer_pieces(layer: LayerWeights, path: str | os.PathLike) -> Pieces:
+    header = LayerParameter(name=layer.name)
+    if layer.param is not None:
+        header.CopyFrom(layer.param)
+        header.ClearField("blobs")
+    elif layer.type:
+        header.type = layer.type
+    before, after = split(header.SerializeToString(), _V2_BLOBS)
+    # Where the natural shape is not known, only the four numbers let Caffe match a blob to its net.
+    keeps_four = layer.legacy_shape and not has_natural_shape(layer.type)
+    pieces = [before]
+    for blob in stored_blobs(layer, path):
+        pieces += length_delimited(_V2_BLOBS, blob_pieces(blob, keeps_four and blob.ndim == 4))
+    return [*pieces, after]

@@ -1,0 +1,152 @@
+"""`seenet convert SRC DST`: weights from one format to another, with a table that tells they are the same."""
+
+import os
+import sys
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+if not __package__:  # run as a script: the folder to import from is the one above
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from prototxt.errors import InputError
+from weights.formats import check_writable_format, read_weights, write_weights
+from weights.layer_weights import LayerWeights, check_finite, shape_text
+from weights.wire import raw_bytes
+
+_HASH_CHUNK = 1 << 20
+
+
+@dataclass
+class ConvertedLayer:
+    """A line of the closing table.
+
+    Attributes:
+        checksum: CRC-32 of the values of all blobs in order, little-endian; the same in every format.
+    """
+
+    name: str
+    shapes: list[tuple[int, ...]]
+    dtype: str
+    count: int
+    checksum: int
+
+
+def convert(
+    src: str | os.PathLike, dst: str | os.PathLike, progress: bool = True, *, allow_nan: bool = False
+) -> list[ConvertedLayer]:
+    """Write the weights of `src` to `dst`, whose suffix names the format; each number stays as wide as it is.
+
+    Args:
+        progress: show a bar on stderr.
+        allow_nan: convert NaN and infinite weights too.
+
+    Returns:
+        What was written, layer by layer.
+
+    Raises:
+        InputError: for bad input; `dst` is then as it was.
+    """
+    check_writable_format(dst)
+    layers = read_weights(src)
+    if not layers:
+        raise InputError(f"{src}: none of its layers has weights: there is nothing to convert")
+    if not allow_nan:
+        try:
+            check_finite(layers, src)
+        except InputError as error:
+            raise InputError(f"{error}, or keep them with --allow-nan") from error
+    with ThreadPoolExecutor(1) as beside, _bar(progress) as bar:
+        summary = beside.submit(lambda: [_summary(layer) for layer in layers])
+        task = bar.add_task(
+            Path(dst).name, total=sum(blob.nbytes for layer in layers for blob in layer.present)
+        )
+        write_weights(dst, layers, progress=lambda count: bar.advance(task, count))
+        return summary.result()
+
+
+def _bar(shown: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+    )
+
+
+def _summary(layer: LayerWeights) -> ConvertedLayer:
+    checksum = 0
+    for blob in layer.present:
+        values = raw_bytes(blob)
+        for start in range(0, len(values), _HASH_CHUNK):
+            checksum = zlib.crc32(values[start : start + _HASH_CHUNK], checksum)
+    return ConvertedLayer(
+        layer.name,
+        [blob.shape for blob in layer.present],
+        "/".join(dict.fromkeys(blob.dtype.name for blob in layer.present)),
+        sum(blob.size for blob in layer.present),
+        checksum,
+    )
+
+
+def total_checksum(layers: Sequence[ConvertedLayer]) -> int:
+    """One checksum for all layers, whatever their order: CRC-32 of the sorted lines "NAME CHECKSUM"."""
+    lines = sorted(f"{layer.name} {layer.checksum:08x}\n" for layer in layers)
+    return zlib.crc32("".join(lines).encode())
+
+
+def _table(layers: Sequence[ConvertedLayer]) -> Table:
+    table = Table(
+        caption="CRC-32 of each layer's values; below, of the sorted names with these", show_footer=True
+    )
+    table.add_column("layer", Text(f"{len(layers)} layers"), overflow="fold")
+    table.add_column("shapes", overflow="fold")
+    table.add_column("type", "/".join(dict.fromkeys(layer.dtype for layer in layers)))
+    table.add_column("values", f"{sum(layer.count for layer in layers):,}", justify="right", no_wrap=True)
+    table.add_column("CRC-32", f"{total_checksum(layers):08x}", no_wrap=True)
+    for layer in layers:
+        shapes = ", ".join(map(shape_text, layer.shapes))
+        table.add_row(Text(layer.name), shapes, layer.dtype, f"{layer.count:,}", f"{layer.checksum:08x}")
+    return table
+
+
+def convert_command(
+    src: Annotated[
+        Path, typer.Argument(help="A .caffemodel, .caffemodel.h5, .safetensors, .pth or .pt file.")
+    ],
+    dst: Annotated[Path, typer.Argument(help="What to write; its suffix names the format.")],
+    allow_nan: Annotated[bool, typer.Option(help="Convert NaN and infinite weights too.")] = False,
+) -> None:
+    """Convert weights between Caffe's formats, safetensors and PyTorch's."""
+    try:
+        layers = convert(src, dst, allow_nan=allow_nan)
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+    console = Console()
+    console.print(_table(layers), width=None if console.is_terminal else 110)
+    if dst.suffix.lower() in (".h5", ".hdf5") and any("/" in layer.name for layer in layers):
+        console.print('Caffe 1.0 cannot find layers with "/" in their names in HDF5 files; this project can.')
+
+
+if __name__ == "__main__":
+    typer.run(convert_command)

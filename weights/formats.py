@@ -1,0 +1,73 @@
+"""Weights in and out of every format, found by what a file begins with when read, by suffix when written."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prototxt.errors import InputError
+from weights.caffemodel import read_caffemodel, write_caffemodel
+from weights.hdf5 import read_hdf5, write_hdf5
+from weights.layer_weights import LayerWeights
+from weights.opening import HDF5_MAGIC, first_bytes
+from weights.tensors import read_pth, read_safetensors, write_pth, write_safetensors
+
+_BY_NAME = {".safetensors": (read_safetensors, write_safetensors)} | dict.fromkeys(
+    (".pth", ".pt"), (read_pth, write_pth)
+)
+_HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+def read_weights(path: str | os.PathLike, *, with_empty: bool = False) -> list[LayerWeights]:
+    """The layers of a file of weights: .caffemodel of any age, .caffemodel.h5, .safetensors, .pth or .pt.
+
+    HDF5 is known by its first bytes, as Caffe knows it, the others by suffix; any further suffix means
+    .caffemodel. The arrays are float32 or float64 as stored, and may be read-only views of the mapped file.
+
+    Args:
+        with_empty: also the layers without blobs, as Caffe's copy by name sees them.
+
+    Raises:
+        InputError: where the file is missing, cut short, or not what its name says.
+    """
+    if first_bytes(path).startswith(HDF5_MAGIC):
+        return read_hdf5(path, with_empty=with_empty)
+    suffix = Path(path).suffix.lower()
+    if suffix in _BY_NAME:
+        return _BY_NAME[suffix][0](path)
+    if suffix in _HDF5_SUFFIXES:
+        return read_hdf5(path, with_empty=with_empty)
+    return read_caffemodel(path, with_empty=with_empty)
+
+
+def check_writable_format(path: str | os.PathLike) -> None:
+    """Raises InputError where no format of weights has the suffix of `path`."""
+    if Path(path).suffix.lower() not in (*_BY_NAME, *_HDF5_SUFFIXES, ".caffemodel"):
+        raise InputError(
+            f"{path}: unknown kind of file: name it .caffemodel, .caffemodel.h5, .safetensors, .pth or .pt"
+        )
+
+
+def write_weights(
+    path: str | os.PathLike,
+    layers: Sequence[LayerWeights],
+    *,
+    net_name: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Write layers in the format that the suffix of `path` names, each number as wide as it is.
+
+    Args:
+        net_name: the net's name, which only a .caffemodel holds.
+        progress: told each number of bytes of weights written.
+
+    Raises:
+        InputError: for an unknown suffix, or where the file cannot be written; nothing is then left of it.
+    """
+    check_writable_format(path)
+    suffix = Path(path).suffix.lower()
+    if suffix in _BY_NAME:
+        _BY_NAME[suffix][1](path, layers, progress=progress)
+    elif suffix in _HDF5_SUFFIXES:
+        write_hdf5(path, layers, progress=progress)
+    else:
+        write_caffemodel(path, layers, net_name=net_name, progress=progress)

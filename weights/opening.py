@@ -1,0 +1,71 @@
+"""Opening a file that somebody handed us: is it there, what is it, and its bytes without a copy."""
+
+import mmap
+import os
+from pathlib import Path
+
+from prototxt.errors import InputError
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+_MAGIC = {
+    HDF5_MAGIC: "an HDF5 file",
+    b"PK\x03\x04": "a zip archive or a PyTorch checkpoint",
+    b"\x80\x02": "a Python pickle or an old PyTorch checkpoint",
+    b"\x1f\x8b": "a gzip archive (unpack it first)",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"version https://git-lfs": "a Git LFS pointer instead of the file itself",
+}
+
+
+def first_bytes(path: str | os.PathLike, count: int = 512) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        InputError: where it is missing, empty, a folder or not readable.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(count)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file: check the path") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+    if not head:
+        raise InputError(f"{path}: the file is empty: get it again")
+    return head
+
+
+def map_file(path: str | os.PathLike) -> memoryview:
+    """The whole file as read-only memory that the system pages in as it is read.
+
+    The mapping lives as long as any view of it, and a file renamed over `path` leaves it untouched.
+
+    Raises:
+        InputError: as `first_bytes`.
+    """
+    first_bytes(path, 1)
+    with Path(path).open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def not_a(kind: str, path: str | os.PathLike, detail: object) -> InputError:
+    """The error for a file that is damaged or of another kind than `kind` ("caffemodel", …)."""
+    found = _looks_like(first_bytes(path))
+    if found:
+        return InputError(f"{path}: not a {kind}: it looks like {found}: get the file again")
+    reason = " ".join(str(detail).split())
+    return InputError(f"{path}: not a {kind}, or a damaged one ({reason}): get the file again")
+
+
+def _looks_like(head: bytes) -> str | None:
+    for magic, what in _MAGIC.items():
+        if head.startswith(magic):
+            return what
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page (a download that failed)"
+    if all(byte >= 32 or byte in b"\t\n\r" for byte in head):
+        return "a text file"
+    return None

@@ -1,0 +1,124 @@
+"""Solver states, .solverstate and .solverstate.h5: where training stood, as SGDSolver snapshots it."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from prototxt.caffe_pb2 import SolverState
+from weights.files import atomic_path
+from weights.hdf5 import open_hdf5, read_dataset
+from weights.layer_weights import LayerWeights, stored_blobs
+from weights.opening import HDF5_MAGIC, first_bytes, map_file, not_a
+from weights.wire import (
+    WireError,
+    blob_pieces,
+    field_number,
+    length_delimited,
+    read_blob,
+    split,
+    take,
+    write_message,
+)
+
+_HISTORY = field_number(SolverState, "history")
+
+
+@dataclass
+class SolverSnapshot:
+    """What a solver needs, besides the weights, to go on.
+
+    Attributes:
+        iteration: how many are done.
+        learned_net: path of the weights that belong to it, as the solver wrote it; "" where there is none.
+        current_step: how many steps of a `multistep` rate are passed.
+        history: float32 or float64, one array for each learnable parameter; AdaDelta and Adam have two, all
+            firsts before all seconds.
+    """
+
+    iteration: int
+    learned_net: str = ""
+    current_step: int = 0
+    history: list[np.ndarray] = field(default_factory=list)
+
+
+def read_solverstate(path: str | os.PathLike) -> SolverSnapshot:
+    """Read either kind, known by its first bytes.
+
+    Raises:
+        InputError: where the file is missing, cut short, or no solver state.
+    """
+    if first_bytes(path).startswith(HDF5_MAGIC):
+        return _read_hdf5(path)
+    try:
+        rest, entries = take(map_file(path), (_HISTORY,))
+        state = SolverState.FromString(rest)
+        blobs = [read_blob(entry) for _, entry in entries]
+        learned_net = state.learned_net
+    except (WireError, DecodeError, UnicodeDecodeError) as error:
+        raise not_a("solverstate", path, error) from error
+    # Caffe has written current_step, last of all, since before it dropped the four-number shapes.
+    if not state.HasField("iter") or not (state.HasField("current_step") or any(old for _, old in blobs)):
+        raise not_a("solverstate", path, "its end is missing")
+    return SolverSnapshot(state.iter, learned_net, state.current_step, [blob for blob, _ in blobs])
+
+
+def _read_hdf5(path: str | os.PathLike) -> SolverSnapshot:
+    with open_hdf5(path, "solverstate.h5") as file:
+        if not {"iter", "current_step", "history"} <= set(file):
+            raise not_a("solverstate.h5", path, "it lacks iter, current_step or history")
+        learned_net = file["learned_net"].asstr()[()] if "learned_net" in file else ""
+        history = [read_dataset(file["history"], str(index)) for index in range(len(file["history"]))]
+        return SolverSnapshot(_integer(file, "iter"), learned_net, _integer(file, "current_step"), history)
+
+
+def _integer(file: h5py.File, name: str) -> int:
+    value = file[name][()]
+    if value.dtype.kind not in "iu" or value.size != 1:
+        raise ValueError(f"{name} is no single integer")
+    return int(value.reshape(-1)[0])
+
+
+def write_solverstate(path: str | os.PathLike, snapshot: SolverSnapshot) -> None:
+    """Write HDF5 where the suffix is .h5, else protobuf, as Caffe 1.0 writes them (sgd_solver.cpp).
+
+    Raises:
+        InputError: where the file cannot be written or the history is no float32 or float64.
+    """
+    stored_blobs(LayerWeights("history", blobs=list(snapshot.history)), path)
+    write = _write_hdf5 if Path(path).suffix.lower() in (".h5", ".hdf5") else _write_protobuf
+    with atomic_path(path) as beside:
+        write(Path(beside), snapshot)
+
+
+def _write_protobuf(path: Path, snapshot: SolverSnapshot) -> None:
+    state = SolverState(iter=snapshot.iteration, current_step=snapshot.current_step)
+    if snapshot.learned_net:
+        state.learned_net = snapshot.learned_net
+    before, after = split(state.SerializeToString(), _HISTORY)
+    history = [piece for blob in snapshot.history for piece in length_delimited(_HISTORY, blob_pieces(blob))]
+    write_message(path, [before, *history, after])
+
+
+def _write_hdf5(path: Path, snapshot: SolverSnapshot) -> None:
+    with h5py.File(path, "w", libver="earliest") as file:
+        file["iter"] = np.array([snapshot.iteration], np.int32)
+        if snapshot.learned_net:
+            _write_c_string(file, "learned_net", snapshot.learned_net)
+        file["current_step"] = np.array([snapshot.current_step], np.int32)
+        history = file.create_group("history")
+        for index, blob in enumerate(snapshot.history):
+            history[str(index)] = blob
+
+
+def _write_c_string(file: h5py.File, name: str, text: str) -> None:
+    """A scalar string with the closing zero byte that Caffe's reader relies on; h5py's own have none."""
+    encoded = text.encode()
+    kind = h5py.h5t.C_S1.copy()
+    kind.set_size(len(encoded) + 1)
+    kind.set_strpad(h5py.h5t.STR_NULLTERM)
+    dataset = h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    dataset.write(h5py.h5s.ALL, h5py.h5s.ALL, np.array(encoded, f"S{len(encoded) + 1}"), kind)
