@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from prototxt.caffe_pb2 import FillerParameter
-from prototxt.plan import LayerPlan
+from prototxt.errors import InputError
+from prototxt.plan import LayerPlan, ParamPlan
 from weights.fillers import fill
 from weights.names import param_names
 from weights.rng import caffe_rng
@@ -77,6 +78,25 @@ class Layer(nn.Module):
         self._weights.append(names[index])
 
     # ---- what nets call
+
+    def share_weight(self, index: int, owner: nn.Parameter, param: ParamPlan) -> None:
+        """Use another layer's weight blob as this layer's.
+
+        Raises:
+            InputError: shapes (with PERMISSIVE sharing: sizes) that differ.
+        """
+        mine = self.blobs[index]
+        same = mine.numel() == owner.numel() if param.permissive else mine.shape == owner.shape
+        if not same:
+            raise InputError(
+                f'shared param "{param.name}" is {tuple(mine.shape)} here and {tuple(owner.shape)} at its owner: '
+                "make them equal"
+            )
+        if mine.shape != owner.shape:
+            raise InputError(
+                f'shared param "{param.name}": PERMISSIVE sharing between shapes is not carried by the port'
+            )
+        setattr(self, self._weights[index], owner)
 
     @property
     def blobs(self) -> list[nn.Parameter]:

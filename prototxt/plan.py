@@ -51,7 +51,7 @@ class LayerPlan:
         needs_backward: whether backward runs at all.
         loss_weights: per top; 0 for what is not a loss.
         params: the weight blobs.
-        where: `file:line` for messages.
+        where: where it stands; `str(where)` is `file:line`.
     """
 
     name: str
@@ -63,11 +63,21 @@ class LayerPlan:
     needs_backward: bool
     loss_weights: tuple[float, ...]
     params: tuple[ParamPlan, ...]
-    where: str
+    where: "Place"
 
     @property
     def in_place(self) -> bool:
         return bool(set(self.bottoms) & set(self.tops))
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Let an InputError raised inside name the file, the line and the layer."""
+        try:
+            yield
+        except InputError as error:
+            text = str(error)
+            named = text if text.startswith("layer ") else f'layer "{self.name}": {text}'
+            raise InputError(f"{self.where}: {named}") from error
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def plan_net(
     occurrences: Counter[str] = Counter()
     layers: list[tuple[LayerParameter, str]] = []
     for original in net.layer:
-        place = _Place(where, original.name, occurrences[original.name])
+        place = Place(where, original.name, occurrences[original.name])
         occurrences[original.name] += 1
         with place.errors():
             if layer_included(original, state):
@@ -142,8 +152,8 @@ def plan_net(
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a layer stands; the line is looked up only when a message needs it."""
+class Place:
+    """Where a layer stands in its file; the line is looked up only when a message needs it."""
 
     where: str
     layer: str
@@ -160,7 +170,7 @@ class _Place:
             raise InputError(f"{self}: {error}") from None
 
 
-def _with_splits(layers: list[tuple[LayerParameter, _Place]]) -> Iterator[tuple[LayerParameter, _Place]]:
+def _with_splits(layers: list[tuple[LayerParameter, Place]]) -> Iterator[tuple[LayerParameter, Place]]:
     """The layers, a blob that is read (or weighed as a loss) more than once replaced by its splits."""
     producer: dict[str, tuple[int, int]] = {}
     source: dict[tuple[int, int], tuple[int, int]] = {}
@@ -218,7 +228,7 @@ class _Draft:
     needs_backward: bool
     loss_weights: tuple[float, ...]
     params: list[ParamPlan]
-    place: _Place
+    place: Place
 
 
 @dataclass
@@ -234,7 +244,7 @@ class _Builder:
     specs: dict[tuple[int, int], ParamSpec] = field(default_factory=dict)
     inputs: list[int] = field(default_factory=list)
 
-    def add(self, layer: LayerParameter, place: _Place) -> None:
+    def add(self, layer: LayerParameter, place: Place) -> None:
         if not layer.HasField("phase"):
             layer.phase = self.phase
         facts = facts_of(layer)

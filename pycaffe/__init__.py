@@ -7,5 +7,6 @@ from pycaffe.blob import Blob, BlobVec
 from pycaffe.net import TEST, TRAIN, Net
 from pycaffe.python_layer import Layer
 from pycaffe.script import run_script
+from pycaffe.solver import SGDSolver
 
-__all__ = ["TEST", "TRAIN", "Blob", "BlobVec", "Layer", "Net", "run_script"]
+__all__ = ["TEST", "TRAIN", "Blob", "BlobVec", "Layer", "Net", "SGDSolver", "run_script"]

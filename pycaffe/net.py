@@ -14,6 +14,7 @@ from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, Plan, plan_net
 from prototxt.read import read_net
 from pycaffe.blob import Blob, BlobVec
+from weights import LayerWeights, match_by_name, read_weights, write_weights
 
 log = logging.getLogger("caffe")
 
@@ -122,17 +123,17 @@ class Net:
         }
         if learned:  # only now is it known that Python layers have weights
             self.plan = plan_net(net, phase, level, stages, where, learned)
+            for layer, plan in zip(self.layers, self.plan.layers, strict=True):
+                layer.plan = plan
         self._share_params()
         self._name_everything()
 
     def _set_up(self, plan: LayerPlan) -> EngineLayer:
         bottom, top = self._vectors(plan)
-        try:
+        with plan.errors():
             layer = self._make_layer(plan)
             layer.setup(bottom, top)
             layer.reshape(bottom, top)
-        except InputError as error:
-            raise InputError(f"{plan.where}: {_with_name(plan, error)}") from error
         if plan.param.blobs:
             _fill_from_text(plan, layer.blobs)
         self._set_loss_weights(plan)
@@ -153,7 +154,7 @@ class Net:
                 same = mine.count == owner.count if param.permissive else mine.shape == owner.shape
                 if not same:
                     raise InputError(
-                        f'{plan.where}: layer "{plan.name}": shared param "{param.name}" is {mine.shape} here '
+                        f'layer "{plan.name}": shared param "{param.name}" is {mine.shape} here '
                         f"and {owner.shape} at its owner: make them equal"
                     )
                 mine.share_data(owner)
@@ -238,11 +239,9 @@ class Net:
         for i in range(start, end + 1):
             plan = self.plan.layers[i]
             bottom, top = self._vectors(plan)
-            try:
+            with plan.errors():
                 self.layers[i].reshape(bottom, top)
                 self.layers[i].forward(bottom, top)
-            except InputError as error:
-                raise InputError(f"{plan.where}: {_with_name(plan, error)}") from error
             for blob, weight in zip(top, plan.loss_weights, strict=True):
                 if weight:
                     loss += float(np.vdot(blob.data, blob.diff))
@@ -277,9 +276,7 @@ class Net:
         Raises:
             InputError: a shape that differs, or an unreadable file.
         """
-        from weights import match_by_name, read_weights
-
-        target = {name: [blob.shape for blob in blobs] for name, blobs in self.layer_dict_blobs().items()}
+        target = {name: [blob.shape for blob in layer.blobs] for name, layer in self.layer_dict.items()}
         found, skipped = match_by_name(read_weights(path), target, os.fspath(path))
         for name in skipped:
             log.info("Ignoring source layer %s", name)
@@ -289,14 +286,8 @@ class Net:
 
     load_hdf5 = copy_from
 
-    def layer_dict_blobs(self) -> dict[str, BlobVec]:
-        """Weight blobs by layer name, layers without any included."""
-        return {name: layer.blobs for name, layer in self.layer_dict.items()}
-
     def save(self, path: str | os.PathLike) -> None:
         """Write the weights, in the format that the suffix names; Caffe's `.caffemodel` by default."""
-        from weights import LayerWeights, write_weights
-
         layers = [
             LayerWeights(plan.name, plan.type, [blob.data for blob in layer.blobs], param=plan.param)
             for plan, layer in zip(self.plan.layers, self.layers, strict=True)
@@ -322,10 +313,6 @@ class Net:
 
     def _index(self, layer: str) -> int:
         return self.plan.layer_index(layer)
-
-
-def _with_name(plan: LayerPlan, error: InputError) -> str:
-    return str(error) if str(error).startswith("layer ") else f'layer "{plan.name}": {error}'
 
 
 def _fill_from_text(plan: LayerPlan, blobs: BlobVec) -> None:

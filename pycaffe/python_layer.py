@@ -43,7 +43,7 @@ def find_layer_class(
     param: LayerParameter,
     builtin: dict[tuple[str, str], type],
     allowed: Collection[str] | None,
-    caffe: ModuleType,
+    caffe: str,
 ) -> type:
     """The class behind a Python layer.
 
@@ -52,7 +52,7 @@ def find_layer_class(
         allowed: None in a user's own script, where any module on the path loads as in Caffe and comes
             before a built-in of its name. Otherwise the modules that the user named: nothing else is
             imported, so a prototxt from elsewhere runs no code.
-        caffe: what `import caffe` means to the module.
+        caffe: name of the module that `import caffe` means to it.
 
     Raises:
         InputError: a module that is not allowed or not found, or that lacks the class.
@@ -62,21 +62,21 @@ def find_layer_class(
     if allowed is not None and module_name not in allowed:
         if own is None:
             raise InputError(
-                f'layer "{param.name}": Python module "{module_name}" is not loaded unasked: if you trust it, '
+                f'Python module "{module_name}" is not loaded unasked: if you trust it, '
                 f"allow it (--allow-module {module_name}, or allow_modules= in Python)"
             )
         return own
     try:
-        with import_caffe_as(caffe):
+        with import_caffe_as(importlib.import_module(caffe)):
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name == module_name and own is not None:
             return own
         raise InputError(
-            f'layer "{param.name}": Python module "{module_name}": {error}: put its folder on PYTHONPATH'
+            f'Python module "{module_name}": {error}: put its folder on PYTHONPATH'
         ) from error
     if not hasattr(module, layer_name):
-        raise InputError(f'layer "{param.name}": module "{module_name}" has no class "{layer_name}"')
+        raise InputError(f'module "{module_name}" has no class "{layer_name}"')
     return getattr(module, layer_name)
 
 
@@ -98,7 +98,7 @@ def literal_params(param: LayerParameter, *names: str) -> tuple[float, ...]:
     """
     text = param.python_param.param_str
     expected = ", ".join(f"'{name}': …" for name in names)
-    problem = f'layer "{param.name}": param_str {text!r}: a dict {{{expected}}} of numbers is due'
+    problem = f'param_str {text!r}: a dict {{{expected}}} of numbers is due'
     try:
         given = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError) as error:

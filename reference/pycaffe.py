@@ -12,7 +12,7 @@ import sys
 from prototxt import caffe_pb2
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
-from pycaffe import TEST, TRAIN, Layer, run_script
+from pycaffe import TEST, TRAIN, Layer, SGDSolver, run_script
 from pycaffe import Net as _Net
 from pycaffe.net import EngineLayer
 from pycaffe.python_layer import find_layer_class, new_python_layer
@@ -42,20 +42,11 @@ class Net(_Net):
 
     def _make_layer(self, plan: LayerPlan) -> EngineLayer:
         if plan.type == "Python":
-            cls = find_layer_class(plan.param, PYTHON_LAYERS, self.allow_modules, sys.modules[__name__])
+            cls = find_layer_class(plan.param, PYTHON_LAYERS, self.allow_modules, __name__)
             return cls(plan, self.dtype) if cls in PYTHON_LAYERS.values() else new_python_layer(cls, plan.param)
         if plan.type not in LAYERS:
-            raise InputError(f'layer "{plan.name}": type {plan.type} is not carried by the reference')
+            raise InputError(f"type {plan.type} is not carried by the reference")
         return LAYERS[plan.type](plan, self.dtype)
-
-
-class SGDSolver:
-    """Published notebooks set attributes of this class; the reference itself does not train."""
-
-    display = 0
-
-    def __init__(self, solver_file: str):
-        raise InputError(f"{solver_file}: the reference does not train: use port.pycaffe")
 
 
 def layer_type_list() -> list[str]:

@@ -67,18 +67,26 @@ def convert(
     layers = read_weights(src)
     if not layers:
         raise InputError(f"{src}: none of its layers has weights: there is nothing to convert")
-    if not allow_nan:
-        try:
-            check_finite(layers, src)
-        except InputError as error:
-            raise InputError(f"{error}, or keep them with --allow-nan") from error
-    with ThreadPoolExecutor(1) as beside, _bar(progress) as bar:
+    with ThreadPoolExecutor(1) as beside:
         summary = beside.submit(lambda: [_summary(layer) for layer in layers])
-        task = bar.add_task(
-            Path(dst).name, total=sum(blob.nbytes for layer in layers for blob in layer.present)
-        )
-        write_weights(dst, layers, progress=lambda count: bar.advance(task, count))
+        if not allow_nan:
+            _refuse_nan(layers, src)
+        _write(dst, layers, progress)
         return summary.result()
+
+
+def _refuse_nan(layers: Sequence[LayerWeights], src: str | os.PathLike) -> None:
+    try:
+        check_finite(layers, src)
+    except InputError as error:
+        raise InputError(f"{error}, or convert it as it is with --allow-nan") from error
+
+
+def _write(dst: str | os.PathLike, layers: Sequence[LayerWeights], progress: bool) -> None:
+    total = sum(blob.nbytes for layer in layers for blob in layer.present)
+    with _bar(progress) as bar:
+        task = bar.add_task(Path(dst).name, total=total)
+        write_weights(dst, layers, progress=lambda count: bar.advance(task, count))
 
 
 def _bar(shown: bool) -> Progress:
@@ -115,9 +123,7 @@ def total_checksum(layers: Sequence[ConvertedLayer]) -> int:
 
 
 def _table(layers: Sequence[ConvertedLayer]) -> Table:
-    table = Table(
-        caption="CRC-32 of each layer's values; below, of the sorted names with these", show_footer=True
-    )
+    table = Table(show_footer=True)
     table.add_column("layer", Text(f"{len(layers)} layers"), overflow="fold")
     table.add_column("shapes", overflow="fold")
     table.add_column("type", "/".join(dict.fromkeys(layer.dtype for layer in layers)))
@@ -144,6 +150,7 @@ def convert_command(
         raise typer.Exit(2) from error
     console = Console()
     console.print(_table(layers), width=None if console.is_terminal else 110)
+    console.print("CRC-32: of a layer's values, the same in every format; below, of the layers' names and CRC-32.")
     if dst.suffix.lower() in (".h5", ".hdf5") and any("/" in layer.name for layer in layers):
         console.print('Caffe 1.0 cannot find layers with "/" in their names in HDF5 files; this project can.')
 

@@ -73,11 +73,12 @@ def stored_blobs(layer: LayerWeights, where: object) -> list[np.ndarray]:
 
 def count_not_finite(blob: np.ndarray) -> int:
     """How many values are NaN or infinite, found without an array of the blob's size."""
-    flat = blob.reshape(-1)
-    return sum(
-        int(np.count_nonzero(~np.isfinite(flat[start : start + _CHECK_CHUNK])))
-        for start in range(0, flat.size, _CHECK_CHUNK)
-    )
+    flat, bad = blob.reshape(-1), 0
+    for start in range(0, flat.size, _CHECK_CHUNK):
+        finite = np.isfinite(flat[start : start + _CHECK_CHUNK])
+        if not finite.all():
+            bad += finite.size - int(np.count_nonzero(finite))
+    return bad
 
 
 def check_finite(layers: Iterable[LayerWeights], where: object) -> None:
@@ -92,7 +93,7 @@ def check_finite(layers: Iterable[LayerWeights], where: object) -> None:
             total = sum(blob.size for blob in layer.present)
             raise InputError(
                 f'{where}: layer "{layer.name}": {bad} of {total} values are NaN or infinite: '
-                "take a snapshot from before the training diverged, or get the file again"
+                "take an earlier snapshot, or get the file again"
             )
 
 

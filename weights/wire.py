@@ -199,8 +199,9 @@ def write_message(path: Path, pieces: Pieces, progress: Callable[[int], None] | 
 def write_pieces(
     path: Path, pieces: Iterable[bytes | memoryview], progress: Callable[[int], None] | None
 ) -> None:
-    """Write one piece after the other; `progress` is told each number of bytes of weights written."""
-    with path.open("wb") as file:
+    """Write one piece after the other into an empty file; `progress` is told of each run of weight bytes."""
+    # Not "wb": a file that was truncated, even from nothing, ext4 writes out to disk when it is closed.
+    with path.open("r+b") as file:
         for piece in pieces:
             if isinstance(piece, bytes):
                 file.write(piece)

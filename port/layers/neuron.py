@@ -26,7 +26,6 @@ class Dropout(SameShape):
     def forward(self, x: Tensor) -> Tensor:
         if self.phase != 0:
             return x
-        ratio = self.param.dropout_param.dropout_ratio
-        keep, scale = np.float32(1.0 - ratio), np.float32(1.0 / (1.0 - ratio))
+        keep = 1.0 - self.param.dropout_param.dropout_ratio  # in double, as Caffe passes it on
         mask = torch.from_numpy(caffe_rng().bernoulli(x.numel(), keep)).to(x)
-        return x * mask.reshape(x.shape) * scale.item()
+        return x * mask.reshape(x.shape) * float(np.float32(1.0 / keep))

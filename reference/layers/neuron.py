@@ -28,9 +28,8 @@ class Dropout(Layer):
     def run(self, x: np.ndarray) -> np.ndarray:
         if self.phase != 0:
             return x
-        ratio = np.float32(self.param.dropout_param.dropout_ratio)
-        keep = np.float32(1.0 - float(ratio))
-        self.scale = self.dtype.type(np.float32(1.0 / (1.0 - float(ratio))))
+        keep = 1.0 - self.param.dropout_param.dropout_ratio  # in double, as Caffe passes it on
+        self.scale = self.dtype.type(np.float32(1.0 / keep))
         self.mask = caffe_rng().bernoulli(x.size, keep).reshape(x.shape)
         return x * self.mask.astype(self.dtype) * self.scale
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
 from reference.layer import Arrays, Layer, Shape, layer
 
@@ -36,7 +37,7 @@ class Parameter(Layer):
 
     def add_weights(self) -> None:
         shape = tuple(self.param.parameter_param.shape.dim)
-        self.add_weight(shape, _ZERO)
+        self.add_weight(shape, FillerParameter(value=0))
 
     def top_shapes(self) -> Sequence[Shape]:
         return [self.blobs[0].shape]

@@ -1,0 +1,8 @@
+"""`python -m port.pycaffe SCRIPT [ARG…]`"""
+
+import sys
+
+import port.pycaffe
+from pycaffe import run_script
+
+sys.exit(run_script(port.pycaffe, sys.argv[1:]))

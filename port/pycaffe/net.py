@@ -1,0 +1,135 @@
+"""`caffe.Net` over the port's layers: each layer runs, and is differentiated, on the net's blobs."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from port.layer import LAYERS, Layer, as_tuple
+from port.net import layer_class
+from prototxt.plan import LayerPlan
+from pycaffe.blob import Blob, BlobVec
+from pycaffe.net import EngineLayer
+from pycaffe.net import Net as _Net
+from pycaffe.net import log
+from pycaffe.python_layer import new_python_layer
+
+_device = torch.device("cpu")
+
+
+class Net(_Net):
+    """A net computed in PyTorch; see `pycaffe.Net`.
+
+    Blobs are NumPy memory. On the CPU, PyTorch works on that memory and only each layer's result is copied
+    into its blob; on a GPU, blobs travel to the device and back around each layer.
+    """
+
+    def _make_layer(self, plan: LayerPlan) -> EngineLayer:
+        cls = layer_class(plan, self.allow_modules)
+        if issubclass(cls, Layer):
+            return _BlobLayer(cls, plan, self.dtype)
+        return new_python_layer(cls, plan.param)
+
+
+class _BlobLayer:
+    """A port layer on blobs. Backward is autograd's, on the graph that the last forward left."""
+
+    def __init__(self, cls: type[Layer], plan: LayerPlan, dtype: np.dtype):
+        self.cls, self.plan, self.type, self.dtype = cls, plan, plan.type, dtype
+        self._shapes: tuple | None = None
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        self.module = self.cls(self.plan, *(b.shape for b in bottom)).to(torch_dtype(self.dtype))
+        self.blobs = BlobVec([_weight_blob(w) for w in self.module.blobs], self.dtype)
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        shapes = tuple(blob.shape for blob in bottom)
+        if self.type == "Input" and self._shapes is not None:
+            return  # an input's shape is the caller's once the net is built
+        if shapes != self._shapes:
+            self._shapes, self._top_shapes = shapes, self.module.top_shapes(*shapes)
+        for blob, shape in zip(top, self._top_shapes, strict=True):
+            blob.reshape(*shape)
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        if self.type == "Input":
+            return
+        for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
+            weight.data = _tensor(blob.data)  # sharing may have moved it
+        self._inputs = [_tensor(blob.data) for blob in bottom]
+        if self.plan.in_place:
+            # The blob is overwritten below; autograd may still need what was in it.
+            self._inputs = [x.clone() for x in self._inputs]
+        for x, wanted in zip(self._inputs, self.plan.propagate_down, strict=True):
+            x.requires_grad_(wanted)
+        with torch.set_grad_enabled(self.plan.needs_backward):
+            self._tops = as_tuple(self.module(*self._inputs))
+        for blob, result in zip(top, self._tops, strict=True):
+            torch.from_numpy(blob.data).copy_(result.detach())
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if self.type == "Input":
+            return
+        heads = [(t, blob) for t, blob in zip(self._tops, top, strict=True) if t.requires_grad]
+        wanted = [(x, blob) for x, blob in zip(self._inputs, bottom, strict=True) if x.requires_grad]
+        weights = [(w, blob) for w, blob in zip(self.module.blobs, self.blobs, strict=True) if w.requires_grad]
+        if not heads:
+            return
+        gradients = torch.autograd.grad(
+            [t for t, _ in heads],
+            [x for x, _ in wanted + weights],
+            [_tensor(blob.diff).clone() for _, blob in heads],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        for (_, blob), gradient in zip(wanted, gradients, strict=False):
+            _store(blob, gradient, add=False)
+        for (_, blob), gradient in zip(weights, gradients[len(wanted) :], strict=True):
+            _store(blob, gradient, add=True)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).to(_device)
+
+
+def torch_dtype(dtype: np.dtype) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+def _weight_blob(weight: Tensor) -> Blob:
+    blob = Blob((0,), weight.detach().numpy().dtype)
+    blob.use_memory(weight.detach().numpy())
+    return blob
+
+
+def _store(blob: Blob, gradient: Tensor | None, add: bool) -> None:
+    target = torch.from_numpy(blob.diff)
+    if gradient is None:
+        gradient = torch.zeros_like(target)
+    if add:
+        gradient = target + gradient.cpu()
+    target.copy_(gradient)
+
+
+def layer_type_list() -> list[str]:
+    """Names of the layer types that the port carries."""
+    return sorted({*LAYERS, "Python"})
+
+
+def set_mode_cpu() -> None:
+    """Compute on the CPU from now on."""
+    global _device
+    _device = torch.device("cpu")
+
+
+def set_mode_gpu() -> None:
+    """Compute on the GPU from now on; without one, old scripts go on, on the CPU, and the log says so."""
+    set_device(torch.cuda.current_device() if torch.cuda.is_available() else 0)
+
+
+def set_device(device: int) -> None:
+    """Choose the GPU by number. (Caffe's `set_device` alone does not leave CPU mode; scripts call both.)"""
+    global _device
+    if torch.cuda.is_available():
+        _device = torch.device("cuda", device)
+    else:
+        log.warning("no CUDA device: computing on the CPU")

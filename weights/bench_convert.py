@@ -1,0 +1,117 @@
+"""How fast, and in how much memory, a VGG-16 .caffemodel becomes .safetensors.
+
+    python weights/bench_convert.py [--folder FOLDER]
+
+Writes weights of VGG-16's size (138 million, 553 MB) to FOLDER, then times their conversion against reading
+and writing as many bytes, in turn. Memory is that of a fresh process: the part that is its own (anonymous) and
+not the system's cache of the file, before and during the conversion.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Annotated
+
+if not __package__:  # run as a script: the folder to import from is the one above
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+import typer
+
+from weights.caffemodel import write_caffemodel
+from weights.convert import convert
+from weights.layer_weights import LayerWeights
+
+_CONVS = [
+    (64, 3), (64, 64), (128, 64), (128, 128), (256, 128), (256, 256), (256, 256),
+    (512, 256), (512, 512), (512, 512), (512, 512), (512, 512), (512, 512),
+]  # fmt: skip
+_FULL = [(4096, 25088), (4096, 4096), (1000, 4096)]
+_ROUNDS = 3
+_CHUNK = 1 << 23
+
+
+def vgg16_layers() -> list[LayerWeights]:
+    """Layers of VGG-16's shapes with random numbers."""
+    rng = np.random.default_rng(0)
+    layers = []
+    for index, shape in enumerate([*((*conv, 3, 3) for conv in _CONVS), *_FULL]):
+        kind = "Convolution" if len(shape) == 4 else "InnerProduct"
+        blobs = [rng.random(shape, np.float32), rng.random(shape[:1], np.float32)]
+        layers.append(LayerWeights(f"layer{index}", kind, blobs))
+    return layers
+
+
+def plain_copy(src: Path, dst: Path) -> None:
+    """Read a file and write its bytes, 8 MiB at a time."""
+    buffer = memoryview(bytearray(_CHUNK))
+    with src.open("rb") as source, dst.open("wb") as target:
+        while count := source.readinto(buffer):
+            target.write(buffer[:count])
+
+
+def seconds(action: Callable[[Path, Path], object], src: Path, dst: Path) -> float:
+    dst.unlink(missing_ok=True)
+    os.sync()  # nobody shall wait for what another left to write
+    start = time.perf_counter()
+    action(src, dst)
+    return time.perf_counter() - start
+
+
+def measure_memory(src: Path, dst: Path) -> None:
+    """Convert in this process, and print its memory in MB."""
+    before, most = _anonymous_mb(), 0.0
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.002):
+            most = max(most, _anonymous_mb())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    convert(src, dst, progress=False)
+    done.set()
+    watcher.join()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print(f"own memory {before:.0f} MB before, at most {most:.0f} MB while converting")
+    print(f"resident at most {resident:.0f} MB, the mapped file included")
+
+
+def _anonymous_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1e3
+
+
+def bench(
+    folder: Annotated[Path | None, typer.Option(help="Where to put 2 GB for a while.")] = None,
+    memory: Annotated[tuple[Path, Path] | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Time the conversion of a VGG-16 .caffemodel against a plain read and write of it."""
+    if memory:
+        measure_memory(*memory)
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        src, copy, dst = (Path(scratch) / name for name in ("vgg16.caffemodel", "copy", "vgg16.safetensors"))
+        write_caffemodel(src, vgg16_layers())
+        plain, converted = [], []
+        for _ in range(_ROUNDS):
+            plain.append(seconds(plain_copy, src, copy))
+            converted.append(seconds(lambda a, b: convert(a, b, progress=False), src, dst))
+        print(f"{src.stat().st_size / 1e6:.0f} MB, medians of {_ROUNDS}")
+        print(f"plain read and write {median(plain):.2f} s ({', '.join(f'{t:.2f}' for t in plain)})")
+        print(f"convert              {median(converted):.2f} s ({', '.join(f'{t:.2f}' for t in converted)})")
+        print(f"ratio                {median(converted) / median(plain):.2f}")
+        sys.stdout.flush()
+        subprocess.run([sys.executable, __file__, "--memory", str(src), str(dst)], check=True)
+
+
+if __name__ == "__main__":
+    typer.run(bench)
