@@ -1,6 +1,8 @@
 """The product: Caffe's nets, SeeNet first, in PyTorch."""
 
+from port.attention import attention_maps
 from port.crelu import CReLU
 from port.net import CaffeNet
+from port.seenet import SeeNet
 
-__all__ = ["CReLU", "CaffeNet"]
+__all__ = ["CReLU", "CaffeNet", "SeeNet", "attention_maps"]

@@ -1,7 +1,8 @@
 """The published test procedure: attention for one label of one image (vis.ipynb of the authors' release)."""
 
-import cv2
 import numpy as np
+
+from pycaffe.resizing import resize_cubic
 
 MEAN_BGR = (104.007, 116.669, 122.679)
 """Subtracted from BGR pixels in 0 … 255."""
@@ -23,7 +24,7 @@ def published_forward(net: object, image: np.ndarray, label: int, test_size: int
         (height, width) float32, at most 1: the maximum of the two branches, each scaled to its maximum.
     """
     height, width = image.shape[:2]
-    resized = cv2.resize(image, (test_size, test_size), interpolation=cv2.INTER_CUBIC)
+    resized = resize_cubic(image, test_size, test_size)
     data = (resized - np.array(MEAN_BGR)).transpose(2, 0, 1)
     net.blobs["data"].reshape(1, *data.shape)
     net.blobs["data"].data[...] = data
@@ -33,7 +34,7 @@ def published_forward(net: object, image: np.ndarray, label: int, test_size: int
     branches = []
     for blob in ("score_b1", "score_b2"):
         score = net.blobs[blob].data[0][label]
-        attention = cv2.resize(score, (width, height), interpolation=cv2.INTER_CUBIC)
+        attention = resize_cubic(score, width, height)
         attention[attention < 0] = 0
         branches.append(attention / (np.max(attention) + 1e-8))
     return np.maximum(*branches)

@@ -1,12 +1,10 @@
 """.binaryproto: one array, mostly the mean image of a data set."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from weights.files import atomic_path
 from weights.opening import map_file, not_a
 from weights.wire import WireError, blob_pieces, read_blob, write_message
 
@@ -37,5 +35,4 @@ def write_binaryproto(path: str | os.PathLike, array: np.ndarray) -> None:
     array = np.asarray(array)
     if array.dtype != np.float64:
         array = array.astype(np.float32)
-    with atomic_path(path) as beside:
-        write_message(Path(beside), blob_pieces(array, four_numbers=array.ndim == 4))
+    write_message(path, blob_pieces(array, four_numbers=array.ndim == 4))

@@ -2,14 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, V0LayerParameter, V1LayerParameter
 from prototxt.errors import InputError
 from prototxt.upgrade import V0_TYPES, V1_TYPES
-from weights.files import atomic_path
 from weights.layer_weights import LayerWeights, has_natural_shape, natural_shape, stored_blobs
 from weights.opening import map_file, not_a
 from weights.wire import (
@@ -105,8 +103,7 @@ def write_caffemodel(
     for layer in layers:
         if layer.blobs or layer.param is not None:
             pieces += length_delimited(_LAYER, _layer_pieces(layer, path))
-    with atomic_path(path) as beside:
-        write_message(Path(beside), pieces, progress)
+    write_message(path, pieces, progress)
 
 
 def _layer_pieces(layer: LayerWeights, path: str | os.PathLike) -> Pieces:

@@ -54,7 +54,7 @@ def convert(
     """Write the weights of `src` to `dst`, whose suffix names the format; each number stays as wide as it is.
 
     Args:
-        progress: show a bar on stderr.
+        progress: show a bar on stderr, if that is a terminal.
         allow_nan: convert NaN and infinite weights too.
 
     Returns:
@@ -90,14 +90,16 @@ def _write(dst: str | os.PathLike, layers: Sequence[LayerWeights], progress: boo
 
 
 def _bar(shown: bool) -> Progress:
+    console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
+        console=console,
+        disable=not (shown and console.is_terminal),
+        transient=True,
     )
 
 
@@ -150,7 +152,7 @@ def convert_command(
         raise typer.Exit(2) from error
     console = Console()
     console.print(_table(layers), width=None if console.is_terminal else 110)
-    console.print("CRC-32: of a layer's values, the same in every format; below, of the layers' names and CRC-32.")
+    console.print("CRC-32 of a layer's values, the same in every format; below, of the names with these.")
     if dst.suffix.lower() in (".h5", ".hdf5") and any("/" in layer.name for layer in layers):
         console.print('Caffe 1.0 cannot find layers with "/" in their names in HDF5 files; this project can.')
 

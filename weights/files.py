@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +32,27 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.chmod(beside, 0o666 & ~_umask())
         os.replace(beside, target)
     except OSError as error:
-        raise InputError(f"{target}: writing failed ({error.strerror or error}): nothing was changed") from error
+        raise InputError(
+            f"{target}: writing failed ({error.strerror or error}): nothing was changed"
+        ) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def plain_os_errors() -> Iterator[None]:
+    """Turn what HDF5 and PyTorch make of a failed write, many lines or a RuntimeError, into its OSError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not getattr(cause, "errno", None):
+            cause = cause.__context__
+        told = re.search(r"errno = (\d+)", str(error))
+        number = cause.errno if cause else int(told[1]) if told else None
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number)) from error
 
 
 def _umask() -> int:

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 
 from prototxt.errors import InputError
-from weights.files import atomic_path
+from weights.files import atomic_path, plain_os_errors
 from weights.layer_weights import LayerWeights, stored_blobs
-from weights.opening import first_bytes, not_a
+from weights.opening import HDF5_MAGIC, first_bytes, not_a
 
 
 @contextlib.contextmanager
@@ -23,8 +23,15 @@ def open_hdf5(path: str | os.PathLike, kind: str) -> Iterator[h5py.File]:
             yield file
     except InputError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise not_a(kind, path, error) from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise not_a(kind, path, error, HDF5_MAGIC) from error
+
+
+@contextlib.contextmanager
+def new_hdf5(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """An HDF5 file to write, of the version that Caffe writes, which appears at `path` when it is whole."""
+    with atomic_path(path) as beside, plain_os_errors(), h5py.File(beside, "w", libver="earliest") as file:
+        yield file
 
 
 def read_dataset(group: h5py.Group, name: str) -> np.ndarray:
@@ -50,7 +57,7 @@ def read_hdf5(path: str | os.PathLike, *, with_empty: bool = False) -> list[Laye
     """
     with open_hdf5(path, "caffemodel.h5") as file:
         if not isinstance(file.get("data"), h5py.Group):
-            raise not_a("caffemodel.h5", path, "it has no group /data")
+            raise not_a("caffemodel.h5", path, "it has no group /data", HDF5_MAGIC)
         layers = [layer for name, group in file["data"].items() for layer in _layers(name, group)]
     return [layer for layer in layers if layer.blobs or with_empty]
 
@@ -88,12 +95,11 @@ def write_hdf5(
         InputError: where the file cannot be written or HDF5 cannot hold the layers' names.
     """
     _check_names(layers, path)
-    with atomic_path(path) as beside, h5py.File(beside, "w", libver="earliest") as file:
+    with new_hdf5(path) as file:
         data = file.create_group("data")
         for layer in layers:
             group = data.require_group(layer.name)
-            present = LayerWeights(layer.name, blobs=layer.present)
-            stored_blobs(present, path)
+            stored_blobs(LayerWeights(layer.name, blobs=layer.present), path)
             for index, blob in enumerate(layer.blobs):
                 if blob is not None:
                     group.create_dataset(str(index), data=blob)

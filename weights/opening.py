@@ -7,10 +7,11 @@ from pathlib import Path
 from prototxt.errors import InputError
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+ZIP_MAGIC = b"PK\x03\x04"
 
 _MAGIC = {
     HDF5_MAGIC: "an HDF5 file",
-    b"PK\x03\x04": "a zip archive or a PyTorch checkpoint",
+    ZIP_MAGIC: "a zip archive or a PyTorch checkpoint",
     b"\x80\x02": "a Python pickle or an old PyTorch checkpoint",
     b"\x1f\x8b": "a gzip archive (unpack it first)",
     b"\x89PNG": "a PNG image",
@@ -46,14 +47,22 @@ def map_file(path: str | os.PathLike) -> memoryview:
         InputError: as `first_bytes`.
     """
     first_bytes(path, 1)
-    with Path(path).open("rb") as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        with Path(path).open("rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be mapped ({error}): give an ordinary file") from error
 
 
-def not_a(kind: str, path: str | os.PathLike, detail: object) -> InputError:
-    """The error for a file that is damaged or of another kind than `kind` ("caffemodel", …)."""
-    found = _looks_like(first_bytes(path))
-    if found:
+def not_a(kind: str, path: str | os.PathLike, detail: object, magic: bytes | None = None) -> InputError:
+    """The error for a file that is damaged or of another kind than `kind` ("caffemodel", …).
+
+    Args:
+        detail: what was wrong, told where the file begins with `magic` or with nothing that is known.
+    """
+    head = first_bytes(path)
+    found = _looks_like(head)
+    if found and not (magic and head.startswith(magic)):
         return InputError(f"{path}: not a {kind}: it looks like {found}: get the file again")
     reason = " ".join(str(detail).split())
     return InputError(f"{path}: not a {kind}, or a damaged one ({reason}): get the file again")

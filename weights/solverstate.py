@@ -9,11 +9,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from prototxt.caffe_pb2 import SolverState
-from weights.files import atomic_path
-from weights.hdf5 import open_hdf5, read_dataset
+from weights.hdf5 import new_hdf5, open_hdf5, read_dataset
 from weights.layer_weights import LayerWeights, stored_blobs
 from weights.opening import HDF5_MAGIC, first_bytes, map_file, not_a
 from weights.wire import (
+    Pieces,
     WireError,
     blob_pieces,
     field_number,
@@ -69,8 +69,8 @@ def read_solverstate(path: str | os.PathLike) -> SolverSnapshot:
 def _read_hdf5(path: str | os.PathLike) -> SolverSnapshot:
     with open_hdf5(path, "solverstate.h5") as file:
         if not {"iter", "current_step", "history"} <= set(file):
-            raise not_a("solverstate.h5", path, "it lacks iter, current_step or history")
-        learned_net = file["learned_net"].asstr()[()] if "learned_net" in file else ""
+            raise not_a("solverstate.h5", path, "it lacks iter, current_step or history", HDF5_MAGIC)
+        learned_net = bytes(file["learned_net"][()]).decode() if "learned_net" in file else ""
         history = [read_dataset(file["history"], str(index)) for index in range(len(file["history"]))]
         return SolverSnapshot(_integer(file, "iter"), learned_net, _integer(file, "current_step"), history)
 
@@ -89,22 +89,23 @@ def write_solverstate(path: str | os.PathLike, snapshot: SolverSnapshot) -> None
         InputError: where the file cannot be written or the history is no float32 or float64.
     """
     stored_blobs(LayerWeights("history", blobs=list(snapshot.history)), path)
-    write = _write_hdf5 if Path(path).suffix.lower() in (".h5", ".hdf5") else _write_protobuf
-    with atomic_path(path) as beside:
-        write(Path(beside), snapshot)
+    if Path(path).suffix.lower() in (".h5", ".hdf5"):
+        _write_hdf5(path, snapshot)
+    else:
+        write_message(path, _state_pieces(snapshot))
 
 
-def _write_protobuf(path: Path, snapshot: SolverSnapshot) -> None:
+def _state_pieces(snapshot: SolverSnapshot) -> Pieces:
     state = SolverState(iter=snapshot.iteration, current_step=snapshot.current_step)
     if snapshot.learned_net:
         state.learned_net = snapshot.learned_net
     before, after = split(state.SerializeToString(), _HISTORY)
     history = [piece for blob in snapshot.history for piece in length_delimited(_HISTORY, blob_pieces(blob))]
-    write_message(path, [before, *history, after])
+    return [before, *history, after]
 
 
-def _write_hdf5(path: Path, snapshot: SolverSnapshot) -> None:
-    with h5py.File(path, "w", libver="earliest") as file:
+def _write_hdf5(path: str | os.PathLike, snapshot: SolverSnapshot) -> None:
+    with new_hdf5(path) as file:
         file["iter"] = np.array([snapshot.iteration], np.int32)
         if snapshot.learned_net:
             _write_c_string(file, "learned_net", snapshot.learned_net)

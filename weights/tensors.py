@@ -8,17 +8,16 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from prototxt.errors import InputError
-from weights.files import atomic_path
+from weights.files import atomic_path, plain_os_errors
 from weights.layer_weights import LayerWeights
 from weights.names import from_state_dict, to_state_dict
-from weights.opening import first_bytes, map_file, not_a
+from weights.opening import ZIP_MAGIC, first_bytes, map_file, not_a
 from weights.wire import raw_bytes, write_pieces
 
 _DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
@@ -72,9 +71,7 @@ def write_safetensors(
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with atomic_path(path) as beside:
-        write_pieces(
-            Path(beside), [struct.pack("<Q", len(text)), text, *map(raw_bytes, state.values())], progress
-        )
+        write_pieces(beside, [struct.pack("<Q", len(text)), text, *map(raw_bytes, state.values())], progress)
 
 
 def read_pth(path: str | os.PathLike) -> list[LayerWeights]:
@@ -87,14 +84,16 @@ def read_pth(path: str | os.PathLike) -> list[LayerWeights]:
 
     first_bytes(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is odd in a damaged file; it fails soon enough
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path}: not a PyTorch checkpoint, or one with Python objects, which could run code and are "
             "not loaded: save the model's state_dict() alone"
         ) from error
     except Exception as error:  # of damaged files torch raises nearly anything
-        raise not_a("PyTorch checkpoint", path, error) from error
+        raise not_a("PyTorch checkpoint", path, error, ZIP_MAGIC) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
@@ -127,7 +126,7 @@ def write_pth(
             name: torch.from_numpy(np.asarray(blob, order="C"))
             for name, blob in to_state_dict(layers, path).items()
         }
-    with atomic_path(path) as beside, open(beside, "wb") as file:
+    with atomic_path(path) as beside, plain_os_errors(), open(beside, "wb") as file:
         torch.save(state, _Counted(file, progress) if progress else file)
 
 

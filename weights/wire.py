@@ -5,6 +5,7 @@ fields; the library parses what is small, and the numbers stay where they are in
 """
 
 import math
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import BlobProto, BlobShape
 from prototxt.errors import InputError
+from weights.files import atomic_path
 
 MAX_FILE_BYTES = 2**31 - 1  # Caffe reads protobuf files up to here
 MAX_AXES = 32  # of a Caffe blob
@@ -121,7 +123,10 @@ def read_blob(message: memoryview) -> tuple[np.ndarray, bool]:
     flat = _numbers(message, header, runs)
     if flat.size != math.prod(shape):
         raise WireError(f"a blob of shape {shape} holds {flat.size} numbers")
-    return flat.reshape(shape), legacy
+    try:
+        return flat.reshape(shape), legacy
+    except ValueError as error:  # no numbers, but axes too long for NumPy
+        raise WireError(f"a blob cannot have the shape {shape}") from error
 
 
 def _numbers(message: memoryview, header: BlobProto, runs: list[tuple[int, memoryview]]) -> np.ndarray:
@@ -184,16 +189,19 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def write_message(path: Path, pieces: Pieces, progress: Callable[[int], None] | None = None) -> None:
-    """Write a message of at most 2 GB.
+def write_message(
+    path: str | os.PathLike, pieces: Pieces, progress: Callable[[int], None] | None = None
+) -> None:
+    """Write a file that is one message.
 
     Raises:
-        InputError: where it is larger: Caffe would refuse to read it.
+        InputError: where it cannot be written or is larger than 2 GB, which Caffe refuses to read.
     """
     size = sum(map(len, pieces))
     if size > MAX_FILE_BYTES:
         raise InputError(f"{path}: {size} bytes are more than the 2 GB that Caffe reads: write .h5")
-    write_pieces(path, pieces, progress)
+    with atomic_path(path) as beside:
+        write_pieces(beside, pieces, progress)
 
 
 def write_pieces(

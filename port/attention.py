@@ -1,0 +1,116 @@
+"""Attention maps by the published procedure, without its repetitions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from port.seenet import SeeNet
+from prototxt.errors import InputError
+from pycaffe.resizing import resize_cubic
+
+MEAN_BGR = (104.007, 116.669, 122.679)
+"""Subtracted from BGR pixels in 0 … 255 ([R])."""
+
+LABEL_STATES = ("accumulate", "single", "all")
+
+
+def attention_maps(
+    model: SeeNet,
+    image: np.ndarray,
+    labels: Sequence[int],
+    test_size: int = 256,
+    flip: bool = True,
+    label_state: str = "accumulate",
+) -> np.ndarray:
+    """Attention of each label on one image, equal to the published notebook's.
+
+    The notebook runs the whole net for each label and orientation. Here both orientations go through the
+    trunk and S_A once, as one batch; only S_B, the branch that sees the labels, runs per label.
+
+    The batch is contiguous (NCHW) on purpose: on CPUs, oneDNN's channels-last kernels sum a convolution's whole
+    window in one chain, which puts SeeNet's scores three times as far from a float64 computation as Caffe's
+    are, for a tenth of the time (parity_tests/bench_layout.py prints both).
+
+    Args:
+        model: SeeNet in evaluation mode, on any device.
+        image: (height, width, 3), BGR, 0 … 255, of any number type (what `cv2.imread` gives).
+        labels: class indices. Their order matters to "accumulate".
+        test_size: the image is resized to this square ([R] 256, [P] 224).
+        flip: fuse with the mirrored image's maps by the maximum.
+        label_state: what S_B is told when a label's map is made. "accumulate" is the published procedure,
+            whose label blob is never cleared: this label and those before it. "single": this label alone.
+            "all": all labels (S_B then runs once).
+
+    Returns:
+        (labels, height, width) float32, at most 1: per label the maximum over branches and orientations of the
+        score map resized back, negatives cut, divided by its maximum + 1e-8.
+
+    Raises:
+        InputError: an image that is not (height, width, 3), a label out of range, an unknown label_state.
+    """
+    _check(model, image, labels, label_state)
+    height, width = image.shape[:2]
+    maps = np.zeros((len(labels), height, width), np.float32)
+    if not labels:
+        return maps
+    image = image.astype(np.float64)
+    views = [image, image[:, ::-1]] if flip else [image]
+    data = torch.from_numpy(np.stack([_prepared(view, test_size) for view in views]))
+    weight = model.score_b1.weight
+    data = data.to(device=weight.device, dtype=weight.dtype)
+    with torch.inference_mode():
+        scores = _scores(model, data, list(labels), label_state).float().cpu().numpy()
+    for fused, by_branch in zip(maps, scores, strict=True):
+        for by_view in by_branch:
+            for score, unflip in zip(by_view, (1, -1), strict=False):
+                np.maximum(fused, _scaled(score, height, width)[:, ::unflip], out=fused)
+    return maps
+
+
+def _check(model: SeeNet, image: np.ndarray, labels: Sequence[int], label_state: str) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(f"the image is {image.shape}: (height, width, 3) in BGR order is due")
+    wrong = [label for label in labels if not 0 <= label < model.num_classes]
+    if wrong:
+        raise InputError(f"label {wrong[0]} is out of range: this net has classes 0 … {model.num_classes - 1}")
+    if label_state not in LABEL_STATES:
+        raise InputError(f'label_state "{label_state}": one of {", ".join(LABEL_STATES)} is due')
+
+
+def _prepared(image: np.ndarray, test_size: int) -> np.ndarray:
+    """(3, test_size, test_size) float32, as the notebook feeds the net."""
+    resized = resize_cubic(image, test_size, test_size)
+    return np.ascontiguousarray((resized - np.array(MEAN_BGR)).transpose(2, 0, 1), np.float32)
+
+
+def _scores(model: SeeNet, data: Tensor, labels: list[int], label_state: str) -> Tensor:
+    """(labels, 2 branches, views, h, w): the label's own channel of score_b1 and score_b2."""
+    features = model.trunk(data)
+    score_b1 = model.branch_a(features)
+    told = _label_states(labels, model.num_classes, label_state).to(score_b1)
+    states, views = len(told), len(data)
+    score_b2 = model.branch_b(
+        features.repeat(states, 1, 1, 1),  # state by state, each with all views
+        score_b1.repeat(states, 1, 1, 1),
+        told.repeat_interleave(views, dim=0),
+    ).unflatten(0, (states, views))
+    own_b1 = score_b1[:, labels].transpose(0, 1)
+    own_b2 = score_b2.expand(len(labels), -1, -1, -1, -1)[range(len(labels)), :, labels]
+    return torch.stack([own_b1, own_b2], dim=1)
+
+
+def _label_states(labels: list[int], classes: int, label_state: str) -> Tensor:
+    """(states, classes): what S_B is told, one state for each label, or one for all."""
+    one_hot = torch.zeros(len(labels), classes)
+    one_hot[range(len(labels)), labels] = 1
+    if label_state == "accumulate":
+        return one_hot.cumsum(0).clamp(max=1)
+    return one_hot if label_state == "single" else one_hot.amax(0, keepdim=True)
+
+
+def _scaled(score: np.ndarray, height: int, width: int) -> np.ndarray:
+    attention = resize_cubic(score, width, height)
+    attention[attention < 0] = 0
+    return attention / (attention.max() + np.float32(1e-8))

@@ -1,0 +1,54 @@
+"""Reading photographs as the published procedure does, and refusing what it would misread."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from prototxt.errors import InputError
+
+
+def read_image(path: str | os.PathLike, to_bgr: bool = False) -> np.ndarray:
+    """Read a photograph: (height, width, 3) uint8, BGR.
+
+    Args:
+        to_bgr: take grey, 16-bit and transparent images too, converted as `cv2.imread` converts them
+            (grey repeated, transparency dropped). The nets were trained on colour photographs, so
+            otherwise such an image is an error rather than a silent guess.
+
+    Raises:
+        InputError: a missing file, one that does not decode, a single pixel, or another kind of image.
+    """
+    name = os.fspath(path)
+    try:
+        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror}): check the path") from error
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    if image is None:
+        raise InputError(f"{name}: does not decode as an image: is it whole, and a JPEG or PNG?")
+    if image.shape[0] * image.shape[1] == 1:
+        raise InputError(f"{name}: a 1×1 image has nothing to attend to: give a photograph")
+    kind = _kind(image)
+    if kind and not to_bgr:
+        raise InputError(f"{name}: {kind} image, 8-bit colour is due: convert it, or pass --to-bgr")
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+
+def _kind(image: np.ndarray) -> str:
+    if image.dtype != np.uint8:
+        return f"a {8 * image.dtype.itemsize}-bit"
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    return {3: "", 1: "a grey", 4: "an RGBA"}.get(channels, f"a {channels}-channel")
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write a PNG beside `path` and rename it; `image` is uint8, grey or BGR."""
+    from weights.files import atomic_path
+
+    done, data = cv2.imencode(".png", image)
+    if not done:
+        raise InputError(f"{path}: cannot be encoded as PNG")
+    with atomic_path(path) as beside:
+        beside.write_bytes(data.tobytes())
