@@ -1,5 +1,6 @@
 """Files of weights and solver states: every recorded one read, every format written as genuine Caffe does."""
 
+import contextlib
 import io
 import json
 import math
@@ -690,6 +691,23 @@ def test_noise_never_raises_anything_else(tmp_path_factory, data, read):
         assert str(path) in str(error)
 
 
+PROTOBUF_FILES = [
+    path for path in sorted(FORMATS.iterdir()) if path.suffix in (".caffemodel", ".solverstate")
+]
+
+
+@settings(deadline=None, max_examples=300)
+@given(path=st.sampled_from(PROTOBUF_FILES), data=st.data())
+def test_damage_never_raises_anything_else(tmp_path_factory, path, data):
+    damaged = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    copy = tmp_path_factory.getbasetemp() / f"damaged{path.suffix}"
+    copy.write_bytes(damaged)
+    with contextlib.suppress(InputError):
+        (read_weights if path.suffix == ".caffemodel" else read_solverstate)(copy)
+
+
 # ---- seenet convert
 
 app = typer.Typer()
@@ -839,6 +857,49 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path):
     for suffix in SUFFIXES:
         with pytest.raises(InputError, match="No space left on device"):
             write_weights(tmp_path / f"out{suffix}", [layer("a", (3,))], progress=fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_protobuf_files_that_caffe_could_not_read_are_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("weights.wire.MAX_FILE_BYTES", 100)
+    for write in (
+        lambda: write_weights(tmp_path / "out.caffemodel", [layer("a", (30,))]),
+        lambda: write_solverstate(
+            tmp_path / "out.solverstate", SolverSnapshot(1, history=[np.ones(30, "f4")])
+        ),
+    ):
+        with pytest.raises(InputError, match=r"more than the 2 GB that Caffe reads: write \.h5"):
+            write()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".solverstate", ".solverstate.h5"])
+def test_a_full_disk_is_one_line(suffix, tmp_path):
+    """A process that may write only small files stands for the full disk."""
+    script = """
+import resource, signal, sys
+import numpy as np
+import torch
+from weights import *
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+blob, path = np.ones(100_000, "f4"), sys.argv[1]
+try:
+    if "state" in path:
+        write_solverstate(path, SolverSnapshot(1, history=[blob]))
+    else:
+        write_weights(path, [LayerWeights("a", "", [blob])])
+except InputError as error:
+    print(error)
+"""
+    command = [
+        sys.executable,
+        "-c",
+        "from prototxt.errors import InputError" + script,
+        tmp_path / f"out{suffix}",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path}/out{suffix}: writing failed (File too large): nothing was changed\n"
     assert not list(tmp_path.iterdir())
 
 

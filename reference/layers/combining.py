@@ -12,11 +12,6 @@ from reference.layer import Arrays, Layer, Shape, layer
 from reference.layers.checks import refuse_in_place
 
 
-def _axis(axis: int, older: int | None, axes: int) -> int:
-    """The axis of Concat and Slice, which have an older name for it that is never negative."""
-    return canonical_axis(axis if older is None else older, axes)
-
-
 @layer("Concat")
 class Concat(Layer):
     """The bottoms, one after another along `axis`."""
@@ -28,8 +23,8 @@ class Concat(Layer):
 
     def top_shapes(self, *shapes: Shape) -> list[Shape]:
         param = self.param.concat_param
-        older = param.concat_dim if param.HasField("concat_dim") else None
-        self.axis = _axis(param.axis, older, len(shapes[0]))
+        axis = param.concat_dim if param.HasField("concat_dim") else param.axis
+        self.axis = canonical_axis(axis, len(shapes[0]))
         others = {(len(s), s[: self.axis], s[self.axis + 1 :]) for s in shapes}
         if len(others) > 1:
             raise InputError(f"the bottoms {', '.join(map(str, shapes))} must be equal but for axis {self.axis}")
@@ -61,7 +56,8 @@ class Slice(Layer):
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         param, count = self.param.slice_param, len(self.plan.tops)
-        self.axis = _axis(param.axis, param.slice_dim if param.HasField("slice_dim") else None, len(shape))
+        axis = param.slice_dim if param.HasField("slice_dim") else param.axis
+        self.axis = canonical_axis(axis, len(shape))
         size = shape[self.axis]
         self.points = list(param.slice_point)
         if self.points:

@@ -65,7 +65,7 @@ class Reshape(_SharedMemory):
             known = -math.prod(new) * kept
             new[new.index(-1)] = math.prod(shape) // known if known else 0
         top = (*shape[:start], *new, *shape[end:])
-        if math.prod(top) != math.prod(shape):
+        if math.prod(top) != math.prod(shape) or min(top, default=0) < 0:
             raise InputError(f"shape {list(param.shape.dim)} does not fit the {math.prod(shape)} values of {shape}")
         return [top]
 
@@ -131,12 +131,12 @@ class Reduction(Layer):
 
     def run(self, x: np.ndarray) -> np.ndarray:
         operation = self.param.reduction_param.operation
-        rows = x.reshape(math.prod(self.top_shapes(x.shape)[0]), -1)
+        rows = x.reshape(*self.top_shapes(x.shape)[0], -1)
         if operation == ReductionParameter.ASUM:
             rows = np.abs(rows)
         if operation == ReductionParameter.SUMSQ:
             rows = rows * rows
-        return (rows.sum(axis=1) * self.coeff).reshape(self.top_shapes(x.shape)[0])
+        return rows.sum(axis=-1) * self.coeff
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (x,), (dy,) = bottoms, top_diffs

@@ -1,0 +1,90 @@
+"""From photographs to attention files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from port.attention import LABEL_STATES, attention_maps
+from port.figures import attention_figure
+from port.images import read_image, write_png
+from port.progress import progress_bar
+from port.seenet import SeeNet
+from port.voc import CLASSES, class_indices
+from prototxt.errors import InputError
+from weights.files import atomic_path
+
+
+def attend_to_files(
+    images: Sequence[Path],
+    labels: str,
+    weights: Path,
+    out: Path,
+    test_size: int = 256,
+    flip: bool = True,
+    label_state: str = "accumulate",
+    maxt: float = 0.8,
+    mint: float = 0.0,
+    npz: bool = False,
+    to_bgr: bool = False,
+    device: str = "cpu",
+) -> tuple[list[tuple[str, ...]], list[InputError]]:
+    """Write `NAME_CLASS.png`, `NAME_attention.png` and, on request, `NAME.npz` for each image.
+
+    CLASS is the class's index from 0, as OAA names such files. Arguments as `seenet attention --help` says.
+
+    Returns:
+        A row for each map (image, class, mean, share above 0.5, file), and the images that failed: one bad
+        image does not stop the others.
+
+    Raises:
+        InputError: what is wrong with the options or the weights, before anything is written.
+    """
+    wanted = class_indices(labels)
+    _check_options(images, wanted, label_state, test_size, device)
+    model = SeeNet.from_caffemodel(weights, maxt=maxt, mint=mint).to(device)
+    rows, failed = [], []
+    with progress_bar() as bar:
+        for path in bar.track(images, description="attention"):
+            try:
+                image = read_image(path, to_bgr)
+                maps = attention_maps(model, image, wanted, test_size, flip, label_state)
+                rows += _write(out, path.stem, image, wanted, maps, npz)
+            except InputError as error:
+                failed.append(error)
+    return rows, failed
+
+
+def _check_options(
+    images: Sequence[Path], labels: Sequence[int], label_state: str, test_size: int, device: str
+) -> None:
+    if not labels:
+        raise InputError("--labels is empty: name at least one class, such as --labels person,dog")
+    if label_state not in LABEL_STATES:
+        raise InputError(f'--label-state "{label_state}": one of {", ".join(LABEL_STATES)} is due')
+    if not 16 <= test_size <= 4096:
+        raise InputError(f"--test-size {test_size}: a side of 16 to 4096 pixels is due")
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise InputError(f'--device "{device}" is not to be had here: use cpu')
+    stems = [path.stem for path in images]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice:
+        raise InputError(f'two images are called "{twice}": their results would share a name: run them apart')
+
+
+def _write(
+    out: Path, name: str, image: np.ndarray, labels: Sequence[int], maps: np.ndarray, npz: bool
+) -> list[tuple[str, ...]]:
+    rows = []
+    for label, attention in zip(labels, maps, strict=True):
+        path = out / f"{name}_{label}.png"
+        write_png(path, np.rint(attention * 255).astype(np.uint8))
+        share = float((attention > 0.5).mean())
+        rows.append((name, CLASSES[label], f"{attention.mean():.3f}", f"{share:.1%}", os.fspath(path)))
+    attention_figure(out / f"{name}_attention.png", image, labels, maps)
+    if npz:
+        with atomic_path(out / f"{name}.npz") as beside, open(beside, "wb") as file:
+            np.savez_compressed(file, attention=maps, labels=np.array(labels))
+    return rows

@@ -1,0 +1,300 @@
+"""The losses."""
+
+import math
+
+import numpy as np
+
+from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
+from prototxt.errors import InputError
+from prototxt.geometry import canonical_axis
+from reference.layer import Arrays, Layer, Shape, layer
+from reference.layers.checks import class_indices, legacy_shape, refuse_gradient
+from reference.layers.neuron import sigmoid
+from reference.layers.softmax import softmax
+from weights.binaryproto import read_binaryproto
+
+SMALLEST_PROBABILITY = np.float32(1e-20)
+"""Logarithms of Caffe's older losses are of at least this (kLOG_THRESHOLD)."""
+
+FLT_MIN = np.finfo(np.float32).tiny
+"""The same in SoftmaxWithLoss."""
+
+
+def added_up(terms: np.ndarray) -> np.floating:
+    """The sum, one term after another, as Caffe's loops add: over a large map in float32 it shows."""
+    return np.add.accumulate(terms.reshape(-1))[-1] if terms.size else terms.dtype.type(0)
+
+
+def normaliser(param: LossParameter, default: int, outer: int, inner: int, valid: int) -> int:
+    """What a loss over `outer` items of `inner` positions, `valid` of them not ignored, is divided by.
+
+    `normalization` comes before the older `normalize` (true: VALID, false: BATCH_SIZE); `default` is what
+    holds where neither is given. At least 1.
+    """
+    mode = default
+    if param.HasField("normalization"):
+        mode = param.normalization
+    elif param.HasField("normalize"):
+        mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
+    counts = {
+        LossParameter.FULL: outer * inner,
+        LossParameter.VALID: valid,
+        LossParameter.BATCH_SIZE: outer,
+        LossParameter.NONE: 1,
+    }
+    return max(1, counts[mode])
+
+
+class _Loss(Layer):
+    """A number, of bottoms with as many items each. Gradients are for a top gradient of loss_weight."""
+
+    def top_shapes(self, scores: Shape, target: Shape, *more: Shape) -> list[Shape]:
+        if scores[:1] != target[:1]:
+            raise InputError(f"bottoms {scores} and {target} must be equal in the first axis")
+        return [(), scores][: len(self.plan.tops)]
+
+    def ignored(self) -> int | None:
+        param = self.param.loss_param
+        return param.ignore_label if param.HasField("ignore_label") else None
+
+
+@layer("SigmoidCrossEntropyLoss")
+class SigmoidCrossEntropyLoss(_Loss):
+    """Cross-entropy of independent sigmoids against targets of 0 … 1; divided by the batch size unless told."""
+
+    def top_shapes(self, scores: Shape, target: Shape) -> list[Shape]:
+        if math.prod(scores) != math.prod(target):
+            raise InputError(f"scores {scores} and targets {target} must have as many values")
+        return super().top_shapes(scores, target)
+
+    def run(self, x: np.ndarray, target: np.ndarray) -> np.floating:
+        target = target.reshape(x.shape)
+        # Targets are truncated before they are compared: 255.5 is ignored as 255, and -0.5 as 0.
+        self.counted = np.trunc(target) != self.ignored() if self.ignored() is not None else np.full(x.shape, True)
+        losses = np.log1p(np.exp(-np.abs(x))) - x * (target - (x >= 0))
+        count = normaliser(
+            self.param.loss_param, LossParameter.BATCH_SIZE, len(x), x[0].size, np.count_nonzero(self.counted)
+        )
+        self.count = self.dtype.type(count)
+        return added_up(losses[self.counted]) / self.count
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        refuse_gradient(self, 1, "targets")
+        x, target = bottoms
+        errors = np.where(self.counted, sigmoid(x) - target.reshape(x.shape), self.dtype.type(0))
+        return [errors * (top_diffs[0] / self.count), None]
+
+
+class _OfSoftmax(_Loss):
+    """A loss of the softmax along an axis: labels, one for each position, normalisation, probabilities as top 1."""
+
+    axis_param: int
+
+    def top_shapes(self, scores: Shape, labels: Shape, *more: Shape) -> list[Shape]:
+        self.axis = canonical_axis(self.axis_param, len(scores))
+        self.classes = scores[self.axis]
+        self.outer, self.inner = math.prod(scores[: self.axis]), math.prod(scores[self.axis + 1 :])
+        if math.prod(labels) != self.outer * self.inner:
+            raise InputError(
+                f"labels {labels} must hold one label for each of the scores {scores} but for axis {self.axis}"
+            )
+        return super().top_shapes(scores, labels, *more)
+
+    def run(self, scores: np.ndarray, labels: np.ndarray, *more: np.ndarray) -> list:
+        prob = softmax(scores, self.axis)
+        self.prob = prob.reshape(self.outer, self.classes, self.inner)
+        self.labels, self.counted = class_indices(
+            labels.reshape(self.outer, self.inner), self.classes, self.ignored()
+        )
+        valid = np.count_nonzero(self.counted)
+        count = normaliser(self.param.loss_param, LossParameter.VALID, self.outer, self.inner, valid)
+        self.count = self.dtype.type(count)
+        loss = added_up(self.losses(*more)[self.counted]) / self.count
+        return [loss, prob][: len(self.plan.tops)]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        refuse_gradient(self, 1, "labels")
+        slopes = np.where(self.counted[:, None], self.slopes(*bottoms[2:]), self.dtype.type(0))
+        dx = (slopes * (top_diffs[0] / self.count)).reshape(bottoms[0].shape)
+        return [dx] + [None] * (len(bottoms) - 1)
+
+    def losses(self, *more: np.ndarray) -> np.ndarray:
+        """(outer, inner, …), what is added up for each position"""
+        raise NotImplementedError
+
+    def slopes(self, *more: np.ndarray) -> np.ndarray:
+        """(outer, classes, inner), their derivatives by the scores"""
+        raise NotImplementedError
+
+
+@layer("SoftmaxWithLoss")
+class SoftmaxWithLoss(_OfSoftmax):
+    """-log of the label's probability, divided by the labels that are not ignored unless told."""
+
+    @property
+    def axis_param(self) -> int:
+        return self.param.softmax_param.axis
+
+    def losses(self) -> np.ndarray:
+        picked = np.take_along_axis(self.prob, self.labels[:, None], 1)[:, 0]
+        return -np.log(np.maximum(picked, self.dtype.type(FLT_MIN)))
+
+    def slopes(self) -> np.ndarray:
+        return self.prob - (np.arange(self.classes)[:, None] == self.labels[:, None])
+
+
+@layer("InfogainLoss")
+class InfogainLoss(_OfSoftmax):
+    """The -logs of all classes' probabilities, weighed by the label's row of H: bottom 2 or a .binaryproto."""
+
+    @property
+    def axis_param(self) -> int:
+        return self.param.infogain_loss_param.axis
+
+    def add_weights(self, *shapes: Shape) -> None:
+        param = self.param.infogain_loss_param
+        if self.param.loss_param.HasField("normalize"):
+            raise InputError("InfogainLoss has no normalize: use normalization")
+        if len(shapes) == 2:
+            if not param.source:
+                raise InputError("infogain_loss_param needs a source for H, or H as bottom 2")
+            self.from_file = read_binaryproto(param.source)
+
+    def top_shapes(self, scores: Shape, labels: Shape, infogain: Shape | None = None) -> list[Shape]:
+        tops = super().top_shapes(scores, labels)
+        size = self.from_file.size if infogain is None else math.prod(infogain)
+        if size != self.classes**2:
+            raise InputError(f"H has {size} values: {self.classes} by {self.classes} are due")
+        return tops
+
+    def losses(self, infogain: np.ndarray | None = None) -> np.ndarray:
+        logs = np.log(np.maximum(self.prob, self.dtype.type(SMALLEST_PROBABILITY)))
+        return -self._rows(infogain) * logs.swapaxes(1, 2)
+
+    def slopes(self, infogain: np.ndarray | None = None) -> np.ndarray:
+        rows = self._rows(infogain)
+        return self.prob * rows.sum(axis=2)[:, None] - rows.swapaxes(1, 2)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        if len(bottoms) > 2:
+            refuse_gradient(self, 2, "infogain matrix")
+        return super().grad(bottoms, tops, top_diffs)
+
+    def _rows(self, infogain: np.ndarray | None) -> np.ndarray:
+        """(outer, inner, classes), each position's row of H"""
+        matrix = (self.from_file if infogain is None else infogain).reshape(self.classes, -1)
+        return matrix.astype(self.dtype)[self.labels]
+
+
+@layer("MultinomialLogisticLoss")
+class MultinomialLogisticLoss(_Loss):
+    """-log of the label's probability, the probabilities being the bottom; divided by the batch size."""
+
+    def top_shapes(self, prob: Shape, labels: Shape) -> list[Shape]:
+        if legacy_shape(labels)[1:] != (1, 1, 1):
+            raise InputError(f"one label for each item is due, not {labels}")
+        legacy_shape(prob)
+        return super().top_shapes(prob, labels)
+
+    def run(self, prob: np.ndarray, labels: np.ndarray) -> np.floating:
+        return added_up(-np.log(self._picked(prob, labels))) / self.dtype.type(len(prob))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        refuse_gradient(self, 1, "labels")
+        (prob, labels), (dy,) = bottoms, top_diffs
+        dx = np.zeros((len(prob), prob[0].size), self.dtype)
+        picked = self._picked(prob, labels)
+        dx[np.arange(len(prob)), self.labels] = -dy / self.dtype.type(len(prob)) / picked
+        return [dx.reshape(prob.shape), None]
+
+    def _picked(self, prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        rows = prob.reshape(len(prob), -1)
+        self.labels, _ = class_indices(labels.reshape(-1), rows.shape[1])
+        return np.maximum(rows[np.arange(len(rows)), self.labels], self.dtype.type(SMALLEST_PROBABILITY))
+
+
+@layer("EuclideanLoss")
+class EuclideanLoss(_Loss):
+    """Half the squared distance, divided by the batch size. Both bottoms have gradients."""
+
+    def top_shapes(self, a: Shape, b: Shape) -> list[Shape]:
+        legacy_shape(a)
+        if math.prod(a[1:]) != math.prod(b[1:]):
+            raise InputError(f"bottoms {a} and {b} must have as many values")
+        return super().top_shapes(a, b)
+
+    def run(self, a: np.ndarray, b: np.ndarray) -> np.floating:
+        self.difference = a.reshape(-1) - b.reshape(-1)
+        return np.dot(self.difference, self.difference) / self.dtype.type(len(a)) / self.dtype.type(2)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
+        da = self.difference * (top_diffs[0] / self.dtype.type(len(bottoms[0])))
+        return [da.reshape(bottoms[0].shape), -da.reshape(bottoms[1].shape)]
+
+
+@layer("HingeLoss")
+class HingeLoss(_Loss):
+    """One-against-all margins max(0, 1 ∓ score), or their squares (L2); divided by the batch size."""
+
+    def top_shapes(self, scores: Shape, labels: Shape) -> list[Shape]:
+        if math.prod(labels) < legacy_shape(scores)[0]:
+            raise InputError(f"one label for each item of {scores} is due, not {labels}")
+        return super().top_shapes(scores, labels)
+
+    def run(self, scores: np.ndarray, labels: np.ndarray) -> np.floating:
+        rows = scores.reshape(len(scores), -1)
+        # Items have one label each; whatever else the blob holds is not read.
+        indices, _ = class_indices(labels.reshape(-1)[: len(rows)], rows.shape[1])
+        self.signs = np.where(np.arange(rows.shape[1]) == indices[:, None], self.dtype.type(-1), self.dtype.type(1))
+        self.margins = np.maximum(0, 1 + self.signs * rows)
+        squared = self.param.hinge_loss_param.norm == HingeLossParameter.L2
+        total = (self.margins * self.margins if squared else self.margins).sum()
+        return total / self.dtype.type(len(rows))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        refuse_gradient(self, 1, "labels")
+        (dy,) = top_diffs
+        share = dy / self.dtype.type(len(self.margins))
+        if self.param.hinge_loss_param.norm == HingeLossParameter.L2:
+            dx = self.signs * self.margins * (2 * share)
+        else:
+            dx = self.signs * np.sign(self.margins) * share
+        return [dx.reshape(bottoms[0].shape), None]
+
+
+@layer("ContrastiveLoss")
+class ContrastiveLoss(_Loss):
+    """Half the mean over pairs: squared distance where similar (bottom 2 not 0), else what `margin` lacks of it.
+
+    What lacks is (margin - distance)², or margin - distance² in the `legacy_version`.
+    """
+
+    def top_shapes(self, a: Shape, b: Shape, similar: Shape) -> list[Shape]:
+        flat_a, flat_b, flat_similar = map(legacy_shape, (a, b, similar))
+        if flat_a[1:] != flat_b[1:] or flat_a[2:] != (1, 1) or flat_similar[1:] != (1, 1, 1):
+            raise InputError(f"(num, channels) twice and (num) are due, not {a}, {b} and {similar}")
+        return super().top_shapes(a, b, similar)
+
+    def run(self, a: np.ndarray, b: np.ndarray, similar: np.ndarray) -> np.floating:
+        param = self.param.contrastive_loss_param
+        margin = self.dtype.type(param.margin)
+        self.difference = (a - b.reshape(a.shape)).reshape(len(a), -1)
+        self.similar = np.trunc(similar.reshape(-1)) != 0
+        squared = (self.difference * self.difference).sum(axis=1)
+        self.distance = np.sqrt(squared)
+        # what lacks before it is squared, as the gradient needs it
+        self.lacking = margin - (squared if param.legacy_version else self.distance)
+        lacking = np.maximum(self.lacking, 0)
+        losses = np.where(self.similar, squared, lacking if param.legacy_version else lacking * lacking)
+        return added_up(losses) / self.dtype.type(len(a)) / self.dtype.type(2)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        refuse_gradient(self, 2, "labels")
+        share = top_diffs[0] / self.dtype.type(len(bottoms[0]))
+        if self.param.contrastive_loss_param.legacy_version:
+            apart = np.ones_like(self.lacking)
+        else:
+            apart = self.lacking / (self.distance + self.dtype.type(1e-4))  # Caffe's guard against 0
+        slopes = np.where(self.similar, self.dtype.type(1), -apart * (self.lacking > 0))
+        da = self.difference * (slopes * share)[:, None]
+        return [da.reshape(bottoms[0].shape), -da.reshape(bottoms[1].shape), None]

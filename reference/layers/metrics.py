@@ -1,0 +1,48 @@
+"""Accuracy."""
+
+import math
+
+import numpy as np
+
+from prototxt.errors import InputError
+from prototxt.geometry import canonical_axis
+from reference.layer import Arrays, Layer, Shape, layer
+from reference.layers.checks import class_indices, refuse_gradient
+
+
+@layer("Accuracy")
+class Accuracy(Layer):
+    """The part of labels that are among the `top_k` scores along `axis`, and as a second top that of each class.
+
+    Another class with the same score counts as better. Without labels to count, it is 0.
+    """
+
+    def top_shapes(self, scores: Shape, labels: Shape) -> list[Shape]:
+        param = self.param.accuracy_param
+        self.axis = canonical_axis(param.axis, len(scores))
+        classes = scores[self.axis]
+        if math.prod(labels) * classes != math.prod(scores):
+            raise InputError(
+                f"labels {labels} must hold one label for each of the scores {scores} but for axis {self.axis}"
+            )
+        if param.top_k > classes:
+            raise InputError(f"top_k {param.top_k} must be at most the {classes} classes")
+        return [(), (classes,)][: len(self.plan.tops)]
+
+    def run(self, scores: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+        param = self.param.accuracy_param
+        classes = scores.shape[self.axis]
+        ignored = param.ignore_label if param.HasField("ignore_label") else None
+        labels, counted = class_indices(labels.reshape(-1), classes, ignored)
+        rows = np.moveaxis(scores, self.axis, -1).reshape(-1, classes)
+        own = np.take_along_axis(rows, labels[:, None], 1)
+        others_as_good = (rows >= own).sum(axis=1) - 1
+        hits = np.bincount(labels[counted & (others_as_good < param.top_k)], minlength=classes)
+        seen = np.bincount(labels[counted], minlength=classes)
+        total = self.dtype.type(hits.sum()) / self.dtype.type(max(seen.sum(), 1))
+        per_class = hits.astype(self.dtype) / np.maximum(seen, 1).astype(self.dtype)
+        return [total, per_class][: len(self.plan.tops)]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> None:
+        refuse_gradient(self, 0, "scores")
+        refuse_gradient(self, 1, "labels")
