@@ -873,34 +873,39 @@ def test_protobuf_files_that_caffe_could_not_read_are_not_written(tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".solverstate", ".solverstate.h5"])
-def test_a_full_disk_is_one_line(suffix, tmp_path):
-    """A process that may write only small files stands for the full disk."""
+def run_python(script: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    """A process that may only write small files stands for the full disk."""
     script = """
 import resource, signal, sys
-import numpy as np
-import torch
-from weights import *
+import numpy as np, torch
+from prototxt.errors import InputError
+from weights import LayerWeights, SolverSnapshot, write_solverstate, write_weights
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-blob, path = np.ones(100_000, "f4"), sys.argv[1]
-try:
-    if "state" in path:
-        write_solverstate(path, SolverSnapshot(1, history=[blob]))
-    else:
-        write_weights(path, [LayerWeights("a", "", [blob])])
-except InputError as error:
-    print(error)
+blob = np.ones(100_000, "f4")
+for path in sys.argv[1:]:
+    try:
+        if "state" in path:
+            write_solverstate(path, SolverSnapshot(1, history=[blob]))
+        else:
+            write_weights(path, [LayerWeights("a", "", [blob])])
+    except InputError as error:
+        print(error)
 """
-    command = [
-        sys.executable,
-        "-c",
-        "from prototxt.errors import InputError" + script,
-        tmp_path / f"out{suffix}",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{tmp_path}/out{suffix}: writing failed (File too large): nothing was changed\n"
+    paths = [tmp_path / f"out{suffix}" for suffix in (*SUFFIXES, ".solverstate", ".state.h5")]
+    lines = run_python(script, *paths).splitlines()
+    assert lines == [f"{path}: writing failed (File too large): nothing was changed" for path in paths]
     assert not list(tmp_path.iterdir())
+
+
+def test_torch_is_only_imported_for_its_own_format():
+    script = "import sys, weights, weights.convert; print('torch' in sys.modules)"
+    assert run_python(script) == "False\n"
 
 
 def test_nan_can_be_allowed(tmp_path):

@@ -1,18 +1,18 @@
-"""An outside opinion: a planned net run by OpenCV's own reader of Caffe models.
+"""An outside opinion: a planned net run by OpenCV's own importer of Caffe models.
 
-The net is written out again for OpenCV: inputs with the shapes at hand, no `Split` layers, no layer in place,
-every top with a name of its own, so that each blob can be asked for. SeeNet's masks, which OpenCV lacks, are
+The net is written out again for it: inputs shaped as they are fed, no `Split` layers, no layer in place, and
+every top named after its layer, so that each blob can be asked for. SeeNet's masks, which OpenCV lacks, are
 registered as custom layers around the port's. Fusion and Winograd convolution are switched off: the one hides
 blobs, the other rounds differently.
 """
 
 import ast
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,8 +25,10 @@ from prototxt.caffe_pb2 import BlobShape, LayerParameter, NetParameter
 from prototxt.plan import LayerPlan, Plan
 from weights import LayerWeights, write_caffemodel
 
-_MASKS = {"CReLULayer": CReLU, "BackgroundMaskLayer": BackgroundMask}
-_FIRST_WORDS = re.compile(r"error: \([^)]*\) ?(.*?)(?: in function|\n|$)")
+_MASKS = {
+    ("crelu_layer", "CReLULayer"): CReLU,
+    ("scan_background_layer", "BackgroundMaskLayer"): BackgroundMask,
+}
 
 
 def run_opencv(
@@ -35,42 +37,215 @@ def run_opencv(
     """Run a net in OpenCV.
 
     Args:
-        weights: of the plan's layers, float32.
+        weights: of the plan's layers, by their names.
         inputs: a float32 array for each of the plan's inputs.
 
     Returns:
-        The blobs by name, as their last layer leaves them; and, by name too, the blobs that OpenCV does not
-        carry, each with the reason.
+        The blobs by name, as the last layer that writes them leaves them (OpenCV gives every blob at least
+        two axes); and the layers that OpenCV does not carry, by name, each with the reason. A layer that
+        reads from one of these is not carried either.
     """
-    graph = _Graph(plan, weights, inputs)
-    refused: dict[str, str] = {}
-    with _custom_layers(), _quiet():
+    steps, last_top = _steps(plan)
+    with _custom_layers(), _silence(), tempfile.TemporaryDirectory() as folder:
+        model = os.path.join(folder, "net.caffemodel")
+        write_caffemodel(model, _weights(steps, weights))
+        refused = {s.name: "OpenCV runs no script's layer" for s in steps if s.is_script}
         while True:
-            steps = graph.without(refused)
+            carried, refused = _without(steps, refused)
             try:
-                values = graph.run(steps)
+                values = _forward(carried, inputs, model)
                 break
             except cv2.error as error:
-                step, reason = _culprit(graph, steps, error)
-                refused[step.name] = reason
-    blobs = {graph.blob_names[step.name]: values[step.name] for step in steps if step.name in graph.blob_names}
-    missing = set(graph.blob_names.values()) - set(blobs)
-    reasons = graph.reasons(refused)
-    return blobs, {name: reasons[name] for name in plan.blobs if name in missing}
+                refused |= _culprit(carried, inputs, model, error)
+    blobs = {blob: values[top] for blob, top in last_top.items() if top in values}
+    return blobs, {step.plan.name: refused[step.name] for step in steps if step.name in refused}
+
+
+# ---- the net as OpenCV gets it
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One top of one layer, in OpenCV's net.
+    """A layer in OpenCV's net.
 
     Attributes:
-        name: of the step's layer and its top in OpenCV.
-        layers: what computes it: the layer and, of a layer with several tops, an identity (OpenCV gives out
-            first tops only).
-        reads: names of the steps that it reads.
+        name: its name there, unique and without dots, which OpenCV takes apart.
+        reads: names of its bottoms there.
+        tops: names of its tops there; also of the layers to ask for them.
     """
 
     name: str
     plan: LayerPlan
-    layers: tuple[LayerParameter, ...]
     reads: tuple[str, ...]
+    tops: tuple[str, ...]
+
+    @property
+    def is_script(self) -> bool:
+        return self.plan.type == "Python" and _python_class(self.plan.param) not in _MASKS
+
+    def messages(self) -> Iterator[LayerParameter]:
+        message = LayerParameter()
+        message.CopyFrom(self.plan.param)
+        for field in (
+            "bottom",
+            "top",
+            "blobs",
+            "param",
+            "include",
+            "exclude",
+            "propagate_down",
+            "loss_weight",
+        ):
+            message.ClearField(field)
+        message.name = self.name
+        message.type = self.plan.param.python_param.layer if self.plan.type == "Python" else self.plan.type
+        message.bottom.extend(self.reads)
+        if len(self.tops) == 1:
+            message.top.extend(self.tops)
+            yield message
+            return
+        # OpenCV hands out a layer's first top only: the others are reached through identities.
+        message.top.extend(f"{top}_raw" for top in self.tops)
+        yield message
+        for top in self.tops:
+            yield LayerParameter(name=top, type="Split", bottom=[f"{top}_raw"], top=[top])
+
+
+def _steps(plan: Plan) -> tuple[list[_Step], dict[str, str]]:
+    """The layers as steps; and for each computed blob of the plan the name of its last top."""
+    steps, names = [], {}
+    for i, layer in enumerate(plan.layers):
+        if layer.type == "Input":
+            names.update({top: _input(plan.blobs[top]) for top in layer.tops})
+        elif layer.type == "Split":
+            names.update(dict.fromkeys(layer.tops, names[layer.bottoms[0]]))
+        else:
+            one = len(layer.tops) == 1
+            tops = tuple(f"layer{i}" if one else f"layer{i}_{k}" for k in range(len(layer.tops)))
+            steps.append(_Step(f"layer{i}", layer, tuple(names[b] for b in layer.bottoms), tops))
+            names.update(zip(layer.tops, tops, strict=True))
+    return steps, {plan.blobs[blob]: name for blob, name in names.items()}
+
+
+def _input(blob: str) -> str:
+    return f"input {blob}"
+
+
+def _weights(steps: Sequence[_Step], weights: Sequence[LayerWeights]) -> list[LayerWeights]:
+    by_name = {layer.name: layer.blobs for layer in weights}
+    return [
+        LayerWeights(step.name, step.plan.type, by_name[step.plan.name])
+        for step in steps
+        if step.plan.name in by_name
+    ]
+
+
+def _text(steps: Sequence[_Step], inputs: Mapping[str, np.ndarray]) -> str:
+    net = NetParameter(
+        input=[_input(name) for name in inputs],
+        input_shape=[BlobShape(dim=array.shape) for array in inputs.values()],
+        layer=[message for step in steps for message in step.messages()],
+    )
+    # An unknown field ends OpenCV's reading without a word, so this one goes by the name that it knows.
+    return text_format.MessageToString(net).replace("round_mode: FLOOR", "ceil_mode: false")
+
+
+# ---- running it, and finding what OpenCV cannot run
+
+
+def _forward(steps: Sequence[_Step], inputs: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
+    tops = [top for step in steps for top in step.tops]
+    if not tops:
+        return {}
+    text = np.frombuffer(_text(steps, inputs).encode(), np.uint8)
+    net = cv2.dnn.readNetFromCaffe(text, np.fromfile(model, np.uint8))
+    net.enableFusion(False)
+    net.enableWinograd(False)
+    for name, array in inputs.items():
+        net.setInput(array, _input(name))
+    return dict(zip(tops, net.forward(tops), strict=True))
+
+
+def _without(steps: Sequence[_Step], refused: Mapping[str, str]) -> tuple[list[_Step], dict[str, str]]:
+    """The steps that are left, and the refused ones together with whatever reads from them."""
+    carried, refused, lost = [], dict(refused), {}
+    for step in steps:
+        source = next((lost[name] for name in step.reads if name in lost), None)
+        if source is not None:
+            refused.setdefault(step.name, f'it comes after "{source}"')
+        if step.name in refused:
+            lost.update(dict.fromkeys(step.tops, source or step.plan.name))
+        else:
+            carried.append(step)
+    return carried, refused
+
+
+def _culprit(
+    steps: Sequence[_Step], inputs: Mapping[str, np.ndarray], model: str, error: cv2.error
+) -> dict[str, str]:
+    """The step to blame, with the reason: the one that the error names, or else the first that fails."""
+    named = re.search(r'layer "(layer\d+)', str(error))
+    if named:
+        return {named[1]: _reason(error)}
+    works, fails = 0, len(steps)
+    while fails - works > 1:
+        middle = (works + fails) // 2
+        try:
+            _forward(steps[:middle], inputs, model)
+            works = middle
+        except cv2.error as earlier:
+            fails, error = middle, earlier
+    return {steps[fails - 1].name: _reason(error)}
+
+
+def _reason(error: cv2.error) -> str:
+    if "Can't create layer" in str(error):
+        return "OpenCV has no such layer type"
+    text = " ".join(str(error).partition("error: ")[2].split())
+    return f"OpenCV says {text}"
+
+
+# ---- SeeNet's masks
+
+
+def _python_class(param: LayerParameter) -> tuple[str, str]:
+    return param.python_param.module, param.python_param.layer
+
+
+class _Mask:
+    """One of the port's masks as OpenCV calls custom layers. Bottoms: features, scores, labels."""
+
+    module: type[nn.Module]
+
+    def __init__(self, params: dict, blobs: list):
+        self.mask = self.module(**ast.literal_eval(params["param_str"].strip()))
+
+    def getMemoryShapes(self, inputs: list) -> list:  # noqa: N802  (OpenCV's name)
+        return [inputs[0]]
+
+    def forward(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [self.mask(*(torch.from_numpy(x) for x in inputs)).numpy()]
+
+
+@contextlib.contextmanager
+def _custom_layers() -> Iterator[None]:
+    """OpenCV's custom layers are the whole process's, hence not for longer than needed."""
+    types = {layer: type(layer, (_Mask,), {"module": module}) for (_, layer), module in _MASKS.items()}
+    for name, cls in types.items():
+        cv2.dnn_registerLayer(name, cls)
+    try:
+        yield
+    finally:
+        for name in types:
+            cv2.dnn_unregisterLayer(name)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """OpenCV logs on stderr whatever it also raises."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)

@@ -43,7 +43,9 @@ class Net(_Net):
     def _make_layer(self, plan: LayerPlan) -> EngineLayer:
         if plan.type == "Python":
             cls = find_layer_class(plan.param, PYTHON_LAYERS, self.allow_modules, __name__)
-            return cls(plan, self.dtype) if cls in PYTHON_LAYERS.values() else new_python_layer(cls, plan.param)
+            return (
+                cls(plan, self.dtype) if cls in PYTHON_LAYERS.values() else new_python_layer(cls, plan.param)
+            )
         if plan.type not in LAYERS:
             raise InputError(f"type {plan.type} is not carried by the reference")
         return LAYERS[plan.type](plan, self.dtype)

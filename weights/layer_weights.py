@@ -14,7 +14,7 @@ _CHECK_CHUNK = 1 << 18
 _NATURAL_AXES = {"Convolution": 4, "Deconvolution": 4, "InnerProduct": 2, "PReLU": 1}
 
 
-@dataclass
+@dataclass(eq=False)
 class LayerWeights:
     """The weights of one layer.
 

@@ -27,7 +27,7 @@ from weights.wire import (
 _HISTORY = field_number(SolverState, "history")
 
 
-@dataclass
+@dataclass(eq=False)
 class SolverSnapshot:
     """What a solver needs, besides the weights, to go on.
 

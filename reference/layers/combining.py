@@ -1,6 +1,7 @@
 """Layers that join, part or drop blobs: Concat, Slice, Split, Eltwise, Silence."""
 
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 
@@ -27,7 +28,8 @@ class Concat(Layer):
         self.axis = canonical_axis(axis, len(shapes[0]))
         others = {(len(s), s[: self.axis], s[self.axis + 1 :]) for s in shapes}
         if len(others) > 1:
-            raise InputError(f"the bottoms {', '.join(map(str, shapes))} must be equal but for axis {self.axis}")
+            given = ", ".join(map(str, shapes))
+            raise InputError(f"the bottoms {given} must be equal but for axis {self.axis}")
         joined = sum(s[self.axis] for s in shapes)
         return [(*shapes[0][: self.axis], joined, *shapes[0][self.axis + 1 :])]
 
@@ -64,10 +66,10 @@ class Slice(Layer):
             bounds = [0, *self.points]
             if len(bounds) != count:
                 raise InputError(f"{len(self.points)} slice_points for {count} tops: give {count - 1}")
-            if any(b <= a for a, b in zip(bounds, bounds[1:], strict=False)) or max(bounds[-1], count) > size:
-                raise InputError(f"slice_points {self.points} must rise from above 0 to the size {size} of axis {self.axis}")
+            if any(b <= a for a, b in pairwise(bounds)) or max(bounds[-1], count) > size:
+                raise InputError(f"slice_points {self.points} must rise from above 0 to size {size}")
         elif size % count:
-            raise InputError(f"{count} tops do not divide the size {size} of axis {self.axis}: give slice_points")
+            raise InputError(f"{count} tops do not divide size {size}: give slice_points")
         else:
             self.points = [size // count * i for i in range(1, count)]
         sizes = np.diff([0, *self.points, size]).tolist()
@@ -154,9 +156,8 @@ class Eltwise(Layer):
         if not param.stable_prod_grad:
             with np.errstate(divide="ignore", invalid="ignore"):  # NaN where a bottom is 0, as in Caffe
                 return [y / bottom * dy for bottom in bottoms]
-        return [
-            reduce(np.multiply, [b for j, b in enumerate(bottoms) if j != i]) * dy for i in range(len(bottoms))
-        ]
+        others = [[b for j, b in enumerate(bottoms) if j != i] for i in range(len(bottoms))]
+        return [reduce(np.multiply, factors) * dy for factors in others]
 
 
 @layer("Silence")

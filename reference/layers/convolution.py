@@ -1,5 +1,7 @@
 """Convolution, its transpose, and the unfolding under both."""
 
+import math
+
 import numpy as np
 
 from prototxt.errors import InputError
@@ -21,7 +23,9 @@ class _Convolving(Layer):
         if self.outputs < 1:
             raise InputError("num_output must be at least 1")
         if channels % self.groups or self.outputs % self.groups:
-            raise InputError(f"group {self.groups} must divide {channels} channels and num_output {self.outputs}")
+            raise InputError(
+                f"group {self.groups} must divide {channels} channels and num_output {self.outputs}"
+            )
         rows, columns = (channels, self.outputs) if self.deconvolve else (self.outputs, channels)
         self.add_weight((rows, columns // self.groups, *self.window.kernel), param.weight_filler)
         if param.bias_term:
@@ -34,7 +38,9 @@ class _Convolving(Layer):
         rows = self.blobs[0].shape[0]
         channels = rows if self.deconvolve else self.blobs[0].shape[1] * self.groups
         if shape[self.axis] != channels:
-            raise InputError(f"the weights are for {channels} channels, the bottom {shape} has {shape[self.axis]}")
+            raise InputError(
+                f"the weights are for {channels} channels, the bottom {shape} has {shape[self.axis]}"
+            )
         sizes = shape[self.axis + 1 :]
         out = self.window.deconvolved(sizes) if self.deconvolve else self.window.convolved(sizes)
         return [(*shape[: self.axis], self.outputs, *out)] * len(shapes)
@@ -110,3 +116,28 @@ class Deconvolution(_Convolving):
     """The transpose of Convolution, with the same window."""
 
     deconvolve = True
+
+
+@layer("Im2col")
+class Im2col(Layer):
+    """The windows that a Convolution with the same settings would see, as channels."""
+
+    def top_shapes(self, shape: Shape) -> list[Shape]:
+        param = self.param.convolution_param
+        self.axis = canonical_axis(param.axis, len(shape))
+        if self.axis == len(shape) - 1:
+            raise InputError(f"there are no spatial axes after axis {self.axis} of {shape}")
+        self.window = convolution_window(param, len(shape) - self.axis - 1)
+        channels = shape[self.axis] * math.prod(self.window.kernel)
+        return [(*shape[: self.axis], channels, *self.window.convolved(shape[self.axis + 1 :]))]
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        (top,) = self.top_shapes(x.shape)
+        images = x.reshape(-1, *x.shape[self.axis :])
+        return np.stack([im2col(image, self.window, top[self.axis + 1 :]) for image in images]).reshape(top)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        shape, out = x.shape[self.axis :], dy.shape[self.axis + 1 :]
+        images = dy.reshape(-1, *dy.shape[self.axis :])
+        return np.stack([col2im(image, shape, self.window, out) for image in images]).reshape(x.shape)

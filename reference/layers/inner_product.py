@@ -12,7 +12,7 @@ from reference.layers.checks import class_indices, refuse_gradient
 
 @layer("InnerProduct")
 class InnerProduct(Layer):
-    """All axes from `axis` on, as one vector, times (num_output, size) weights, or with `transpose` (size, num_output)."""
+    """All axes from `axis` on, as one vector, times the weights: (num_output, size), or transposed."""
 
     def add_weights(self, shape: Shape) -> None:
         param = self.param.inner_product_param
@@ -26,8 +26,9 @@ class InnerProduct(Layer):
     def top_shapes(self, shape: Shape) -> list[Shape]:
         axis = canonical_axis(self.param.inner_product_param.axis, len(shape))
         outputs, size = self._matrix().shape
-        if math.prod(shape[axis:]) != size:
-            raise InputError(f"the weights are for {size} inputs, the bottom {shape} has {math.prod(shape[axis:])}")
+        given = math.prod(shape[axis:])
+        if given != size:
+            raise InputError(f"the weights are for {size} inputs, the bottom {shape} has {given}")
         return [(*shape[:axis], outputs)]
 
     def run(self, x: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The losses."""
 
 import math
+from abc import abstractmethod
 
 import numpy as np
 
@@ -8,8 +9,8 @@ from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
 from prototxt.errors import InputError
 from prototxt.geometry import canonical_axis
 from reference.layer import Arrays, Layer, Shape, layer
+from reference.layers.arithmetic import added_up, sigmoid
 from reference.layers.checks import class_indices, legacy_shape, refuse_gradient
-from reference.layers.neuron import sigmoid
 from reference.layers.softmax import softmax
 from weights.binaryproto import read_binaryproto
 
@@ -18,11 +19,6 @@ SMALLEST_PROBABILITY = np.float32(1e-20)
 
 FLT_MIN = np.finfo(np.float32).tiny
 """The same in SoftmaxWithLoss."""
-
-
-def added_up(terms: np.ndarray) -> np.floating:
-    """The sum, one term after another, as Caffe's loops add: over a large map in float32 it shows."""
-    return np.add.accumulate(terms.reshape(-1))[-1] if terms.size else terms.dtype.type(0)
 
 
 def normaliser(param: LossParameter, default: int, outer: int, inner: int, valid: int) -> int:
@@ -60,7 +56,7 @@ class _Loss(Layer):
 
 @layer("SigmoidCrossEntropyLoss")
 class SigmoidCrossEntropyLoss(_Loss):
-    """Cross-entropy of independent sigmoids against targets of 0 … 1; divided by the batch size unless told."""
+    """Cross-entropy of sigmoids against targets of 0 … 1, divided by the batch size unless told otherwise."""
 
     def top_shapes(self, scores: Shape, target: Shape) -> list[Shape]:
         if math.prod(scores) != math.prod(target):
@@ -70,11 +66,11 @@ class SigmoidCrossEntropyLoss(_Loss):
     def run(self, x: np.ndarray, target: np.ndarray) -> np.floating:
         target = target.reshape(x.shape)
         # Targets are truncated before they are compared: 255.5 is ignored as 255, and -0.5 as 0.
-        self.counted = np.trunc(target) != self.ignored() if self.ignored() is not None else np.full(x.shape, True)
+        ignored = self.ignored()
+        self.counted = np.ones(x.shape, bool) if ignored is None else np.trunc(target) != ignored
         losses = np.log1p(np.exp(-np.abs(x))) - x * (target - (x >= 0))
-        count = normaliser(
-            self.param.loss_param, LossParameter.BATCH_SIZE, len(x), x[0].size, np.count_nonzero(self.counted)
-        )
+        inner, valid = math.prod(x.shape[1:]), self.counted.sum()
+        count = normaliser(self.param.loss_param, LossParameter.BATCH_SIZE, len(x), inner, valid)
         self.count = self.dtype.type(count)
         return added_up(losses[self.counted]) / self.count
 
@@ -86,18 +82,19 @@ class SigmoidCrossEntropyLoss(_Loss):
 
 
 class _OfSoftmax(_Loss):
-    """A loss of the softmax along an axis: labels, one for each position, normalisation, probabilities as top 1."""
+    """A loss of the softmax along an axis, against one label for each position. Top 1 is the softmax."""
 
-    axis_param: int
+    @property
+    @abstractmethod
+    def axis_param(self) -> int:
+        """The axis of the classes, as the message has it"""
 
     def top_shapes(self, scores: Shape, labels: Shape, *more: Shape) -> list[Shape]:
         self.axis = canonical_axis(self.axis_param, len(scores))
         self.classes = scores[self.axis]
         self.outer, self.inner = math.prod(scores[: self.axis]), math.prod(scores[self.axis + 1 :])
         if math.prod(labels) != self.outer * self.inner:
-            raise InputError(
-                f"labels {labels} must hold one label for each of the scores {scores} but for axis {self.axis}"
-            )
+            raise InputError(f"labels {labels} must have the values of {scores} without axis {self.axis}")
         return super().top_shapes(scores, labels, *more)
 
     def run(self, scores: np.ndarray, labels: np.ndarray, *more: np.ndarray) -> list:
@@ -106,10 +103,11 @@ class _OfSoftmax(_Loss):
         self.labels, self.counted = class_indices(
             labels.reshape(self.outer, self.inner), self.classes, self.ignored()
         )
-        valid = np.count_nonzero(self.counted)
-        count = normaliser(self.param.loss_param, LossParameter.VALID, self.outer, self.inner, valid)
+        count = normaliser(
+            self.param.loss_param, LossParameter.VALID, self.outer, self.inner, self.counted.sum()
+        )
         self.count = self.dtype.type(count)
-        loss = added_up(self.losses(*more)[self.counted]) / self.count
+        loss = added_up(self.losses(*more)[self.counted].reshape(-1)) / self.count
         return [loss, prob][: len(self.plan.tops)]
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
@@ -118,13 +116,13 @@ class _OfSoftmax(_Loss):
         dx = (slopes * (top_diffs[0] / self.count)).reshape(bottoms[0].shape)
         return [dx] + [None] * (len(bottoms) - 1)
 
+    @abstractmethod
     def losses(self, *more: np.ndarray) -> np.ndarray:
         """(outer, inner, …), what is added up for each position"""
-        raise NotImplementedError
 
+    @abstractmethod
     def slopes(self, *more: np.ndarray) -> np.ndarray:
         """(outer, classes, inner), their derivatives by the scores"""
-        raise NotImplementedError
 
 
 @layer("SoftmaxWithLoss")
@@ -145,7 +143,7 @@ class SoftmaxWithLoss(_OfSoftmax):
 
 @layer("InfogainLoss")
 class InfogainLoss(_OfSoftmax):
-    """The -logs of all classes' probabilities, weighed by the label's row of H: bottom 2 or a .binaryproto."""
+    """-log of each class's probability, weighed by the label's row of H (bottom 2, or a .binaryproto)."""
 
     @property
     def axis_param(self) -> int:
@@ -245,7 +243,8 @@ class HingeLoss(_Loss):
         rows = scores.reshape(len(scores), -1)
         # Items have one label each; whatever else the blob holds is not read.
         indices, _ = class_indices(labels.reshape(-1)[: len(rows)], rows.shape[1])
-        self.signs = np.where(np.arange(rows.shape[1]) == indices[:, None], self.dtype.type(-1), self.dtype.type(1))
+        self.signs = np.ones_like(rows)
+        self.signs[np.arange(len(rows)), indices] = -1
         self.margins = np.maximum(0, 1 + self.signs * rows)
         squared = self.param.hinge_loss_param.norm == HingeLossParameter.L2
         total = (self.margins * self.margins if squared else self.margins).sum()
@@ -264,14 +263,14 @@ class HingeLoss(_Loss):
 
 @layer("ContrastiveLoss")
 class ContrastiveLoss(_Loss):
-    """Half the mean over pairs: squared distance where similar (bottom 2 not 0), else what `margin` lacks of it.
+    """Half the mean over pairs: distance² where they are similar (bottom 2 not 0), else what is lacking.
 
-    What lacks is (margin - distance)², or margin - distance² in the `legacy_version`.
+    That is (margin - distance)², or margin - distance² in the `legacy_version`; nothing below 0.
     """
 
     def top_shapes(self, a: Shape, b: Shape, similar: Shape) -> list[Shape]:
         flat_a, flat_b, flat_similar = map(legacy_shape, (a, b, similar))
-        if flat_a[1:] != flat_b[1:] or flat_a[2:] != (1, 1) or flat_similar[1:] != (1, 1, 1):
+        if flat_a != flat_b or flat_a[2:] != (1, 1) or flat_similar != (flat_a[0], 1, 1, 1):
             raise InputError(f"(num, channels) twice and (num) are due, not {a}, {b} and {similar}")
         return super().top_shapes(a, b, similar)
 

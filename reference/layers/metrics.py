@@ -12,7 +12,7 @@ from reference.layers.checks import class_indices, refuse_gradient
 
 @layer("Accuracy")
 class Accuracy(Layer):
-    """The part of labels that are among the `top_k` scores along `axis`, and as a second top that of each class.
+    """How many of the labels are among the `top_k` scores along `axis`, as a part of all; top 1: by class.
 
     Another class with the same score counts as better. Without labels to count, it is 0.
     """
@@ -22,9 +22,7 @@ class Accuracy(Layer):
         self.axis = canonical_axis(param.axis, len(scores))
         classes = scores[self.axis]
         if math.prod(labels) * classes != math.prod(scores):
-            raise InputError(
-                f"labels {labels} must hold one label for each of the scores {scores} but for axis {self.axis}"
-            )
+            raise InputError(f"labels {labels} must have the values of {scores} without axis {self.axis}")
         if param.top_k > classes:
             raise InputError(f"top_k {param.top_k} must be at most the {classes} classes")
         return [(), (classes,)][: len(self.plan.tops)]

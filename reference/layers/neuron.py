@@ -7,6 +7,7 @@ import numpy as np
 from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
 from reference.layer import Arrays, Layer, Shape, layer
+from reference.layers.arithmetic import added_up, sigmoid
 from reference.layers.checks import legacy_shape, refuse_gradient, refuse_in_place
 from weights.rng import caffe_rng
 
@@ -41,11 +42,6 @@ class Dropout(Layer):
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (dy,) = top_diffs
         return dy if self.phase != 0 else dy * self.mask.astype(self.dtype) * self.scale
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)) as Caffe writes it, 0.5 tanh(0.5 x) + 0.5, whose constants make it double."""
-    return (0.5 * np.tanh(0.5 * x.astype(np.float64)) + 0.5).astype(x.dtype)
 
 
 @layer("Sigmoid")
@@ -259,9 +255,10 @@ class PReLU(Layer):
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (dy,) = top_diffs
         x = bottoms[0] if self.x is None else self.x
-        per_channel = self.weight(0).ndim == 1
-        others = tuple(a for a in range(x.ndim) if a != 1 or not per_channel)
-        self.add_grad(0, (dy * x * (x <= 0)).sum(axis=others))
+        products = dy * x * (x <= 0)
+        slopes = self.blobs[0].shape
+        rows = products.swapaxes(0, 1) if slopes else products
+        self.add_grad(0, added_up(rows.reshape(*slopes, -1)))
         return dy * np.where(x > 0, self.dtype.type(1), self._slope(x))
 
     def _slope(self, x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Layers that divide by a local or global size: LRN, MVN, BatchNorm."""
 
-import math
-
 import numpy as np
 
 from prototxt.caffe_pb2 import FillerParameter, LRNParameter
@@ -64,8 +62,8 @@ class MVN(Layer):
         rows = self._rows(x)
         centred = rows - rows.mean(axis=1, keepdims=True)
         if param.normalize_variance:
-            # eps is added to the deviation, not to the variance
-            self.deviation = np.sqrt((centred * centred).mean(axis=1, keepdims=True)) + self.dtype.type(param.eps)
+            variance = (centred * centred).mean(axis=1, keepdims=True)
+            self.deviation = np.sqrt(variance) + self.dtype.type(param.eps)  # not sqrt(variance + eps)
             with np.errstate(invalid="ignore"):
                 centred = centred / self.deviation
         return centred.reshape(legacy_shape(x.shape))
@@ -144,5 +142,3 @@ class BatchNorm(Layer):
 
     def _spread(self, channels: np.ndarray, x: np.ndarray) -> np.ndarray:
         return channels.reshape(-1, *(1,) * (x.ndim - 2))
-
-

@@ -1,8 +1,11 @@
 """Max and average pooling with Caffe's rounding and borders."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 
-from prototxt.caffe_pb2 import PoolingParameter
+from prototxt.caffe_pb2 import LayerParameter, PoolingParameter
 from prototxt.errors import InputError
 from prototxt.geometry import pooled_sizes, pooling_window
 from reference.layer import Arrays, Layer, Shape, layer
@@ -61,7 +64,8 @@ class Pooling(Layer):
 
     def _windows(self, x: np.ndarray, value: float, out: Shape) -> np.ndarray:
         """(num, channels, *out, *kernel)"""
-        view = np.lib.stride_tricks.sliding_window_view(self._padded(x, value, out), self.window.kernel, (2, 3))
+        padded = self._padded(x, value, out)
+        view = np.lib.stride_tricks.sliding_window_view(padded, self.window.kernel, (2, 3))
         (sh, sw), (oh, ow) = self.window.stride, out
         return view[:, :, ::sh, ::sw][:, :, :oh, :ow]
 
@@ -75,7 +79,7 @@ class Pooling(Layer):
         return np.outer(*spans).astype(self.dtype)
 
     def _index_in_map(self, best: np.ndarray, width: int, out: Shape) -> np.ndarray:
-        (kh, kw), (sh, sw), (ph, pw) = self.window.kernel, self.window.stride, self.window.pad
+        (_, kw), (sh, sw), (ph, pw) = self.window.kernel, self.window.stride, self.window.pad
         rows = np.arange(out[0])[:, None] * sh - ph + best // kw
         columns = np.arange(out[1])[None, :] * sw - pw + best % kw
         return rows * width + columns
@@ -89,3 +93,53 @@ class Pooling(Layer):
             for j in range(kw):
                 padded[:, :, i : i + sh * (oh - 1) + 1 : sh, j : j + sw * (ow - 1) + 1 : sw] += share
         return padded[:, :, ph : ph + shape[2], pw : pw + shape[3]]
+
+
+@layer("SPP")
+class SPP(Layer):
+    """Spatial pyramid pooling: level i pools the map in about 2^i by 2^i windows; all levels make one row."""
+
+    def top_shapes(self, shape: Shape) -> list[Shape]:
+        if len(shape) != 4:
+            raise InputError(f"SPP needs 4 axes (num, channels, height, width), not {shape}")
+        height = self.param.spp_param.pyramid_height
+        if height < 1:
+            raise InputError("pyramid_height is missing or 0")
+        self.levels = [self._level(i, shape) for i in range(height)]
+        shapes = [level.top_shapes(shape)[0] for level in self.levels]
+        if height == 1:
+            return shapes
+        self.ends = np.cumsum([math.prod(s[1:]) for s in shapes])
+        return [(shape[0], int(self.ends[-1]))]
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        pooled = [level.run(x) for level in self.levels]
+        pooled = [p[0] if isinstance(p, list) else p for p in pooled]
+        if len(pooled) == 1:
+            return pooled[0]
+        return np.concatenate([p.reshape(len(x), -1) for p in pooled], axis=1)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        parts = np.split(dy.reshape(len(x), -1), self.ends[:-1], axis=1) if len(self.levels) > 1 else [dy]
+        shapes = [level.top_shapes(x.shape)[0] for level in self.levels]
+        return sum(
+            level.grad(bottoms, (), [part.reshape(shape)])
+            for level, part, shape in zip(self.levels, parts, shapes, strict=True)
+        )
+
+    def _level(self, level: int, shape: Shape) -> Pooling:
+        """Windows side by side, padded so (the same before and after) that they cover the whole map."""
+        sizes = [(-(-n // 2**level), n) for n in shape[2:]]
+        pads = [(k * 2**level - n + 1) // 2 for k, n in sizes]
+        (kernel_h, _), (kernel_w, _) = sizes
+        param = PoolingParameter(
+            pool=self.param.spp_param.pool,
+            kernel_h=kernel_h,
+            kernel_w=kernel_w,
+            stride_h=kernel_h,
+            stride_w=kernel_w,
+            pad_h=pads[0],
+            pad_w=pads[1],
+        )
+        return Pooling(replace(self.plan, param=LayerParameter(pooling_param=param)), self.dtype)

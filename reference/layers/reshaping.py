@@ -13,7 +13,7 @@ from reference.layers.checks import refuse_in_place
 
 
 class _SharedMemory(Layer):
-    """The top is the bottom's memory in another shape, as in Caffe: what works in place on one changes both."""
+    """The bottom's memory in another shape, as in Caffe: what works in place on the top changes both."""
 
     def add_weights(self, shape: Shape) -> None:
         refuse_in_place(self)
@@ -38,13 +38,13 @@ class Flatten(_SharedMemory):
         param = self.param.flatten_param
         start, end = (canonical_axis(axis, len(shape)) for axis in (param.axis, param.end_axis))
         if end + 1 < start:
-            raise InputError(f"end_axis {param.end_axis} comes before axis {param.axis} of the bottom {shape}")
+            raise InputError(f"end_axis {param.end_axis} is before axis {param.axis} of the bottom {shape}")
         return [(*shape[:start], math.prod(shape[start : end + 1]), *shape[end + 1 :])]
 
 
 @layer("Reshape")
 class Reshape(_SharedMemory):
-    """`shape` takes the place of `num_axes` axes from `axis` on: 0 keeps a size, -1 (once) is what is left."""
+    """`shape` instead of `num_axes` axes from `axis` on; 0 keeps a size, -1 (once) stands for the rest."""
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         param = self.param.reshape_param
@@ -56,7 +56,7 @@ class Reshape(_SharedMemory):
         for i, size in enumerate(new):
             if size == 0:
                 if start + i >= len(shape):
-                    raise InputError(f"size {i} of {list(param.shape.dim)} is 0, but the bottom {shape} has no such axis")
+                    raise InputError(f"shape has a 0 for axis {start + i}, which the bottom {shape} lacks")
                 new[i] = shape[start + i]
         if new.count(-1) > 1:
             raise InputError(f"shape {list(param.shape.dim)} has more than one -1: give at most one")
@@ -66,7 +66,7 @@ class Reshape(_SharedMemory):
             new[new.index(-1)] = math.prod(shape) // known if known else 0
         top = (*shape[:start], *new, *shape[end:])
         if math.prod(top) != math.prod(shape) or min(top, default=0) < 0:
-            raise InputError(f"shape {list(param.shape.dim)} does not fit the {math.prod(shape)} values of {shape}")
+            raise InputError(f"shape {list(param.shape.dim)} does not fit the bottom {shape}: as many values")
         return [top]
 
 
@@ -90,7 +90,7 @@ class Tile(Layer):
 
 @layer("Crop")
 class Crop(Layer):
-    """Bottom 0 cut to bottom 1's sizes from `axis` on, beginning at `offset` (one for all axes, or one each)."""
+    """Bottom 0 cut to bottom 1's sizes from `axis` on, beginning at `offset` (one, or one for each axis)."""
 
     def top_shapes(self, shape: Shape, like: Shape) -> list[Shape]:
         param = self.param.crop_param
@@ -98,7 +98,7 @@ class Crop(Layer):
         cropped = len(shape) - axis
         offsets = list(param.offset) or [0]
         if len(offsets) not in (1, cropped):
-            raise InputError(f"{len(offsets)} offsets for {cropped} axes from axis {axis} on: give 1 or one each")
+            raise InputError(f"{len(offsets)} offsets for the {cropped} cropped axes: give 1 or one each")
         if len(like) < len(shape):
             raise InputError(f"bottom 1 {like} has fewer axes than bottom 0 {shape}")
         starts = [0] * axis + (offsets if len(offsets) > 1 else offsets * cropped)
@@ -119,7 +119,7 @@ class Crop(Layer):
 
 @layer("Reduction")
 class Reduction(Layer):
-    """One number for all axes from `axis` on: their sum, mean, sum of magnitudes or of squares, times `coeff`."""
+    """All axes from `axis` on become their sum, mean, sum of magnitudes or sum of squares, times `coeff`."""
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         param = self.param.reduction_param

@@ -11,7 +11,7 @@ from reference.layer import Arrays, Layer, Shape, layer
 
 
 def _learned_shape(shape: Shape, axis: int, num_axes: int) -> Shape:
-    """The part of `shape` that a learned factor or addend has: `num_axes` axes from `axis`, -1 for the rest."""
+    """The shape of a learned factor or addend: `num_axes` axes of `shape` from `axis` on, all if -1."""
     start = canonical_axis(axis, len(shape))
     if num_axes < -1 or start + num_axes > len(shape):
         raise InputError(f"axis {axis} and num_axes {num_axes} do not fit the bottom {shape}")

@@ -71,7 +71,7 @@ class Filter(Layer):
 
     def add_weights(self, *shapes: Shape) -> None:
         if len(self.plan.tops) != len(shapes) - 1:
-            raise InputError(f"{len(shapes)} bottoms, the last of them the selector, make {len(shapes) - 1} tops")
+            raise InputError(f"{len(shapes)} bottoms, the last one the selector, make {len(shapes) - 1} tops")
         self.seen = False
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:

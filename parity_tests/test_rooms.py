@@ -1,0 +1,72 @@
+"""The rooms import only what DESIGN lets them, and no prototxt field is missing from the schema's text."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from prototxt import caffe_pb2
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("prototxt", "weights", "pycaffe", "reference", "port", "parity_tests")
+MAY_NOT = {
+    "prototxt": {"numpy", "torch", "weights", "pycaffe", "reference", "port", "parity_tests"},
+    "weights": {"pycaffe", "reference", "port", "parity_tests"},
+    "pycaffe": {"torch", "reference", "port", "parity_tests"},
+    "reference": {"torch", "port", "parity_tests"},
+    "port": {"reference", "parity_tests"},
+    "parity_tests": set(),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        if room == "weights" and path.name == "tensors.py":
+            continue  # .pth files are torch's own: imported there, inside the functions
+        forbidden = _imported(path) & MAY_NOT[room]
+        assert not forbidden, f"{path.relative_to(ROOT)} imports {forbidden}"
+
+
+def _imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_port_shadows_no_standard_module() -> None:
+    """`python port/train_caffe_equiv.py` and `python weights/convert.py` put their folder first on the path."""
+    import sys
+
+    for room in ("port", "weights"):
+        names = {path.stem for path in (ROOT / room).iterdir() if path.suffix == ".py" or path.is_dir()}
+        assert not names & sys.stdlib_module_names
+
+
+def test_generated_schema_is_the_schema() -> None:
+    """caffe_pb2.py holds what caffe.proto says. To generate it anew:
+
+    python -m grpc_tools.protoc -I. --python_out=. prototxt/caffe.proto   (grpcio-tools 1.74)
+    """
+    text = re.sub(r"//[^\n]*", "", (ROOT / "prototxt" / "caffe.proto").read_text())
+    messages = dict(re.findall(r"^message (\w+) \{(.*?)^\}", text, re.S | re.M))
+    assert set(messages) == set(caffe_pb2.DESCRIPTOR.message_types_by_name)
+    for name, body in messages.items():
+        fields = re.findall(r"(optional|required|repeated) (\w+) (\w+) = (\d+)", body)
+        descriptor = caffe_pb2.DESCRIPTOR.message_types_by_name[name]
+        assert {(field, int(number)) for _, _, field, number in fields} == {
+            (field.name, field.number) for field in descriptor.fields
+        }
+        for label, kind, field, _ in fields:
+            found = descriptor.fields_by_name[field]
+            assert found.is_repeated == (label == "repeated")
+            of = found.message_type or found.enum_type
+            assert of is None or of.name == kind
+        for value, number in re.findall(r"\b([A-Z][A-Z0-9_]*) = (\d+);", body):
+            numbers = {v.number for e in descriptor.enum_types for v in e.values if v.name == value}
+            assert int(number) in numbers

@@ -1,0 +1,63 @@
+"""Several blobs, value by value."""
+
+import functools
+import operator
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from port.layer import Layer, Shape, layer
+from prototxt.caffe_pb2 import EltwiseParameter
+from prototxt.errors import InputError
+
+
+@layer("Eltwise")
+class Eltwise(Layer):
+    """The bottoms' sum (each times its `coeff`), product or maximum."""
+
+    def set_up(self, *shapes: Shape) -> None:
+        param = self.param.eltwise_param
+        if len(param.coeff) not in (0, len(shapes)):
+            raise InputError(f"eltwise_param: {len(param.coeff)} coeff for {len(shapes)} bottoms: give one each")
+        if param.coeff and param.operation == EltwiseParameter.PROD:
+            raise InputError("eltwise_param: coeff goes with SUM, not with PROD")
+
+    def top_shapes(self, *shapes: Shape) -> list[Shape]:
+        if len(set(shapes)) > 1:
+            raise InputError(f"all bottoms must have one shape, not {', '.join(str(tuple(s)) for s in shapes)}")
+        return [shapes[0]]
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        self.top_shapes(*(tuple(b.shape) for b in bottoms))
+        param = self.param.eltwise_param
+        if param.operation == EltwiseParameter.MAX:
+            return functools.reduce(lambda top, x: torch.where(x > top, x, top), bottoms[2:], _larger(*bottoms[:2]))
+        if param.operation == EltwiseParameter.SUM:
+            coeffs = param.coeff or [1.0] * len(bottoms)
+            first, *others = (x if c == 1 else c * x for x, c in zip(bottoms, coeffs, strict=True))
+            return functools.reduce(operator.add, others, first)
+        if param.stable_prod_grad:
+            return functools.reduce(operator.mul, bottoms)
+        return _UnstableProduct.apply(*bottoms)
+
+
+def _larger(a: Tensor, b: Tensor) -> Tensor:
+    """The larger; of equal ones b, and b alone gets the gradient. (Of a later bottom, only a larger one counts.)"""
+    return torch.where(a > b, a, b)
+
+
+class _UnstableProduct(torch.autograd.Function):
+    """With `stable_prod_grad: false` Caffe divides the product by each factor, whatever that gives for a 0."""
+
+    @staticmethod
+    def forward(ctx, *bottoms: Tensor) -> Tensor:
+        top = functools.reduce(operator.mul, bottoms)
+        ctx.save_for_backward(top, *bottoms)
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
+        top, *bottoms = ctx.saved_tensors
+        return tuple(top / x * grad for x in bottoms)

@@ -1,0 +1,138 @@
+"""Layers that bring values to a common scale."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from port.layer import Layer, SameShape, Shape, layer
+from port.layers.checks import legacy_shape
+from prototxt.caffe_pb2 import FillerParameter, LRNParameter
+from prototxt.errors import InputError
+from prototxt.geometry import canonical_axis
+
+
+@layer("Softmax")
+class Softmax(SameShape):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(x, canonical_axis(self.param.softmax_param.axis, x.ndim))
+
+
+@layer("LRN")
+class LRN(SameShape):
+    """x / (k + alpha · mean of the neighbourhood's squares) ^ beta.
+
+    The neighbourhood is `local_size` channels, or a square of that side within the channel; outside there
+    are zeros, which count in the mean. Within a channel Caffe does not heed `k`: it is 1.
+    """
+
+    def set_up(self, shape: Shape) -> None:
+        if self.param.lrn_param.local_size % 2 == 0:
+            raise InputError(f"lrn_param: local_size {self.param.lrn_param.local_size} must be odd")
+
+    def top_shapes(self, shape: Shape) -> list[Shape]:
+        if len(shape) != 4:
+            raise InputError(f"LRN needs 4 axes (num, channels, height, width), not {tuple(shape)}")
+        return [shape]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.top_shapes(tuple(x.shape))
+        param = self.param.lrn_param
+        if param.norm_region == LRNParameter.ACROSS_CHANNELS:
+            return F.local_response_norm(x, param.local_size, param.alpha, param.beta, param.k)
+        mean = F.avg_pool2d(x.square(), param.local_size, 1, param.local_size // 2)
+        return x * (1 + param.alpha * mean) ** -param.beta
+
+
+@layer("MVN")
+class MVN(Layer):
+    """Each channel (or image, `across_channels`) less its mean, over its deviation + eps. The top has 4 axes."""
+
+    def top_shapes(self, shape: Shape) -> list[Shape]:
+        return [legacy_shape(shape)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        param = self.param.mvn_param
+        x = x.reshape(legacy_shape(tuple(x.shape)))
+        axes = (1, 2, 3) if param.across_channels else (2, 3)
+        if not param.normalize_variance:
+            return x - x.mean(axes, keepdim=True)
+        variance, mean = _moments(x, axes)
+        return _Standardised.apply(x, mean, variance.sqrt() + param.eps, axes)
+
+
+@layer("BatchNorm")
+class BatchNorm(SameShape):
+    """Each channel less its mean, over its deviation: the batch's own in TRAIN, the running ones in TEST.
+
+    Its blobs are the running sums of means and of (unbiased) variances, and the count to divide both by.
+    A forward pass on the batch's own updates them; no solver does.
+    """
+
+    def set_up(self, shape: Shape) -> None:
+        if any(spec.lr_mult for spec in self.param.param):
+            raise InputError("BatchNorm's blobs are running sums, not learned: set lr_mult: 0 in its param")
+        if len(shape) < 2:
+            raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {shape}")
+        for size in (shape[1], shape[1], 1):
+            self.add_weight((size,), FillerParameter(value=0))
+        for blob in self.blobs:
+            blob.requires_grad_(False)
+        param = self.param.batch_norm_param
+        given = param.HasField("use_global_stats")
+        self.global_stats = param.use_global_stats if given else self.phase == 1
+
+    def top_shapes(self, shape: Shape) -> list[Shape]:
+        if len(shape) < 2 or shape[1] != len(self.blobs[0]):
+            raise InputError(f"the running sums are for {len(self.blobs[0])} channels, the bottom is {tuple(shape)}")
+        return [shape]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.top_shapes(tuple(x.shape))
+        eps = self.param.batch_norm_param.eps
+        per_channel = (1, -1, *(1,) * (x.ndim - 2))
+        if self.global_stats:
+            means, variances, count = self.blobs
+            factor = torch.where(count == 0, 0, 1 / count)  # empty sums count as 0
+            mean = (means * factor).view(per_channel)
+            return (x - mean) / ((variances * factor).view(per_channel) + eps).sqrt()
+        axes = (0, *range(2, x.ndim))
+        variance, mean = _moments(x, axes)
+        self._update(mean.flatten(), variance.flatten(), x.numel() // x.shape[1])
+        return _Standardised.apply(x, mean, (variance + eps).sqrt(), axes)
+
+    @torch.no_grad()
+    def _update(self, mean: Tensor, variance: Tensor, size: int) -> None:
+        fraction = self.param.batch_norm_param.moving_average_fraction
+        unbiased = variance * (size / (size - 1)) if size > 1 else variance
+        for blob, term in zip(self.blobs, (mean, unbiased, 1), strict=True):
+            blob.mul_(fraction).add_(term)
+
+
+def _moments(x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Biased variance and mean over `axes`, which stay as ones."""
+    return torch.var_mean(x.detach(), tuple(axes), correction=0, keepdim=True)
+
+
+class _Standardised(torch.autograd.Function):
+    """(x - mean) / deviation, both over `axes` of x.
+
+    Backward takes the divisor for the deviation itself, as Caffe does. So it is: but for MVN's eps, which is
+    added to the deviation, and with which Caffe's gradient is finite on a constant map.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, mean: Tensor, deviation: Tensor, axes: Sequence[int]) -> Tensor:
+        top = (x - mean) / deviation
+        ctx.save_for_backward(top, deviation)
+        ctx.axes = axes
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        top, deviation = ctx.saved_tensors
+        common = grad.mean(ctx.axes, keepdim=True) + top * (grad * top).mean(ctx.axes, keepdim=True)
+        return (grad - common) / deviation, None, None, None

@@ -1,0 +1,254 @@
+"""RNN, LSTM and LSTMUnit.
+
+Caffe builds a net of layers for a sequence and keeps it inside the recurrent layer. Here the time steps are
+a loop; what shows outside is the same: the order of the weights, the random numbers drawn for them, the
+state that a forward pass leaves to the next, and which bottoms get a gradient.
+"""
+
+import math
+from abc import abstractmethod
+
+import numpy as np
+
+from prototxt.errors import InputError
+from pycaffe.blob import Blob
+from reference.layer import Arrays, Layer, Shape, layer
+from reference.layers.arithmetic import sigmoid
+from reference.layers.checks import refuse_gradient
+from weights.fillers import fill
+from weights.rng import caffe_rng
+
+
+class _Recurrent(Layer):
+    """What RNN and LSTM share.
+
+    Bottoms: x (steps, streams, …); cont (steps, streams), 0 where a sequence begins; x_static (streams, …),
+    if there is one more bottom; with `expose_hidden`, the states before the first step.
+    Tops: (steps, streams, num_output); with `expose_hidden`, the states after the last step.
+    States are (1, streams, num_output). Where they are not exposed, a forward pass begins with those that
+    the last one ended with. They never get or give gradients, exposed or not.
+
+    Weights: for x (rows, size), a bias (rows), for x_static (rows, its size), then the step's own.
+    """
+
+    states: int
+    rows: int  # of the gates' weights, for each output
+
+    def add_weights(self, x: Shape, cont: Shape, *rest: Shape) -> None:
+        param = self.param.recurrent_param
+        self.exposed = self.states if param.expose_hidden else 0
+        self.static = len(rest) > self.exposed
+        if not self.exposed <= len(rest) <= self.exposed + 1 or len(self.plan.tops) != 1 + self.exposed:
+            raise InputError(
+                f"{self.type} takes {2 + self.exposed} bottoms, or one more (x_static), and makes "
+                f"{1 + self.exposed} tops here, not {2 + len(rest)} and {len(self.plan.tops)}"
+            )
+        if param.num_output < 1:
+            raise InputError("num_output must be at least 1")
+        if len(x) < 3 or (self.static and len(rest[0]) < 2):
+            raise InputError(f"(steps, streams, …) and x_static (streams, …) are due, not {x} and {rest[:1]}")
+        self.memory = [Blob((), self.dtype) for _ in range(self.states)]
+        self.steps = x[0]
+        rows = self.rows * param.num_output
+        self.add_weight((rows, math.prod(x[2:])), param.weight_filler)
+        self.add_weight((rows,), param.bias_filler)
+        if self.static:
+            self.add_weight((rows, math.prod(rest[0][1:])), param.weight_filler)
+        for step in range(self.steps):
+            for shape, filler in self.step_weights():
+                if step == 0:
+                    self.add_weight(shape, filler)
+                else:  # Caffe fills the layers of every step before they share the first one's weights
+                    fill(shape, filler, caffe_rng())
+
+    def top_shapes(self, x: Shape, cont: Shape, *rest: Shape) -> list[Shape]:
+        if x[0] != self.steps:
+            raise InputError(f"{x[0]} time steps where the layer was set up for {self.steps}")
+        if cont != x[:2]:
+            raise InputError(f"cont {cont} must be (steps, streams) as x {x}")
+        sizes = [math.prod(x[2:])] + [math.prod(s[1:]) for s in rest[: self.static]]
+        if sizes != [self.blobs[i].shape[1] for i in (0, 2)[: len(sizes)]]:
+            raise InputError(f"x {x} or x_static {rest[: self.static]} does not fit the weights")
+        if self.static and rest[0][0] != x[1]:
+            raise InputError(f"x_static {rest[0]} must be of the {x[1]} streams of x {x}")
+        state = (1, x[1], self.param.recurrent_param.num_output)
+        if any(given != state for given in rest[self.static :]):
+            raise InputError(f"states {rest[self.static :]} must each be {state}")
+        return [(*x[:2], state[2])] + [state] * self.exposed
+
+    def run(self, x: np.ndarray, cont: np.ndarray, *rest: np.ndarray) -> list[np.ndarray]:
+        top, *_ = self.top_shapes(x.shape, cont.shape, *(b.shape for b in rest))
+        gates = self._flat(x) @ self.weight(0).T + self.weight(1)
+        gates = gates.reshape(*x.shape[:2], -1)
+        if self.static:
+            gates = gates + rest[0].reshape(len(rest[0]), -1) @ self.weight(2).T
+        if self.exposed:
+            states = [state[0] for state in rest[self.static :]]
+        else:
+            for blob in self.memory:
+                blob.reshape(*top[1:])
+            states = [blob.data for blob in self.memory]
+        y, states = self.unroll(gates, cont[..., None], *states)
+        for blob, state in zip(self.memory, states, strict=True):
+            if not self.exposed:
+                blob.data[...] = state
+        return [y, *(state[None] for state in states[: self.exposed])]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        refuse_gradient(self, 1, "sequence indicators")
+        x, cont, *rest = bottoms
+        dgates = self.unroll_grad(tops[0], top_diffs[0], cont[..., None])
+        self.add_grad(0, self._flat(dgates).T @ self._flat(x))
+        self.add_grad(1, self._flat(dgates).sum(axis=0))
+        diffs = [(dgates @ self.weight(0)).reshape(x.shape), None]
+        if self.static:
+            per_stream = dgates.sum(axis=0)
+            self.add_grad(2, per_stream.T @ rest[0].reshape(len(rest[0]), -1))
+            diffs.append((per_stream @ self.weight(2)).reshape(rest[0].shape))
+        return diffs + [None] * self.exposed
+
+    @abstractmethod
+    def step_weights(self) -> list[tuple]:
+        """Shapes and fillers of the weights that every step shares."""
+
+    @abstractmethod
+    def unroll(self, gates: np.ndarray, cont: np.ndarray, *states: np.ndarray) -> tuple[np.ndarray, list]:
+        """The top and the last states, of the gates' inputs (steps, streams, rows) and the first states."""
+
+    @abstractmethod
+    def unroll_grad(self, y: np.ndarray, dy: np.ndarray, cont: np.ndarray) -> np.ndarray:
+        """The gradient of the gates' inputs; the steps' weights get theirs."""
+
+    def _flat(self, sequence: np.ndarray) -> np.ndarray:
+        """(steps · streams, values)"""
+        return sequence.reshape(sequence.shape[0] * sequence.shape[1], -1)
+
+
+@layer("RNN")
+class RNN(_Recurrent):
+    """h_t = tanh(W_hh (cont_t h_t-1) + W_xh x_t + b_h), o_t = tanh(W_ho h_t + b_o); the top is o.
+
+    Weights: W_xh, b_h, (W_xh_static,) W_hh, W_ho, b_o.
+    """
+
+    states = 1
+    rows = 1
+
+    def step_weights(self) -> list[tuple]:
+        param = self.param.recurrent_param
+        square = (param.num_output, param.num_output)
+        return [
+            (square, param.weight_filler),
+            (square, param.weight_filler),
+            (square[:1], param.bias_filler),
+        ]
+
+    def unroll(self, gates: np.ndarray, cont: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, list]:
+        hidden, output, bias = self._own_weights()
+        self.before, self.h = np.empty_like(gates), np.empty_like(gates)
+        for t, gate in enumerate(gates):
+            self.before[t] = cont[t] * h
+            h = self.h[t] = np.tanh(self.before[t] @ hidden.T + gate)
+        return np.tanh(self.h @ output.T + bias), [h]
+
+    def unroll_grad(self, y: np.ndarray, dy: np.ndarray, cont: np.ndarray) -> np.ndarray:
+        hidden, output, _ = self._own_weights()
+        first = 2 + self.static
+        doutput = dy * (1 - y * y)
+        dh = doutput @ output
+        dgates = np.empty_like(dh)
+        for t in range(self.steps - 1, -1, -1):
+            dgates[t] = dh[t] * (1 - self.h[t] * self.h[t])
+            if t:
+                dh[t - 1] += dgates[t] @ hidden * cont[t]
+        self.add_grad(first, self._flat(dgates).T @ self._flat(self.before))
+        self.add_grad(first + 1, self._flat(doutput).T @ self._flat(self.h))
+        self.add_grad(first + 2, self._flat(doutput).sum(axis=0))
+        return dgates
+
+    def _own_weights(self) -> list[np.ndarray]:
+        return [self.weight(i) for i in range(2 + self.static, 5 + self.static)]
+
+
+@layer("LSTM")
+class LSTM(_Recurrent):
+    """Long short-term memory: gates W_hc (cont_t h_t-1) + W_xc x_t + b_c into an LSTMUnit; the top is h.
+
+    Weights: W_xc, b_c, (W_xc_static,) W_hc; rows of the gates i, f, o, g in this order.
+    """
+
+    states = 2
+    rows = 4
+
+    def step_weights(self) -> list[tuple]:
+        param = self.param.recurrent_param
+        return [((4 * param.num_output, param.num_output), param.weight_filler)]
+
+    def unroll(
+        self, gates: np.ndarray, cont: np.ndarray, h: np.ndarray, c: np.ndarray
+    ) -> tuple[np.ndarray, list]:
+        hidden = self.weight(2 + self.static)
+        top = (*gates.shape[:2], h.shape[-1])
+        self.before, self.h = np.empty(top, self.dtype), np.empty(top, self.dtype)
+        self.units = []
+        for t, gate in enumerate(gates):
+            self.before[t] = cont[t] * h
+            unit = _Unit(c, self.before[t] @ hidden.T + gate, cont[t])
+            self.units.append(unit)
+            h, c = unit.h, unit.c
+            self.h[t] = h
+        return self.h, [h, c]
+
+    def unroll_grad(self, y: np.ndarray, dy: np.ndarray, cont: np.ndarray) -> np.ndarray:
+        first = 2 + self.static
+        hidden = self.weight(first)
+        dh, dc = dy.copy(), np.zeros_like(dy[0])
+        dgates = np.empty((*dy.shape[:2], hidden.shape[0]), self.dtype)
+        for t in range(self.steps - 1, -1, -1):
+            dc, dgates[t] = self.units[t].grad(dc, dh[t])
+            if t:
+                dh[t - 1] += dgates[t] @ hidden * cont[t]
+        self.add_grad(first, self._flat(dgates).T @ self._flat(self.before))
+        return dgates
+
+
+@layer("LSTMUnit")
+class LSTMUnit(Layer):
+    """One step. Bottoms: c (1, streams, D), gates (1, streams, 4 D), cont (1, streams). Tops: c and h."""
+
+    def top_shapes(self, c: Shape, gates: Shape, cont: Shape) -> list[Shape]:
+        if len(c) != 3 or c[0] != 1 or gates != (*c[:2], 4 * c[2]) or cont != c[:2]:
+            raise InputError(f"(1, N, D), (1, N, 4 D) and (1, N) are due, not {c}, {gates} and {cont}")
+        return [c, c]
+
+    def run(self, c: np.ndarray, gates: np.ndarray, cont: np.ndarray) -> list[np.ndarray]:
+        self.unit = _Unit(c, gates, cont[..., None])
+        return [self.unit.c, self.unit.h]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        refuse_gradient(self, 2, "sequence indicators")
+        return [*self.unit.grad(*top_diffs), None]
+
+
+class _Unit:
+    """c = f c_before + i g and h = o tanh(c) of one step, f being 0 where a sequence begins."""
+
+    def __init__(self, before: np.ndarray, gates: np.ndarray, cont: np.ndarray):
+        i, f, o, g = np.split(gates, 4, axis=-1)
+        self.before = before.copy()
+        self.i, self.o, self.g = sigmoid(i), sigmoid(o), np.tanh(g)
+        self.f = np.where(cont == 0, gates.dtype.type(0), cont * sigmoid(f))
+        self.c = self.f * before + self.i * self.g
+        self.tanh_c = np.tanh(self.c)
+        self.h = self.o * self.tanh_c
+
+    def grad(self, dc: np.ndarray, dh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gradients of the c before and of the gates."""
+        dc = dc + dh * self.o * (1 - self.tanh_c * self.tanh_c)
+        gates = (
+            dc * self.g * self.i * (1 - self.i),
+            dc * self.before * self.f * (1 - self.f),  # as if cont were 0 or 1, whatever it is
+            dh * self.tanh_c * self.o * (1 - self.o),
+            dc * self.i * (1 - self.g * self.g),
+        )
+        return dc * self.f, np.concatenate(gates, axis=-1)
