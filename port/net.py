@@ -113,17 +113,18 @@ class CaffeNet(nn.Module):
         Raises:
             InputError: a shape that differs, or an unreadable file.
         """
-        return self.copy_weights(read_weights(path), os.fspath(path))
+        return self.copy_weights(read_weights(path, with_empty=True), os.fspath(path))
 
     def copy_weights(self, source: list[LayerWeights], where: str = "weights") -> list[str]:
         """As `load_weights`, from weights already read."""
         layers = {plan.name: self._modules[plan.name] for plan in self.plan.layers}
         target = {name: [tuple(w.shape) for w in layer.blobs] for name, layer in layers.items()}
-        found, skipped = match_by_name(source, target, where)
+        found, skipped = match_by_name(source, target, where, shared=self.plan.sharers)
         with torch.no_grad():
             for name, arrays in found.items():
                 for weight, array in zip(layers[name].blobs, arrays, strict=True):
-                    weight.copy_(torch.tensor(array).reshape(weight.shape))
+                    if array is not None:
+                        weight.copy_(torch.tensor(array))
         return skipped
 
     def layer_weights(self) -> list[LayerWeights]:

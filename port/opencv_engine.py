@@ -30,6 +30,8 @@ _MASKS = {
     ("scan_background_layer", "BackgroundMaskLayer"): BackgroundMask,
 }
 
+_NOT_OPENCVS = ("bottom", "top", "blobs", "param", "include", "exclude", "propagate_down", "loss_weight")
+
 
 def run_opencv(
     plan: Plan, weights: Sequence[LayerWeights], inputs: Mapping[str, np.ndarray]
@@ -86,16 +88,7 @@ class _Step:
     def messages(self) -> Iterator[LayerParameter]:
         message = LayerParameter()
         message.CopyFrom(self.plan.param)
-        for field in (
-            "bottom",
-            "top",
-            "blobs",
-            "param",
-            "include",
-            "exclude",
-            "propagate_down",
-            "loss_weight",
-        ):
+        for field in _NOT_OPENCVS:
             message.ClearField(field)
         message.name = self.name
         message.type = self.plan.param.python_param.layer if self.plan.type == "Python" else self.plan.type
@@ -112,8 +105,8 @@ class _Step:
 
 
 def _steps(plan: Plan) -> tuple[list[_Step], dict[str, str]]:
-    """The layers as steps; and for each computed blob of the plan the name of its last top."""
-    steps, names = [], {}
+    """The layers as steps; and for each blob but inputs and splits' copies the name of its last top."""
+    steps, names, last_top = [], {}, {}
     for i, layer in enumerate(plan.layers):
         if layer.type == "Input":
             names.update({top: _input(plan.blobs[top]) for top in layer.tops})
@@ -124,7 +117,8 @@ def _steps(plan: Plan) -> tuple[list[_Step], dict[str, str]]:
             tops = tuple(f"layer{i}" if one else f"layer{i}_{k}" for k in range(len(layer.tops)))
             steps.append(_Step(f"layer{i}", layer, tuple(names[b] for b in layer.bottoms), tops))
             names.update(zip(layer.tops, tops, strict=True))
-    return steps, {plan.blobs[blob]: name for blob, name in names.items()}
+            last_top.update({plan.blobs[blob]: top for blob, top in zip(layer.tops, tops, strict=True)})
+    return steps, last_top
 
 
 def _input(blob: str) -> str:
@@ -220,7 +214,7 @@ class _Mask:
     def __init__(self, params: dict, blobs: list):
         self.mask = self.module(**ast.literal_eval(params["param_str"].strip()))
 
-    def getMemoryShapes(self, inputs: list) -> list:  # noqa: N802  (OpenCV's name)
+    def getMemoryShapes(self, inputs: list) -> list:
         return [inputs[0]]
 
     def forward(self, inputs: list[np.ndarray]) -> list[np.ndarray]:

@@ -219,9 +219,9 @@ def rebuilt_weights(net: Any, seed: int) -> list[LayerWeights]:
     """Weights of He's uniform distribution for a pycaffe net's layers, the same for every engine and machine.
 
     As the recordings rebuild them: for each layer in order, each blob uniform in ±bound, with √(6 / fan-in)
-    for blob 0 (fan-in: the product of its shape after the first axis) and 0.1 for the others, drawn by NumPy's
-    `RandomState(seed)`. BatchNorm's blobs are statistics instead: means within ±0.1, variances within
-    1 ± 0.1, and a factor of 1.
+    for blob 0 (fan-in: the product of its shape after the first axis) and 0.1 for the others, drawn by
+    NumPy's `RandomState(seed)`. BatchNorm's blobs are statistics instead: means within ±0.1, variances
+    within 1 ± 0.1, and a factor of 1.
     """
     generator = np.random.RandomState(seed)
     types = dict(zip(net._layer_names, (layer.type for layer in net.layers), strict=True))
@@ -480,7 +480,7 @@ class _Mask:
 
 
 def _masks(plan: Plan) -> list[_Mask]:
-    unsplit = {i: name for i, name in enumerate(plan.blobs)}
+    unsplit = dict(enumerate(plan.blobs))
     masks = []
     for layer in plan.layers:
         if layer.type == "Split":
@@ -549,11 +549,12 @@ def _decisions(plan: Plan, blobs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     for mask in _masks(plan):
         if mask.features != mask.top and {mask.features, mask.top} <= set(blobs):
             features, top = np.sign(blobs[mask.features]), np.sign(blobs[mask.top])
-            seen = [features * top > 0, features * top < 0, (features != 0) & (top == 0)]
-            decisions[mask.layer] = sum(
-                bit * channels.any(axis=1)
-                for bit, channels in zip((KEPT, NEGATED, ERASED), seen, strict=True)
-            )
+            did = {
+                KEPT: features * top > 0,
+                NEGATED: features * top < 0,
+                ERASED: (features != 0) & (top == 0),
+            }
+            decisions[mask.layer] = sum(bit * channels.any(axis=1) for bit, channels in did.items())
     return decisions
 
 

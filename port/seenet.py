@@ -139,7 +139,7 @@ class SeeNet(nn.Module):
         with torch.no_grad():
             for name, arrays in found.items():
                 for weight, array in zip((layers[name].weight, layers[name].bias), arrays, strict=True):
-                    weight.copy_(torch.tensor(array).reshape(weight.shape))
+                    weight.copy_(torch.tensor(array))
         return skipped
 
     def _convs(self, branch: str, x: Tensor) -> Tensor:

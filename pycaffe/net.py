@@ -277,12 +277,14 @@ class Net:
             InputError: a shape that differs, or an unreadable file.
         """
         target = {name: [blob.shape for blob in layer.blobs] for name, layer in self.layer_dict.items()}
-        found, skipped = match_by_name(read_weights(path), target, os.fspath(path))
+        source = read_weights(path, with_empty=True)
+        found, skipped = match_by_name(source, target, os.fspath(path), shared=self.plan.sharers)
         for name in skipped:
             log.info("Ignoring source layer %s", name)
         for name, arrays in found.items():
             for blob, array in zip(self.layer_dict[name].blobs, arrays, strict=True):
-                blob.data[...] = array.reshape(blob.shape)
+                if array is not None:
+                    blob.data[...] = array
 
     load_hdf5 = copy_from
 

@@ -1,5 +1,43 @@
 """The port's layers. Importing this package registers them all."""
 
-from port.layers import convolution, erasing, neuron, pooling, source
+from port.layers import (
+    convolution,
+    cross_entropy,
+    distance_loss,
+    eltwise,
+    erasing,
+    im2col,
+    inner_product,
+    interp,
+    neuron,
+    normalisation,
+    pooling,
+    recurrent,
+    reduction,
+    rows,
+    scale,
+    shaping,
+    source,
+    spp,
+)
 
-__all__ = ["convolution", "erasing", "neuron", "pooling", "source"]
+__all__ = [
+    "convolution",
+    "cross_entropy",
+    "distance_loss",
+    "eltwise",
+    "erasing",
+    "im2col",
+    "inner_product",
+    "interp",
+    "neuron",
+    "normalisation",
+    "pooling",
+    "recurrent",
+    "reduction",
+    "rows",
+    "scale",
+    "shaping",
+    "source",
+    "spp",
+]

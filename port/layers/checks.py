@@ -53,5 +53,7 @@ def class_numbers(labels: Tensor, classes: int, ignored: int | None = None) -> T
             wrong &= numbers != ignored
         if wrong.any():
             first = numbers[wrong][0].item()
-            raise InputError(f"label {first} is not from 0 to {classes - 1}: mend the labels, or set ignore_label")
+            raise InputError(
+                f"label {first} is not from 0 to {classes - 1}: mend the labels, or set ignore_label"
+            )
     return numbers

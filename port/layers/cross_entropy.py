@@ -30,7 +30,9 @@ class SigmoidCrossEntropyLoss(Loss):
     def check(self, *shapes: Shape) -> None:
         super().check(*shapes)
         if math.prod(shapes[0]) != math.prod(shapes[1]):
-            raise InputError(f"scores {tuple(shapes[0])} and targets {tuple(shapes[1])} must hold as many values")
+            raise InputError(
+                f"scores {tuple(shapes[0])} and targets {tuple(shapes[1])} must hold as many values"
+            )
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         param, valid = self.param.loss_param, None
@@ -65,7 +67,9 @@ class SoftmaxWithLoss(Loss):
         ignored = ignored_label(param)
         numbers = class_numbers(labels, classes, ignored).reshape(outer, inner)
         logs = F.log_softmax(x.reshape(outer, classes, inner), 1)
-        losses = F.nll_loss(logs, numbers, ignore_index=_NONE if ignored is None else ignored, reduction="none")
+        losses = F.nll_loss(
+            logs, numbers, ignore_index=_NONE if ignored is None else ignored, reduction="none"
+        )
         # Caffe's gradient goes on below the floor.
         losses = with_slope(losses, losses.detach().clamp(max=-math.log(FLOOR)), lambda: 1.0)
         mode = param.normalization
@@ -95,7 +99,9 @@ class InfogainLoss(Loss):
             raise InputError("InfogainLoss does not know loss_param's normalize: give normalization")
         if len(shapes) == 2:
             if not param.HasField("source"):
-                raise InputError("give the infogain matrix as infogain_loss_param's source or as a third bottom")
+                raise InputError(
+                    "give the infogain matrix as infogain_loss_param's source or as a third bottom"
+                )
             matrix = torch.from_numpy(read_binaryproto(param.source)).to(torch.get_default_dtype())
             self.register_buffer("matrix", matrix, persistent=False)
 

@@ -21,7 +21,9 @@ class EuclideanLoss(Loss):
         super().check(*shapes)
         legacy_shape(shapes[0])
         if math.prod(shapes[0]) != math.prod(shapes[1]):
-            raise InputError(f"the bottoms {tuple(shapes[0])} and {tuple(shapes[1])} must hold as many values")
+            raise InputError(
+                f"the bottoms {tuple(shapes[0])} and {tuple(shapes[1])} must hold as many values"
+            )
 
     def loss(self, a: Tensor, b: Tensor) -> Tensor:
         return (a - b.reshape(a.shape)).square().sum() / len(a) / 2

@@ -19,20 +19,26 @@ class Eltwise(Layer):
     def set_up(self, *shapes: Shape) -> None:
         param = self.param.eltwise_param
         if len(param.coeff) not in (0, len(shapes)):
-            raise InputError(f"eltwise_param: {len(param.coeff)} coeff for {len(shapes)} bottoms: give one each")
+            raise InputError(
+                f"eltwise_param: {len(param.coeff)} coeff for {len(shapes)} bottoms: give one each"
+            )
         if param.coeff and param.operation == EltwiseParameter.PROD:
             raise InputError("eltwise_param: coeff goes with SUM, not with PROD")
 
     def top_shapes(self, *shapes: Shape) -> list[Shape]:
         if len(set(shapes)) > 1:
-            raise InputError(f"all bottoms must have one shape, not {', '.join(str(tuple(s)) for s in shapes)}")
+            raise InputError(
+                f"all bottoms must have one shape, not {', '.join(str(tuple(s)) for s in shapes)}"
+            )
         return [shapes[0]]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         self.top_shapes(*(tuple(b.shape) for b in bottoms))
         param = self.param.eltwise_param
         if param.operation == EltwiseParameter.MAX:
-            return functools.reduce(lambda top, x: torch.where(x > top, x, top), bottoms[2:], _larger(*bottoms[:2]))
+            return functools.reduce(
+                lambda top, x: torch.where(x > top, x, top), bottoms[2:], _larger(*bottoms[:2])
+            )
         if param.operation == EltwiseParameter.SUM:
             coeffs = param.coeff or [1.0] * len(bottoms)
             first, *others = (x if c == 1 else c * x for x, c in zip(bottoms, coeffs, strict=True))

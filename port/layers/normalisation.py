@@ -86,7 +86,9 @@ class BatchNorm(SameShape):
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         if len(shape) < 2 or shape[1] != len(self.blobs[0]):
-            raise InputError(f"the running sums are for {len(self.blobs[0])} channels, the bottom is {tuple(shape)}")
+            raise InputError(
+                f"the running sums are for {len(self.blobs[0])} channels, the bottom is {tuple(shape)}"
+            )
         return [shape]
 
     def forward(self, x: Tensor) -> Tensor:

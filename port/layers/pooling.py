@@ -10,6 +10,9 @@ from prototxt.caffe_pb2 import PoolingParameter
 from prototxt.errors import InputError
 from prototxt.geometry import Window, pooled_sizes, pooling_window
 
+_LEAST = torch.finfo(torch.float32).min
+"""What MAX gives for a window that misses the map (a stride beyond the kernel), in Caffe's doubles too."""
+
 
 @layer("Pooling")
 class Pooling(Layer):
@@ -26,16 +29,14 @@ class Pooling(Layer):
         window, out = self._plan(tuple(x.shape))
         if self.param.pooling_param.pool == PoolingParameter.AVE:
             return average_pool(x, window, out)
-        far = _far_pads(window, out, x.shape[2:])
-        padded = x
-        if any(window.pad) or any(far):
-            padded = F.pad(x, (window.pad[1], far[1], window.pad[0], far[0]), value=-torch.inf)
         if len(self.plan.tops) == 1:
-            return F.max_pool2d(padded, window.kernel, window.stride)[:, :, : out[0], : out[1]]
+            return max_pool(x, window, out)
+        padded = _pad_low(x, window, out)
         top, index = F.max_pool2d(padded, window.kernel, window.stride, return_indices=True)
         rows = index // padded.shape[3] - window.pad[0]
         columns = index % padded.shape[3] - window.pad[1]
-        return top, (rows * x.shape[3] + columns).to(x.dtype)
+        inside = (rows < x.shape[2]) & (columns < x.shape[3])
+        return top, torch.where(inside, rows * x.shape[3] + columns, -1).to(x.dtype)
 
     def _plan(self, shape: Shape) -> tuple[Window, tuple[int, ...]]:
         if len(shape) != 4:
@@ -43,6 +44,11 @@ class Pooling(Layer):
         param = self.param.pooling_param
         window = pooling_window(param, *shape[2:])
         return window, pooled_sizes(param, window, shape[2:])
+
+
+def max_pool(x: Tensor, window: Window, out: tuple[int, ...]) -> Tensor:
+    """The windows' largest values; the padding counts for nothing."""
+    return F.max_pool2d(_pad_low(x, window, out), window.kernel, window.stride)[:, :, : out[0], : out[1]]
 
 
 def average_pool(x: Tensor, window: Window, out: tuple[int, ...]) -> Tensor:
@@ -57,6 +63,13 @@ def average_pool(x: Tensor, window: Window, out: tuple[int, ...]) -> Tensor:
         for n, s, k, p, size in zip(out, window.stride, window.kernel, window.pad, x.shape[2:], strict=True)
     ]
     return sums / torch.from_numpy(np.outer(*spans)).to(sums)
+
+
+def _pad_low(x: Tensor, window: Window, out: tuple[int, ...]) -> Tensor:
+    far = _far_pads(window, out, x.shape[2:])
+    if not any(window.pad) and not any(far):
+        return x
+    return F.pad(x, (window.pad[1], far[1], window.pad[0], far[0]), value=_LEAST)
 
 
 def _far_pads(window: Window, out: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:

@@ -46,7 +46,9 @@ class _Script(torch.autograd.Function):
         layer.script.forward(layer.bottom, layer.top)
         ctx.layer = layer
         ctx.save_for_backward(*bottoms)
-        return tuple(torch.from_numpy(blob.data.copy()).to(tensors[0] if tensors else "cpu") for blob in layer.top)
+        return tuple(
+            torch.from_numpy(blob.data.copy()).to(tensors[0] if tensors else "cpu") for blob in layer.top
+        )
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:

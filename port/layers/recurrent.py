@@ -73,13 +73,17 @@ class _Recurrent(Layer):
     def top_shapes(self, *shapes: Shape) -> list[Shape]:
         x, cont, *rest = shapes
         if x[:1] != (self.steps,) or math.prod(x[2:]) != self.blobs[0].shape[1] or len(x) < 3:
-            raise InputError(f"this layer is unrolled for {self.steps} steps of {self.blobs[0].shape[1]} values, not {x}")
+            raise InputError(
+                f"this layer is unrolled for {self.steps} steps of {self.blobs[0].shape[1]} values, not {x}"
+            )
         if cont != x[:2]:
             raise InputError(f"the sequence markers must be {x[:2]} (steps, streams), not {cont}")
         if self.static:
             static = rest.pop(0)
             if static[:1] != x[1:2] or math.prod(static[1:]) != self.blobs[2].shape[1]:
-                raise InputError(f"the static input must be {x[1]} streams of {self.blobs[2].shape[1]} values, not {static}")
+                raise InputError(
+                    f"the static input must be {x[1]} streams of {self.blobs[2].shape[1]} values, not {static}"
+                )
         state = (1, x[1], self.param.recurrent_param.num_output)
         if any(given != state for given in rest):
             raise InputError(f"each blob of the state must be {state} (1, streams, num_output), not {rest}")

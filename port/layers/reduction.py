@@ -64,7 +64,9 @@ class ArgMax(Layer):
             raise InputError("ArgMax needs a bottom with axes, not a single number")
         candidates = math.prod(shape[1:]) if axis is None else shape[axis]
         if not 1 <= param.top_k <= candidates:
-            raise InputError(f"argmax_param: top_k {param.top_k} is not from 1 to the {candidates} values to rank")
+            raise InputError(
+                f"argmax_param: top_k {param.top_k} is not from 1 to the {candidates} values to rank"
+            )
         return axis
 
 
@@ -74,7 +76,7 @@ def _largest(x: Tensor, count: int, axis: int) -> tuple[Tensor, Tensor]:
     if count == 1:
         values, places = backwards.max(axis, keepdim=True)
     else:
-        values, places = backwards.sort(axis, descending=True, stable=True)
+        values, places = backwards.sort(dim=axis, descending=True, stable=True)
         values, places = values.narrow(axis, 0, count), places.narrow(axis, 0, count)
     return values, (x.shape[axis] - 1 - places).to(x.dtype)
 
@@ -113,7 +115,9 @@ class Accuracy(Layer):
         if len(self.plan.tops) == 1:
             return accuracy
         hits, labelled = (
-            torch.zeros(scores.shape[1], dtype=torch.long, device=scores.device).index_add_(0, numbers, each.long())
+            torch.zeros(scores.shape[1], dtype=torch.long, device=scores.device).index_add_(
+                0, numbers, each.long()
+            )
             for each in (hit, counted)
         )
         return accuracy, _share(hits, labelled, scores)

@@ -33,7 +33,9 @@ class Filter(Layer):
 
     def set_up(self, *shapes: Shape) -> None:
         if len(self.plan.tops) != len(shapes) - 1:
-            raise InputError(f"{len(shapes) - 1} bottoms to filter and a selector make as many tops, not {len(self.plan.tops)}")
+            raise InputError(
+                f"{len(shapes) - 1} bottoms to filter and a selector make as many tops, not {len(self.plan.tops)}"
+            )
 
     def top_shapes(self, *shapes: Shape) -> list[Shape]:
         *filtered, selector = shapes

@@ -52,7 +52,9 @@ class Reshape(Layer):
         for i, size in enumerate(middle):
             if size == 0:
                 if start + i >= len(shape):
-                    raise InputError(f"reshape_param: dim {i} is 0, but the bottom {tuple(shape)} has no such axis")
+                    raise InputError(
+                        f"reshape_param: dim {i} is 0, but the bottom {tuple(shape)} has no such axis"
+                    )
                 middle[i] = shape[start + i]
         count = math.prod(shape)
         if -1 in middle:
@@ -167,10 +169,15 @@ class Crop(Layer):
 
     def _offsets(self, shape: Shape, like: Shape) -> list[int]:
         """One offset for each axis that is cut."""
-        axis, offsets = canonical_axis(self.param.crop_param.axis, len(shape)), list(self.param.crop_param.offset)
+        axis, offsets = (
+            canonical_axis(self.param.crop_param.axis, len(shape)),
+            list(self.param.crop_param.offset),
+        )
         cut = len(shape) - axis
         if len(offsets) not in (0, 1, cut):
-            raise InputError(f"crop_param: {len(offsets)} offsets for {cut} axes from axis {axis} on: give 1 or one each")
+            raise InputError(
+                f"crop_param: {len(offsets)} offsets for {cut} axes from axis {axis} on: give 1 or one each"
+            )
         if len(like) < len(shape):
             raise InputError(f"the bottom to crop has {len(shape)} axes, the one to crop it to {len(like)}")
         offsets = offsets if len(offsets) == cut else (offsets or [0]) * cut

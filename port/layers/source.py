@@ -1,10 +1,13 @@
 """Layers without bottoms."""
 
+import torch
 from torch import Tensor
 
 from port.layer import Layer, Shape, layer
 from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
+from weights.fillers import fill
+from weights.rng import caffe_rng
 
 
 @layer("Input")
@@ -30,3 +33,36 @@ class Parameter(Layer):
 
     def forward(self) -> Tensor:
         return self.blobs[0]
+
+
+@layer("DummyData")
+class DummyData(Layer):
+    """Blobs that fillers fill, anew in each forward pass."""
+
+    def set_up(self) -> None:
+        param, tops = self.param.dummy_data_param, len(self.plan.tops)
+        if len(param.data_filler) not in (0, 1, tops):
+            raise InputError(
+                f"dummy_data_param has {len(param.data_filler)} data_filler for {tops} tops: give 0, 1 or one each"
+            )
+        # Says where the tops are made, and in which precision: it goes with the module.
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    def top_shapes(self) -> list[Shape]:
+        param, tops = self.param.dummy_data_param, len(self.plan.tops)
+        older = (param.num, param.channels, param.height, param.width)
+        given = (param.shape,) if not any(older) else older
+        if (any(older) and param.shape) or any(len(each) not in (1, tops) for each in given):
+            raise InputError(
+                f"dummy_data_param: give shape, or num, channels, height and width, 1 or {tops} of each"
+            )
+        picked = [[each[i if len(each) > 1 else 0] for each in given] for i in range(tops)]
+        return [tuple(sizes) if any(older) else tuple(sizes[0].dim) for sizes in picked]
+
+    def forward(self) -> tuple[Tensor, ...]:
+        fillers = list(self.param.dummy_data_param.data_filler) or [FillerParameter()]
+        fillers = fillers * len(self.plan.tops) if len(fillers) == 1 else fillers
+        return tuple(
+            torch.from_numpy(fill(shape, filler, caffe_rng())).to(self.like)
+            for shape, filler in zip(self.top_shapes(), fillers, strict=True)
+        )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from port.layer import Layer, Shape, layer
-from port.layers.pooling import pool
+from port.layers.pooling import average_pool, max_pool
 from prototxt.caffe_pb2 import PoolingParameter, SPPParameter
 from prototxt.errors import InputError
 from prototxt.geometry import pooled_sizes, pooling_window
@@ -28,12 +28,16 @@ class SPP(Layer):
         return levels[0] if len(levels) == 1 else torch.cat([level.flatten(1) for level in levels], 1)
 
     def _level(self, x: Tensor, bins: int) -> Tensor:
-        sizes = x.shape[2:]
-        kernel = [-(-size // bins) for size in sizes]
-        pad = [(k * bins - size + 1) // 2 for k, size in zip(kernel, sizes, strict=True)]
+        height, width = x.shape[2:]
+        kernel_h, kernel_w = -(-height // bins), -(-width // bins)
         param = PoolingParameter(
-            pool=PoolingParameter.AVE if self.param.spp_param.pool == SPPParameter.AVE else PoolingParameter.MAX,
-            **dict(zip(("kernel_h", "kernel_w", "stride_h", "stride_w", "pad_h", "pad_w"), kernel * 2 + pad, strict=True)),
+            kernel_h=kernel_h,
+            kernel_w=kernel_w,
+            stride_h=kernel_h,
+            stride_w=kernel_w,
+            pad_h=(kernel_h * bins - height + 1) // 2,
+            pad_w=(kernel_w * bins - width + 1) // 2,
         )
-        window = pooling_window(param, *sizes)
-        return pool(x, param, window, pooled_sizes(param, window, sizes))
+        window = pooling_window(param, height, width)
+        pool = average_pool if self.param.spp_param.pool == SPPParameter.AVE else max_pool
+        return pool(x, window, pooled_sizes(param, window, (height, width)))

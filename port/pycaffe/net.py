@@ -64,6 +64,7 @@ class _BlobLayer:
         with torch.set_grad_enabled(self.plan.needs_backward):
             self._tops = as_tuple(self.module(*self._inputs))
         for blob, result in zip(top, self._tops, strict=True):
+            blob.reshape(*result.shape)  # Filter's depends on the data
             torch.from_numpy(blob.data).copy_(result.detach())
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:

@@ -67,18 +67,17 @@ class SigmoidCrossEntropyLoss(_Loss):
         target = target.reshape(x.shape)
         # Targets are truncated before they are compared: 255.5 is ignored as 255, and -0.5 as 0.
         ignored = self.ignored()
-        self.counted = np.ones(x.shape, bool) if ignored is None else np.trunc(target) != ignored
+        counted = np.ones(x.shape, bool) if ignored is None else np.trunc(target) != ignored
         losses = np.log1p(np.exp(-np.abs(x))) - x * (target - (x >= 0))
-        inner, valid = math.prod(x.shape[1:]), self.counted.sum()
+        inner, valid = math.prod(x.shape[1:]), counted.sum()
         count = normaliser(self.param.loss_param, LossParameter.BATCH_SIZE, len(x), inner, valid)
         self.count = self.dtype.type(count)
-        return added_up(losses[self.counted]) / self.count
+        self.errors = np.where(counted, sigmoid(x) - target, self.dtype.type(0))
+        return added_up(losses[counted]) / self.count
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         refuse_gradient(self, 1, "targets")
-        x, target = bottoms
-        errors = np.where(self.counted, sigmoid(x) - target.reshape(x.shape), self.dtype.type(0))
-        return [errors * (top_diffs[0] / self.count), None]
+        return [self.errors * (top_diffs[0] / self.count), None]
 
 
 class _OfSoftmax(_Loss):

@@ -35,10 +35,10 @@ class Pooling(Layer):
             windows = self._windows(x, 0, out)
             self.divisor = self._divisor(x.shape[2:], out)
             return windows.sum(axis=(-2, -1)) / self.divisor
-        windows = self._windows(x, -np.finfo(self.dtype).max, out)
+        windows = self._windows(x, -np.finfo(np.float32).max, out)
         flat = windows.reshape(*windows.shape[:4], -1)
         best = flat.argmax(axis=-1)
-        self.index = self._index_in_map(best, x.shape[3], out)
+        self.index = self._index_in_map(best, x.shape[2:], out)
         top = np.take_along_axis(flat, best[..., None], -1)[..., 0]
         return [top, self.index.astype(self.dtype)][: len(self.plan.tops)]
 
@@ -49,7 +49,8 @@ class Pooling(Layer):
         planes = x.shape[0] * x.shape[1]
         dx = np.zeros((planes, x.shape[2] * x.shape[3]), self.dtype)
         rows = np.repeat(np.arange(planes), dy[0, 0].size)
-        np.add.at(dx, (rows, self.index.reshape(-1)), dy.reshape(-1))
+        index = self.index.reshape(-1)
+        np.add.at(dx, (rows[index >= 0], index[index >= 0]), dy.reshape(-1)[index >= 0])
         return dx.reshape(x.shape)
 
     def _padded(self, x: np.ndarray, value: float, out: Shape) -> np.ndarray:
@@ -78,11 +79,12 @@ class Pooling(Layer):
             spans.append(np.minimum(start + k, size + p) - start)
         return np.outer(*spans).astype(self.dtype)
 
-    def _index_in_map(self, best: np.ndarray, width: int, out: Shape) -> np.ndarray:
+    def _index_in_map(self, best: np.ndarray, sizes: Shape, out: Shape) -> np.ndarray:
+        """Positions in the flat map; -1 for a window that misses the map (a stride beyond the kernel)."""
         (_, kw), (sh, sw), (ph, pw) = self.window.kernel, self.window.stride, self.window.pad
         rows = np.arange(out[0])[:, None] * sh - ph + best // kw
         columns = np.arange(out[1])[None, :] * sw - pw + best % kw
-        return rows * width + columns
+        return np.where((rows < sizes[0]) & (columns < sizes[1]), rows * sizes[1] + columns, -1)
 
     def _spread(self, share: np.ndarray, shape: Shape) -> np.ndarray:
         """Add each output's share to all positions of its window."""
