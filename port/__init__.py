@@ -4,5 +4,6 @@ from port.attention import attention_maps
 from port.crelu import CReLU
 from port.net import CaffeNet
 from port.seenet import SeeNet
+from prototxt.errors import InputError
 
-__all__ = ["CReLU", "CaffeNet", "SeeNet", "attention_maps"]
+__all__ = ["CReLU", "CaffeNet", "InputError", "SeeNet", "attention_maps"]

@@ -9,7 +9,7 @@ from prototxt.errors import InputError
 
 
 def legacy_shape(shape: Shape) -> tuple[int, int, int, int]:
-    """(num, channels, height, width), as layers from before N-dimensional blobs see a blob: 1 for what it lacks.
+    """(num, channels, height, width), 1 for what is lacking: how Caffe's older layers see a blob.
 
     Raises:
         InputError: for more than four axes.
@@ -34,8 +34,8 @@ def check_label_count(scores: Shape, labels: Shape, axis: int) -> None:
     due = math.prod(scores[:axis]) * math.prod(scores[axis + 1 :])
     if math.prod(labels) != due:
         raise InputError(
-            f"{math.prod(labels)} labels {tuple(labels)} for {due} predictions {tuple(scores)} with the classes "
-            f"along axis {axis}: give one label each"
+            f"{math.prod(labels)} labels {tuple(labels)} for {due} predictions {tuple(scores)}, "
+            f"classes along axis {axis}: give one label each"
         )
 
 
@@ -53,7 +53,5 @@ def class_numbers(labels: Tensor, classes: int, ignored: int | None = None) -> T
             wrong &= numbers != ignored
         if wrong.any():
             first = numbers[wrong][0].item()
-            raise InputError(
-                f"label {first} is not from 0 to {classes - 1}: mend the labels, or set ignore_label"
-            )
+            raise InputError(f"label {first} is not from 0 to {classes - 1}: mend it, or set ignore_label")
     return numbers

@@ -25,14 +25,12 @@ LOG_THRESHOLD = float(np.float32(1e-20))
 
 @layer("SigmoidCrossEntropyLoss")
 class SigmoidCrossEntropyLoss(Loss):
-    """Cross-entropy of sigmoid(x) with targets from 0 to 1, divided by the number of images unless told else."""
+    """Cross-entropy of sigmoid(x) with targets from 0 to 1, over the number of images unless told else."""
 
     def check(self, *shapes: Shape) -> None:
         super().check(*shapes)
         if math.prod(shapes[0]) != math.prod(shapes[1]):
-            raise InputError(
-                f"scores {tuple(shapes[0])} and targets {tuple(shapes[1])} must hold as many values"
-            )
+            raise InputError(f"scores {shapes[0]} and targets {shapes[1]} must hold as many values")
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         param, valid = self.param.loss_param, None
@@ -52,7 +50,7 @@ class SigmoidCrossEntropyLoss(Loss):
 
 @layer("SoftmaxWithLoss")
 class SoftmaxWithLoss(Loss):
-    """Minus the logarithm of the label's softmax probability, divided by the number of labels unless told else.
+    """Minus the logarithm of the label's softmax probability, over the number of labels unless told else.
 
     A second top has the probabilities; what comes back to it is not heeded.
     """
@@ -90,7 +88,8 @@ _NONE = -(1 << 40)  # an index to ignore where none is: no label is it
 class InfogainLoss(Loss):
     """Minus the logarithms of all classes' softmax probabilities, weighed by the label's row of a matrix H.
 
-    H is the third bottom, which gets no gradient, or is read from `source`. A second top has the probabilities.
+    H is the third bottom, which gets no gradient, or is read from `source`. A second top has the
+    probabilities.
     """
 
     def set_up(self, *shapes: Shape) -> None:
@@ -99,9 +98,7 @@ class InfogainLoss(Loss):
             raise InputError("InfogainLoss does not know loss_param's normalize: give normalization")
         if len(shapes) == 2:
             if not param.HasField("source"):
-                raise InputError(
-                    "give the infogain matrix as infogain_loss_param's source or as a third bottom"
-                )
+                raise InputError("give infogain_loss_param the matrix's file as source, or a third bottom")
             matrix = torch.from_numpy(read_binaryproto(param.source)).to(torch.get_default_dtype())
             self.register_buffer("matrix", matrix, persistent=False)
 

@@ -21,9 +21,7 @@ class EuclideanLoss(Loss):
         super().check(*shapes)
         legacy_shape(shapes[0])
         if math.prod(shapes[0]) != math.prod(shapes[1]):
-            raise InputError(
-                f"the bottoms {tuple(shapes[0])} and {tuple(shapes[1])} must hold as many values"
-            )
+            raise InputError(f"the bottoms {shapes[0]} and {shapes[1]} must hold as many values")
 
     def loss(self, a: Tensor, b: Tensor) -> Tensor:
         return (a - b.reshape(a.shape)).square().sum() / len(a) / 2
@@ -31,7 +29,7 @@ class EuclideanLoss(Loss):
 
 @layer("HingeLoss")
 class HingeLoss(Loss):
-    """What scores lack to a margin of 1, the label's above and the others below 0; with L2 squared. Per image."""
+    """What scores lack to a margin of 1, the label's above 0, the others below; squared by L2. Per image."""
 
     def check(self, *shapes: Shape) -> None:
         super().check(*shapes)
@@ -49,9 +47,9 @@ class HingeLoss(Loss):
 
 @layer("ContrastiveLoss")
 class ContrastiveLoss(Loss):
-    """Half the squared distance of similar pairs, half of what dissimilar ones lack to `margin`, squared; per pair.
+    """Half the squared distance of similar pairs; of dissimilar ones, half its squared lack to `margin`.
 
-    `legacy_version` takes what the squared distance lacks to the margin, not squared.
+    With `legacy_version`, half of what the squared distance lacks to the margin. The mean over the pairs.
     """
 
     def check(self, *shapes: Shape) -> None:

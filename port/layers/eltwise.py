@@ -19,26 +19,23 @@ class Eltwise(Layer):
     def set_up(self, *shapes: Shape) -> None:
         param = self.param.eltwise_param
         if len(param.coeff) not in (0, len(shapes)):
-            raise InputError(
-                f"eltwise_param: {len(param.coeff)} coeff for {len(shapes)} bottoms: give one each"
-            )
+            raise InputError(f"eltwise_param: {len(param.coeff)} coeff for {len(shapes)} bottoms: one each")
         if param.coeff and param.operation == EltwiseParameter.PROD:
             raise InputError("eltwise_param: coeff goes with SUM, not with PROD")
 
     def top_shapes(self, *shapes: Shape) -> list[Shape]:
         if len(set(shapes)) > 1:
-            raise InputError(
-                f"all bottoms must have one shape, not {', '.join(str(tuple(s)) for s in shapes)}"
-            )
+            raise InputError(f"all bottoms must have one shape, not {', '.join(map(str, shapes))}")
         return [shapes[0]]
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         self.top_shapes(*(tuple(b.shape) for b in bottoms))
         param = self.param.eltwise_param
         if param.operation == EltwiseParameter.MAX:
-            return functools.reduce(
-                lambda top, x: torch.where(x > top, x, top), bottoms[2:], _larger(*bottoms[:2])
-            )
+            # Of equal values the second bottom's gets the gradient, else the earliest's.
+            first, second, *others = bottoms
+            top = torch.where(first > second, first, second)
+            return functools.reduce(lambda top, x: torch.where(x > top, x, top), others, top)
         if param.operation == EltwiseParameter.SUM:
             coeffs = param.coeff or [1.0] * len(bottoms)
             first, *others = (x if c == 1 else c * x for x, c in zip(bottoms, coeffs, strict=True))
@@ -48,13 +45,8 @@ class Eltwise(Layer):
         return _UnstableProduct.apply(*bottoms)
 
 
-def _larger(a: Tensor, b: Tensor) -> Tensor:
-    """The larger; of equal ones b, and b alone gets the gradient. (Of a later bottom, only a larger one counts.)"""
-    return torch.where(a > b, a, b)
-
-
 class _UnstableProduct(torch.autograd.Function):
-    """With `stable_prod_grad: false` Caffe divides the product by each factor, whatever that gives for a 0."""
+    """`stable_prod_grad: false`: Caffe divides the product by each factor, whatever that gives for a 0."""
 
     @staticmethod
     def forward(ctx, *bottoms: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""SeeNet's Python layers, built in: `crelu_layer.CReLULayer` and `scan_background_layer.BackgroundMaskLayer`."""
+"""SeeNet's Python layers: `crelu_layer.CReLULayer` and `scan_background_layer.BackgroundMaskLayer`."""
 
 from torch import Tensor
 

@@ -48,7 +48,7 @@ class LRN(SameShape):
 
 @layer("MVN")
 class MVN(Layer):
-    """Each channel (or image, `across_channels`) less its mean, over its deviation + eps. The top has 4 axes."""
+    """Each channel, or image (`across_channels`), less its mean, over deviation + eps. The top has 4 axes."""
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         return [legacy_shape(shape)]
@@ -86,9 +86,7 @@ class BatchNorm(SameShape):
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         if len(shape) < 2 or shape[1] != len(self.blobs[0]):
-            raise InputError(
-                f"the running sums are for {len(self.blobs[0])} channels, the bottom is {tuple(shape)}"
-            )
+            raise InputError(f"the running sums are for {len(self.blobs[0])} channels, the bottom is {shape}")
         return [shape]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from weights.rng import caffe_rng
 class _Recurrent(Layer):
     """A layer over (steps, streams, …), with `cont` (steps, streams): 0 where a sequence begins, else 1.
 
-    Bottoms: x, cont, possibly a static input (streams, …), and, with `expose_hidden`, the state to begin with.
-    Tops: (steps, streams, num_output) and, with `expose_hidden`, the state at the end, (1, streams, num_output)
-    each. Otherwise each forward pass begins with the state that the last one ended with.
+    Bottoms: x, cont, possibly a static input (streams, …), and with `expose_hidden` the state to begin with.
+    Tops: (steps, streams, num_output), and with `expose_hidden` the state at the end. A state's blobs are
+    (1, streams, num_output). Unexposed, it is carried over from one forward pass to the next.
 
     As in Caffe, no gradient crosses to or from a state outside, nor to cont; and the number of steps, for
     which Caffe unrolls the layer, is fixed.
@@ -36,8 +36,8 @@ class _Recurrent(Layer):
         exposed = self.states if param.expose_hidden else 0
         if not exposed <= len(shapes) - 2 <= exposed + 1 or len(self.plan.tops) != 1 + exposed:
             raise InputError(
-                f"{self.plan.type} {'with' if exposed else 'without'} expose_hidden takes {2 + exposed} bottoms, or "
-                f"{3 + exposed} with a static input, and makes {1 + exposed} tops"
+                f"{self.plan.type} {'with' if exposed else 'without'} expose_hidden takes {2 + exposed} blobs"
+                f" ({3 + exposed} with a static input) and makes {1 + exposed} tops"
             )
         if not param.num_output:
             raise InputError("recurrent_param: num_output must be at least 1")
@@ -82,7 +82,7 @@ class _Recurrent(Layer):
             static = rest.pop(0)
             if static[:1] != x[1:2] or math.prod(static[1:]) != self.blobs[2].shape[1]:
                 raise InputError(
-                    f"the static input must be {x[1]} streams of {self.blobs[2].shape[1]} values, not {static}"
+                    f"the static input must be {x[1]} times {self.blobs[2].shape[1]} values: {static}"
                 )
         state = (1, x[1], self.param.recurrent_param.num_output)
         if any(given != state for given in rest):
@@ -113,7 +113,7 @@ class _Recurrent(Layer):
         return F.linear(hidden * cont, self.blobs[2 + self.static]) + drive
 
     def _remembered(self, streams: Shape, like: Tensor) -> list[Tensor]:
-        """The last state. For fewer streams the first ones', for more than ever before zeros, as Caffe's memory."""
+        """The last state: of fewer streams the first ones', of more than ever zeros, as in Caffe."""
         count = math.prod(streams)
         if self.memory.shape[1] < count:
             self.memory = self.memory.new_zeros(self.states, count)
@@ -160,7 +160,7 @@ class LSTM(_Recurrent):
 
 @layer("LSTMUnit")
 class LSTMUnit(Layer):
-    """One step: the next c and h (1, streams, size), from c, the gates' inputs (1, streams, 4 · size) and cont."""
+    """One step: next c and h (1, streams, size) from c, the gates' inputs (1, streams, 4 · size) and cont."""
 
     def top_shapes(self, cell: Shape, gates: Shape, cont: Shape) -> list[Shape]:
         if len(cell) != 3 or cell[0] != 1 or gates != (*cell[:2], 4 * cell[2]) or cont != cell[:2]:

@@ -14,7 +14,7 @@ from prototxt.geometry import canonical_axis
 
 @layer("Reduction")
 class Reduction(Layer):
-    """One number, times `coeff`, for all axes from `axis` on: SUM, MEAN, ASUM (of absolutes), SUMSQ (of squares)."""
+    """The axes from `axis` on as one number: `coeff` times SUM, MEAN, ASUM (absolutes) or SUMSQ (squares)."""
 
     def forward(self, x: Tensor) -> Tensor:
         param = self.param.reduction_param
@@ -33,8 +33,8 @@ class Reduction(Layer):
 class ArgMax(Layer):
     """Places of the `top_k` largest values, as floating point; of equal ones, the later comes first.
 
-    Along `axis`, or over all of an image: then (num, 1, top_k), and with `out_max_val` (num, 2, top_k), places
-    and values. Along an axis, `out_max_val` gives the values alone. Caffe has no gradient for it.
+    Along `axis`, with `out_max_val` the values instead. Or over all of an image: (num, 1, top_k), with
+    `out_max_val` (num, 2, top_k), places and values. Caffe has no gradient for it.
     """
 
     def set_up(self, shape: Shape) -> None:

@@ -34,7 +34,8 @@ class Filter(Layer):
     def set_up(self, *shapes: Shape) -> None:
         if len(self.plan.tops) != len(shapes) - 1:
             raise InputError(
-                f"{len(shapes) - 1} bottoms to filter and a selector make as many tops, not {len(self.plan.tops)}"
+                f"the last bottom selects, the others make a top each: {len(shapes)} bottoms, "
+                f"{len(self.plan.tops)} tops"
             )
 
     def top_shapes(self, *shapes: Shape) -> list[Shape]:

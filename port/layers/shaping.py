@@ -1,6 +1,7 @@
 """Layers that move values about without changing them."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class Flatten(Layer):
 
 @layer("Reshape")
 class Reshape(Layer):
-    """Axes `axis` to `axis + num_axes` become `shape`: 0 keeps the bottom's size there, -1 takes what is left."""
+    """Axes from `axis` on, `num_axes` of them, become `shape`: 0 copies a size, -1 takes the rest."""
 
     def set_up(self, shape: Shape) -> None:
         refuse_in_place(self)
@@ -46,7 +47,7 @@ class Reshape(Layer):
         end = len(shape) if param.num_axes == -1 else start + param.num_axes
         if not 0 <= start <= end <= len(shape):
             raise InputError(
-                f"reshape_param: axis {param.axis} and num_axes {param.num_axes} do not fit a bottom {tuple(shape)}"
+                f"reshape_param: axis {param.axis} and num_axes {param.num_axes} do not fit a bottom {shape}"
             )
         middle = list(param.shape.dim)
         for i, size in enumerate(middle):
@@ -106,10 +107,10 @@ class Slice(Layer):
         size = x.shape[axis]
         if param.slice_point:
             cuts = [0, *param.slice_point, size]
-            sizes = [after - before for before, after in zip(cuts, cuts[1:], strict=False)]
+            sizes = [after - before for before, after in pairwise(cuts)]
             if len(sizes) != tops or min(sizes[:-1]) <= 0 or sizes[-1] < 0 or tops > size:
                 raise InputError(
-                    f"slice_point {list(param.slice_point)} does not cut {size} along axis {axis} into {tops} tops: "
+                    f"slice_point {list(param.slice_point)} does not cut axis {axis} ({size}) into {tops}: "
                     "give one point less than tops, rising"
                 )
             return torch.split(x, sizes, axis)

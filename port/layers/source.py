@@ -43,7 +43,7 @@ class DummyData(Layer):
         param, tops = self.param.dummy_data_param, len(self.plan.tops)
         if len(param.data_filler) not in (0, 1, tops):
             raise InputError(
-                f"dummy_data_param has {len(param.data_filler)} data_filler for {tops} tops: give 0, 1 or one each"
+                f"dummy_data_param: {len(param.data_filler)} data_filler, {tops} tops: give one, or one each"
             )
         # Says where the tops are made, and in which precision: it goes with the module.
         self.register_buffer("like", torch.empty(0), persistent=False)

@@ -12,7 +12,7 @@ from prototxt.geometry import pooled_sizes, pooling_window
 
 @layer("SPP")
 class SPP(Layer):
-    """Pooling into 1, 2 × 2, 4 × 4 … parts, flattened and joined; a pyramid of one level is left as it is pooled."""
+    """Pooling into 1, 2 × 2, 4 × 4 … parts, flattened and joined; one level alone is left as it is pooled."""
 
     def set_up(self, shape: Shape) -> None:
         param = self.param.spp_param

@@ -1,0 +1,6 @@
+"""What Caffe's data layers read and draw, without torch: lists, images, databases, transformation, prefetching.
+
+A source tells its tops' shapes, draws the next batch (which items, and every random word that their
+transformation needs: cheap, in order, on the caller's thread) and loads a drawn batch (decoding: slow, on any
+thread). So reading ahead cannot change a draw. `Prefetcher` runs a source.
+"""

@@ -1,0 +1,81 @@
+"""Several processes training together, one device each, as Caffe trains on several GPUs (parallel.cpp).
+
+Each rank has its own batch; the gradients are averaged; the first rank logs, tests and snapshots. `torchrun` starts
+the processes.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def solver_count() -> int:
+    """How many processes train together: Caffe's `solver_count`."""
+    return dist.get_world_size() if _together() else 1
+
+
+def solver_rank() -> int:
+    """This one's number among them, from 0: Caffe's `solver_rank`."""
+    return dist.get_rank() if _together() else 0
+
+
+def join_ranks(device: str) -> torch.device:
+    """Join the processes that `torchrun` started, if it did; returns this one's device."""
+    if "WORLD_SIZE" not in os.environ:
+        return torch.device(device)
+    if device == "cuda":
+        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(here)
+        dist.init_process_group("nccl", device_id=here)
+        return here
+    dist.init_process_group("gloo")
+    return torch.device(device)
+
+
+def leave_ranks() -> None:
+    if _together():
+        dist.destroy_process_group()
+
+
+def average_gradients(weights: Iterable[Tensor]) -> None:
+    """Replace each `.grad` by its mean over the ranks."""
+    if solver_count() == 1:
+        return
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        dist.all_reduce(weight.grad)
+        weight.grad.mul_(1 / solver_count())
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the first one's values."""
+    if solver_count() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)
+
+
+def first_ranks(value: Any) -> Any:
+    """The first rank's `value`, on every rank."""
+    if solver_count() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def all_ranks(value: Any) -> list[Any]:
+    """Every rank's `value`, in order."""
+    if solver_count() == 1:
+        return [value]
+    values: list[Any] = [None] * solver_count()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
