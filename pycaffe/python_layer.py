@@ -9,6 +9,7 @@ from types import ModuleType
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
+from pycaffe import proto
 from pycaffe.blob import Blob, BlobVec
 
 
@@ -112,18 +113,19 @@ def literal_params(param: LayerParameter, *names: str) -> tuple[float, ...]:
 
 @contextlib.contextmanager
 def import_caffe_as(caffe: ModuleType) -> Iterator[None]:
-    """Let `import caffe` (and `caffe.io`, …) mean this engine's module inside the block."""
-    prefix = "caffe"
-    saved = {k: v for k, v in sys.modules.items() if k == prefix or k.startswith(prefix + ".")}
-    for name in saved:
-        del sys.modules[name]
-    sys.modules[prefix] = caffe
-    for name, module in list(sys.modules.items()):
-        if name.startswith(caffe.__name__ + "."):
-            sys.modules[prefix + name[len(caffe.__name__) :]] = module
+    """Let `import caffe`, `caffe.proto`, … mean this engine's module and its submodules inside the block."""
+    aliases = {"caffe": caffe, "caffe.proto": proto, "caffe.proto.caffe_pb2": proto.caffe_pb2}
+    inside = f"{caffe.__name__}."
+    aliases |= {f"caffe.{name[len(inside) :]}": m for name, m in sys.modules.items() if name.startswith(inside)}
+    hidden = {name: sys.modules.pop(name) for name in _caffe_modules()}
+    sys.modules.update(aliases)
     try:
         yield
     finally:
-        for name in [k for k in sys.modules if k == prefix or k.startswith(prefix + ".")]:
+        for name in _caffe_modules():
             del sys.modules[name]
-        sys.modules.update(saved)
+        sys.modules.update(hidden)
+
+
+def _caffe_modules() -> list[str]:
+    return [name for name in sys.modules if name == "caffe" or name.startswith("caffe.")]

@@ -9,15 +9,14 @@ backward passes in float32, or in float64 with `Net(…, dtype=numpy.float64)`; 
 
 import sys
 
-from prototxt import caffe_pb2
+import reference.layers  # noqa: F401  (registers the layers)
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
-from pycaffe import TEST, TRAIN, Layer, SGDSolver, run_script
+from pycaffe import TEST, TRAIN, Layer, SGDSolver, proto, run_script
 from pycaffe import Net as _Net
 from pycaffe.net import EngineLayer
 from pycaffe.python_layer import find_layer_class, new_python_layer
 from reference.layer import LAYERS, PYTHON_LAYERS
-from reference.layers import __all__ as _registered
 from weights.rng import set_random_seed
 
 __all__ = [
@@ -26,23 +25,20 @@ __all__ = [
     "Layer",
     "Net",
     "SGDSolver",
-    "caffe_pb2",
     "layer_type_list",
+    "proto",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
     "set_random_seed",
 ]
 
-assert _registered
-
-
 class Net(_Net):
     """A net computed in NumPy; see `pycaffe.Net`."""
 
     def _make_layer(self, plan: LayerPlan) -> EngineLayer:
         if plan.type == "Python":
-            cls = find_layer_class(plan.param, PYTHON_LAYERS, self.allow_modules, __name__)
+            cls = find_layer_class(plan.param, PYTHON_LAYERS, self.allow_modules, "reference.pycaffe")
             return (
                 cls(plan, self.dtype) if cls in PYTHON_LAYERS.values() else new_python_layer(cls, plan.param)
             )
@@ -69,4 +65,6 @@ def set_device(device: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(sys.modules[__name__], sys.argv[1:]))
+    from reference import pycaffe  # this module as others import it
+
+    sys.exit(run_script(pycaffe, sys.argv[1:]))

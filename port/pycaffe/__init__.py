@@ -7,8 +7,7 @@ or run an old script: `python -m port.pycaffe SCRIPT [ARG…]`.
 """
 
 from port.pycaffe.net import Net, layer_type_list, set_device, set_mode_cpu, set_mode_gpu
-from prototxt import caffe_pb2
-from pycaffe import TEST, TRAIN, Layer, SGDSolver
+from pycaffe import TEST, TRAIN, Layer, SGDSolver, proto
 from weights.rng import set_random_seed
 
 __all__ = [
@@ -17,8 +16,8 @@ __all__ = [
     "Layer",
     "Net",
     "SGDSolver",
-    "caffe_pb2",
     "layer_type_list",
+    "proto",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
