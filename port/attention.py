@@ -31,7 +31,7 @@ def attention_maps(
 
     The batch is contiguous (NCHW) on purpose: on CPUs, oneDNN's channels-last kernels sum a convolution's whole
     window in one chain, which puts SeeNet's scores three times as far from a float64 computation as Caffe's
-    are, for a tenth of the time (parity_tests/bench_layout.py prints both).
+    are, for a tenth of the time (`python -m parity_tests.bench_layout` prints both).
 
     Args:
         model: SeeNet in evaluation mode, on any device.

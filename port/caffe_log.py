@@ -1,4 +1,4 @@
-"""Caffe's log: glog's lines on stderr, worded as genuine Caffe 1.0 words them, so that its log parser reads them."""
+"""Caffe's log: glog's lines on stderr, in genuine Caffe 1.0's words, so that its log parser reads them."""
 
 import math
 import os
@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from prototxt.plan import Plan
+from torch import Tensor
+
+from prototxt.plan import LayerPlan, Plan
 
 
 class CaffeLog:
@@ -73,10 +75,8 @@ def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], text: st
         for param in layer.params:
             if param.owner is not None:
                 owner = plan.layers[param.owner[0]].name
-                log(
-                    "net.cpp:467",
-                    f"Sharing parameters '{param.name}' owned by layer '{owner}', param index {param.owner[1]}",
-                )
+                whose = f"owned by layer '{owner}', param index {param.owner[1]}"
+                log("net.cpp:467", f"Sharing parameters '{param.name}' {whose}")
     for layer in reversed(plan.layers):
         if layer.needs_backward:
             log("net.cpp:200", f"{layer.name} needs backward computation.")
@@ -85,3 +85,52 @@ def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], text: st
     for output in plan.outputs:
         log("net.cpp:244", f"This network produces output {plan.blobs[output]}")
     log("net.cpp:257", "Network initialization done.")
+
+
+def log_forward(
+    log: CaffeLog, layer: LayerPlan, blobs: Sequence[str], tops: Sequence[Tensor], weights: Sequence[Tensor]
+) -> None:
+    """`debug_info` after a layer's forward: the values' mean size. `blobs`: the net's blob names."""
+    for index, top in zip(layer.tops, tops, strict=True):
+        blob = f"top blob {blobs[index]} data: {_mean_size(top)}"
+        log("net.cpp:593", f"    [Forward] Layer {layer.name}, {blob}")
+    for i, weight in enumerate(weights):
+        shared = layer.params[i].name if i < len(layer.params) else ""
+        blob = f"param blob {shared or i} data: {_mean_size(weight)}"
+        log("net.cpp:605", f"    [Forward] Layer {layer.name}, {blob}")
+
+
+def log_backward(
+    log: CaffeLog,
+    layer: LayerPlan,
+    blobs: Sequence[str],
+    bottoms: Sequence[Tensor],
+    weights: Sequence[Tensor],
+) -> None:
+    """`debug_info` after a layer's backward, from the gradients of its bottoms and weights."""
+    for index, bottom, wanted in zip(layer.bottoms, bottoms, layer.propagate_down, strict=True):
+        if wanted:
+            blob = f"bottom blob {blobs[index]} diff: {_mean_size(bottom)}"
+            log("net.cpp:621", f"    [Backward] Layer {layer.name}, {blob}")
+    for i, weight in enumerate(weights):
+        if i >= len(layer.params) or layer.params[i].needs_gradient:
+            log(
+                "net.cpp:632", f"    [Backward] Layer {layer.name}, param blob {i} diff: {_mean_size(weight)}"
+            )
+
+
+def log_norms(log: CaffeLog, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """`debug_info` after a whole backward pass; Caffe says it as an error, to be seen."""
+    sums = [number(sum(w.detach().abs().sum().item() for w in blobs)) for blobs in (weights, gradients)]
+    squares = [sum(w.detach().square().sum().item() for w in blobs) for blobs in (weights, gradients)]
+    norms = [number(math.sqrt(square)) for square in squares]
+    log(
+        "net.cpp:721",
+        f"    [Backward] All net params (data, diff): L1 norm = ({sums[0]}, {sums[1]}); "
+        f"L2 norm = ({norms[0]}, {norms[1]})",
+        severity="E",
+    )
+
+
+def _mean_size(blob: Tensor) -> str:
+    return number(blob.detach().float().abs().sum().item() / max(blob.numel(), 1))

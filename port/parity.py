@@ -1,564 +1,145 @@
-"""One net through several engines, held blob by blob against float64: `seenet parity`.
+"""`seenet parity`: the command and its table."""
 
-Truth is the NumPy reference in float64, the yardstick the float32 reference's own difference from it; every
-engine gets the same float32 weights and inputs.
-"""
-
-import gc
-import importlib
-import importlib.util
 import math
-import os
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
 
-import cv2
-import numpy as np
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import Progress, TaskID
+from rich.table import Table
+from rich.text import Text
 
-from port.attention import MEAN_BGR
-from port.voc import CLASSES
-from prototxt.caffe_pb2 import TEST
+from port.images import read_image
+from port.parity_report import ParityReport, Row
+from port.parity_run import ENGINES, Tick, compare, published_inputs, rebuilt_weights
+from port.progress import progress_bar
+from port.voc import class_indices, class_names
 from prototxt.errors import InputError
-from prototxt.plan import Plan, plan_net
-from prototxt.read import read_net
-from weights import LayerWeights, check_finite, match_by_name, read_weights
 from weights.layer_weights import shape_text
 
-ENGINES = {
-    "port": "port.pycaffe",
-    "reference": "reference.pycaffe",
-    "opencv": "port.opencv_engine",
-    "caffe": "caffe",
-}
-"""Engine → module. Loaded by name: the port itself does without the reference."""
-
-OUTSIDE = ("reference", "opencv", "caffe")
-"""Engines that are held to the tolerance of whole nets; the others to the reference's own error."""
-
-MASKS = (("crelu_layer", "CReLULayer"), ("scan_background_layer", "BackgroundMaskLayer"))
-"""SeeNet's Python layers, whose decisions are counted: bottoms are features, scores and labels."""
-
-Tick = Callable[[str, int, int], None]
-"""Told (what runs, layers done, layers in all)."""
+__all__ = [
+    "ENGINES",
+    "ParityReport",
+    "compare",
+    "parity_command",
+    "print_report",
+    "published_inputs",
+    "rebuilt_weights",
+    "show_on",
+]
 
 
-def allowed_difference(engine: str, own: float, largest: float) -> float:
-    """The largest absolute difference from float64 that counts as within: the one rule of this command.
-
-    Args:
-        own: the float32 reference's largest difference at the same blob.
-        largest: the blob's largest magnitude in float64.
-
-    The port may be 1.5 times as far off as the float32 reference is, plus 1e-7 of the blob's largest
-    magnitude (so that a blob where the reference happens to be exact is no trap). The reference itself and
-    the outside opinions may be 1e-5 of that magnitude off, as whole nets may.
-    """
-    return 1e-5 * largest if engine in OUTSIDE else 1.5 * own + 1e-7 * largest
+LEGEND = (
+    "Held against the reference in float64. |Δ|: the largest difference; of max: as a share of the blob's "
+    "largest magnitude; × ref: as a multiple of the float32 reference's own. Within: the port up to 1.5 × ref "
+    "+ 1e-07 of max, the others up to 1e-05 of max. Inputs and Split layers' copies are left out."
+)
 
 
-@dataclass(frozen=True)
-class Row:
-    """One blob of one engine.
-
-    Attributes:
-        shape: in truth.
-        largest: the blob's largest magnitude in truth.
-        difference: the largest absolute difference from truth; infinite for NaN or another shape.
-        own: the float32 reference's largest absolute difference.
-    """
-
-    engine: str
-    blob: str
-    shape: tuple[int, ...]
-    largest: float
-    difference: float
-    own: float
-
-    @property
-    def relative(self) -> float:
-        """The difference as a share of the blob's largest magnitude."""
-        return self.difference / self.largest if self.largest else math.inf if self.difference else 0.0
-
-    @property
-    def ratio(self) -> float:
-        """How many times the float32 reference's own difference; NaN where both are 0."""
-        return self.difference / self.own if self.own else math.inf if self.difference else math.nan
-
-    @property
-    def allowed(self) -> float:
-        return allowed_difference(self.engine, self.own, self.largest)
-
-    @property
-    def within(self) -> bool:
-        return self.difference <= self.allowed and math.isfinite(self.difference)
+def print_report(report: ParityReport, console: Console) -> None:
+    """The table, a line for each blob, and below it what else there is to say."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("\nblob", no_wrap=True)
+    table.add_column("\nshape", no_wrap=True)
+    for engine in report.engines:
+        for header in _headers(engine.name):
+            table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for blob, rows in report.by_blob():
+        cells = [cell for engine in report.engines for cell in _cells(engine.name, rows.get(engine.name))]
+        table.add_row(Text(blob), shape_text(report.shapes[blob]), *cells, verdict(rows.values()))
+    # As wide as it must be, also where that is wider than the terminal: numbers are not for folding.
+    width = max(console.width, console.measure(table, options=console.options.update(width=500)).maximum)
+    console.print(Text(report.title), soft_wrap=True)
+    console.print(table, width=width, soft_wrap=True)
+    for line in (LEGEND, *report.notes):
+        console.print(Text(line))
 
 
-@dataclass
-class EngineReport:
-    """What one engine did.
-
-    Attributes:
-        seconds: of its forward pass.
-        flips: mask positions that were erased, negated or kept otherwise than in truth, by mask layer.
-        not_carried: layers that the engine cannot run, each with the reason.
-    """
-
-    name: str
-    seconds: float
-    rows: list[Row]
-    flips: dict[str, int]
-    not_carried: dict[str, str]
-
-    @property
-    def within(self) -> bool:
-        """Every blob is within what `allowed_difference` says, and not one decision differs."""
-        return all(row.within for row in self.rows) and not any(self.flips.values())
-
-    @property
-    def out(self) -> list[Row]:
-        """The rows that are out, the first in the net first."""
-        return [row for row in self.rows if not row.within]
-
-    @property
-    def worst(self) -> Row | None:
-        return max(self.rows, key=lambda row: row.relative, default=None)
+def _headers(engine: str) -> list[str]:
+    return [f"{engine}\n|Δ|", "\nof max", *([] if engine == "reference" else ["\n× ref"])]
 
 
-@dataclass
-class ParityReport:
-    """What `compare` found.
-
-    Attributes:
-        prototxt, weights, inputs: what was run, in words.
-        blobs: the compared blobs, in the order in which the net makes them.
-        positions: how many positions SeeNet's masks decide on, by mask layer.
-        truth_seconds: of the float64 forward pass.
-    """
-
-    prototxt: str
-    weights: str
-    inputs: str
-    blobs: list[str]
-    positions: dict[str, int]
-    truth_seconds: float
-    engines: list[EngineReport]
-    remarks: list[str]
-
-    @property
-    def rows(self) -> list[Row]:
-        return [row for engine in self.engines for row in engine.rows]
-
-    @property
-    def within(self) -> bool:
-        return all(engine.within for engine in self.engines)
+def _cells(engine: str, row: Row | None) -> list[Text]:
+    columns = len(_headers(engine))
+    if row is None:
+        return [Text("–")] * columns
+    style = "" if row.within else "bold red"
+    return [Text(number, style) for number in numbers(row)[:columns]]
 
 
-def compare(
-    prototxt: str | os.PathLike,
-    weights: str | os.PathLike | Sequence[LayerWeights] | None = None,
-    inputs: Mapping[str, np.ndarray] | None = None,
-    engines: Sequence[str] | None = None,
-    *,
-    seed: int = 0,
-    allow_modules: Collection[str] = (),
-    progress: Tick | None = None,
-) -> ParityReport:
-    """Run a net (phase TEST) in every engine and hold each blob against the float64 reference.
-
-    Engines run one after another; between them only the float64 blobs and the float32 weights are kept.
-
-    Args:
-        weights: a file in any format of `weights`, or layers; without, `rebuilt_weights` of `seed`.
-        inputs: arrays by input name. What is not given is drawn with `seed`: N(0, 50), like an image minus
-            its mean, and labels of 0 and 1.
-        engines: names from `ENGINES`. By default port, reference and opencv, and caffe where it is installed.
-        allow_modules: Python modules that the net's Python layers may load; SeeNet's are built in.
-
-    Raises:
-        InputError: for whatever is wrong with the files, the inputs or the engines' names.
-    """
-    where = os.fspath(prototxt)
-    plan = plan_net(read_net(prototxt), TEST, where=where)
-    if not plan.inputs:
-        raise InputError(f"{where}: has no inputs to feed: give the net's deploy form, with Input layers")
-    chosen, remarks = _choose(engines, plan, allow_modules)
-    runner = _Runner(where, plan, allow_modules, progress or (lambda what, done, total: None))
-
-    net = runner.net("reference", dtype=np.float64)
-    remarks += runner.take_weights(net, weights, seed)
-    runner.take_inputs(net, inputs or {}, seed)
-    blobs, truth_seconds = runner.run_net(net, "reference in float64")
-    truth = _Truth(
-        {name: array.copy() for name, array in blobs.items()}, _computed_blobs(plan), _decisions(plan, blobs)
-    )
-    del net, blobs
-
-    reports = {name: runner.judge(name, truth) for name in dict.fromkeys(["reference", *chosen])}
-    return ParityReport(
-        prototxt=where,
-        weights=_described(weights, seed),
-        inputs=", ".join(f"{name} {shape_text(array.shape)}" for name, array in runner.inputs.items()),
-        blobs=truth.compared,
-        positions={mask: decided.size for mask, decided in truth.decisions.items()},
-        truth_seconds=truth_seconds,
-        engines=[reports[name] for name in chosen],
-        remarks=remarks,
-    )
+def numbers(row: Row) -> tuple[str, str, str]:
+    """|Δ|, of max and × ref, as the table and the page show them."""
+    ratio = "–" if math.isnan(row.ratio) else "∞" if math.isinf(row.ratio) else f"{row.ratio:.2f}"
+    return (*("0" if not x else "∞" if math.isinf(x) else f"{x:.1e}" for x in (row.difference, row.relative)), ratio)
 
 
-def _described(weights: str | os.PathLike | Sequence[LayerWeights] | None, seed: int) -> str:
-    if weights is None:
-        return f"rebuilt with seed {seed}"
-    return os.fspath(weights) if isinstance(weights, str | os.PathLike) else "given"
+def verdict(rows: Iterable[Row]) -> str:
+    """What one blob's line ends with."""
+    rows = list(rows)
+    out = [row.engine for row in rows if not row.within]
+    if out:
+        return f"OUT: {', '.join(out)}"
+    return "within, inherited" if any(row.inherited for row in rows) else "within"
 
 
-def rebuilt_weights(net: Any, seed: int) -> list[LayerWeights]:
-    """Weights of He's uniform distribution for a pycaffe net's layers, the same for every engine and machine.
-
-    As the recordings rebuild them: for each layer in order, each blob uniform in ±bound, with √(6 / fan-in)
-    for blob 0 (fan-in: the product of its shape after the first axis) and 0.1 for the others, drawn by
-    NumPy's `RandomState(seed)`. BatchNorm's blobs are statistics instead: means within ±0.1, variances
-    within 1 ± 0.1, and a factor of 1.
-    """
-    generator = np.random.RandomState(seed)
-    types = dict(zip(net._layer_names, (layer.type for layer in net.layers), strict=True))
-    layers = []
-    for name, blobs in net.params.items():
-        statistics = types[name] == "BatchNorm"
-        arrays = []
-        for i, blob in enumerate(blobs):
-            shape = blob.data.shape
-            bound = 0.1 if i or statistics else math.sqrt(6 / math.prod(shape[1:]))
-            array = ((2 * generator.random_sample(shape) - 1) * bound).astype(np.float32)
-            arrays.append([array, 1 + array, np.ones_like(array)][i] if statistics else array)
-        layers.append(LayerWeights(name, types[name], arrays))
-    return layers
-
-
-def published_inputs(
-    prototxt: str | os.PathLike,
-    image: np.ndarray | None = None,
-    labels: Sequence[int] | None = None,
-    test_size: int = 256,
-) -> dict[str, np.ndarray]:
-    """Inputs for `compare` as the published procedure feeds them; what is None is left to `compare`.
-
-    Args:
-        image: (height, width, 3) uint8, BGR: resized to test_size² by INTER_CUBIC on float64, minus the mean.
-        labels: VOC class indices, to be set in a label blob of 1×1×1×20.
-
-    Raises:
-        InputError: an image for a net without an input of colour images, labels for one without labels.
-    """
-    where = os.fspath(prototxt)
-    plan = plan_net(read_net(prototxt), TEST, where=where)
-    inputs = {}
+def parity_command(
+    prototxt: Annotated[Path, typer.Option(help="The net, of any age, with Input layers.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help=".caffemodel, .h5, .safetensors or .pth. Without: rebuilt from the seed, He's rule."),
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="A photograph. Without: a random image.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="VOC classes for the label input: names or numbers, commas between.")
+    ] = None,
+    test_size: Annotated[int, typer.Option(min=1, help="Side to which the photograph is resized.")] = 256,
+    engines: Annotated[
+        str | None, typer.Option(help=f"Of {', '.join(ENGINES)}, commas between. Without: all that there are.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the table and a chart as one page.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")] = 0,
+    allow_module: Annotated[
+        list[str] | None, typer.Option(help="A Python module that Python layers may load; repeatable.")
+    ] = None,
+    to_bgr: Annotated[
+        bool, typer.Option("--to-bgr", help="Take a grey, 16-bit or RGBA photograph too.")
+    ] = False,
+) -> None:
+    """Hold a net's blobs in each engine against float64; exit status 1 when anything is out."""
+    if html is not None and html.is_dir():
+        raise InputError(f"{html}: is a folder: name a file for the page")
+    names = None if engines is None else [name.strip() for name in engines.split(",") if name.strip()]
+    classes = None if labels is None else class_indices(labels)
+    photograph = None if image is None else read_image(image, to_bgr)
+    inputs = published_inputs(prototxt, photograph, classes, test_size)
+    with progress_bar() as bar:
+        report = compare(
+            prototxt, weights, inputs, names, seed=seed, allow_modules=allow_module or (), progress=show_on(bar)
+        )
     if image is not None:
-        name = _image_input(plan)
-        if name is None:
-            raise InputError(f"{where}: no input is a colour image (N×3×height×width): leave out the image")
-        resized = cv2.resize(image.astype(np.float64), (test_size, test_size), interpolation=cv2.INTER_CUBIC)
-        inputs[name] = (resized - np.array(MEAN_BGR)).transpose(2, 0, 1)[None].astype(np.float32)
-    if labels is not None:
-        names = _label_inputs(plan)
-        if not names:
-            raise InputError(f"{where}: has no label input: leave out the labels")
-        label = np.zeros((1, 1, 1, len(CLASSES)), np.float32)
-        label[..., list(labels)] = 1
-        inputs |= dict.fromkeys(names, label)
-    return inputs
+        report.title += f" · {image}"
+    if classes:
+        report.title += f" · {', '.join(class_names(classes))}"
+    if html is not None:
+        from port.parity_page import write_page
+
+        write_page(html, report)
+    print_report(report, Console())
+    if not report.within:
+        raise typer.Exit(1)
 
 
-# ---- running
+def show_on(bar: Progress) -> Tick:
+    """A `progress` for `compare`: one line per engine."""
+    tasks: dict[str, TaskID] = {}
 
+    def tick(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done)
 
-@dataclass
-class _Runner:
-    """Runs one net in one engine after another, with the same weights and inputs."""
-
-    where: str
-    plan: Plan
-    allow_modules: Collection[str]
-    tick: Tick
-    weights: list[LayerWeights] = field(default_factory=list)
-    inputs: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def net(self, engine: str, **settings: Any) -> Any:
-        """A net of one of the pycaffe engines; genuine Caffe knows no `allow_modules`."""
-        if engine == "caffe":
-            try:
-                return _load(engine).Net(self.where, TEST)
-            except Exception as error:
-                raise InputError(f"engine caffe: {str(error).strip().splitlines()[0]}") from error
-        return _load(engine).Net(self.where, TEST, allow_modules=self.allow_modules, **settings)
-
-    def take_weights(
-        self, net: Any, weights: str | os.PathLike | Sequence[LayerWeights] | None, seed: int
-    ) -> list[str]:
-        """Decide the float32 weights of all engines, by filling `net`. Returns remarks."""
-        remarks = []
-        if weights is None:
-            _write_weights(net, rebuilt_weights(net, seed))
-        else:
-            remarks = self._fill(net, weights)
-        types = dict(zip(net._layer_names, (layer.type for layer in net.layers), strict=True))
-        self.weights = [
-            LayerWeights(name, types[name], [blob.data.astype(np.float32) for blob in blobs])
-            for name, blobs in net.params.items()
-        ]
-        return remarks
-
-    def _fill(self, net: Any, weights: str | os.PathLike | Sequence[LayerWeights]) -> list[str]:
-        is_file = isinstance(weights, str | os.PathLike)
-        where = os.fspath(weights) if is_file else "weights"
-        layers = read_weights(weights, with_empty=True) if is_file else list(weights)
-        check_finite(layers, where)
-        shapes = {name: [blob.shape for blob in layer.blobs] for name, layer in net.layer_dict.items()}
-        shared = {
-            (layer.name, i)
-            for layer in self.plan.layers
-            for i, param in enumerate(layer.params)
-            if param.owner is not None
-        }
-        found, _ = match_by_name(layers, shapes, where, shared=shared)
-        lacking = [name for name in net.params if name not in found]
-        if lacking and len(lacking) == len(net.params):
-            raise InputError(
-                f"{where}: has weights for none of the layers of {self.where}: are they of one net?"
-            )
-        _write_weights(net, [LayerWeights(name, blobs=blobs) for name, blobs in found.items()])
-        return [f"{where} lacks {', '.join(lacking)}: filled as the prototxt says"] if lacking else []
-
-    def take_inputs(self, net: Any, given: Mapping[str, np.ndarray], seed: int) -> None:
-        """Decide the float32 inputs of all engines: those given, the others drawn."""
-        unknown = [name for name in given if name not in net.inputs]
-        if unknown:
-            raise InputError(f'{self.where}: no input "{unknown[0]}": its inputs are {", ".join(net.inputs)}')
-        generator = np.random.RandomState(seed)
-        labels = _label_inputs(self.plan)
-        for name in sorted(net.inputs, key=lambda name: name in labels):  # labels may need the image's batch
-            shape = net.blobs[name].shape
-            if name in given:
-                array = np.ascontiguousarray(given[name], np.float32)
-            elif name in labels:
-                array = generator.randint(0, 2, self._label_shape(net, name)).astype(np.float32)
-            else:
-                array = generator.normal(0, 50, shape).astype(np.float32)
-            net.blobs[name].reshape(*array.shape)
-            self.inputs[name] = array
-        self.inputs = {name: self.inputs[name] for name in net.inputs}
-
-    def _label_shape(self, net: Any, name: str) -> tuple[int, ...]:
-        """As declared, or what SeeNet's masks need: a deploy net declares its label blob too small."""
-        scores = next((mask.scores for mask in _masks(self.plan) if mask.label == name), None)
-        if scores is None:
-            return net.blobs[name].shape
-        net.reshape()
-        num, classes = net.blobs[scores].shape[:2]
-        return num, 1, 1, classes
-
-    def run_net(self, net: Any, what: str) -> tuple[dict[str, np.ndarray], float]:
-        """The net's blobs after one forward pass, as views, and the seconds that it took."""
-        _write_weights(net, self.weights)
-        for name, array in self.inputs.items():
-            net.blobs[name].reshape(*array.shape)
-            net.blobs[name].data[...] = array
-        start = time.perf_counter()
-        for i in range(len(net.layers)):
-            self.tick(what, i, len(net.layers))
-            net._forward(i, i)
-        self.tick(what, len(net.layers), len(net.layers))
-        seconds = time.perf_counter() - start
-        return {name: net.blobs[name].data for name in _plain_blobs(self.plan)}, seconds
-
-    def run_opencv(self) -> tuple[dict[str, np.ndarray], dict[str, str], float]:
-        """As `run_net`, with the layers that OpenCV does not carry; its time is with reading the net."""
-        start = time.perf_counter()
-        self.tick("opencv", 0, 1)
-        blobs, not_carried = _load("opencv").run_opencv(self.plan, self.weights, self.inputs)
-        self.tick("opencv", 1, 1)
-        return {**self.inputs, **blobs}, not_carried, time.perf_counter() - start
-
-    def judge(self, engine: str, truth: "_Truth") -> EngineReport:
-        """Run one engine and hold it against truth."""
-        gc.collect()  # the engine before may have left its net in reference cycles
-        if engine == "opencv":
-            blobs, not_carried, seconds = self.run_opencv()
-            blobs = {name: _with_axes_of(truth.blobs[name], array) for name, array in blobs.items()}
-        else:
-            blobs, seconds = self.run_net(self.net(engine), engine)
-            not_carried = {}
-        rows = []
-        for name in truth.compared:
-            if name in blobs:
-                difference = _difference(blobs[name], truth.blobs[name])
-                own = truth.own.setdefault(name, difference)  # the float32 reference comes first
-                largest = float(np.abs(truth.blobs[name]).max(initial=0))
-                rows.append(Row(engine, name, truth.blobs[name].shape, largest, difference, own))
-        decided = _decisions(self.plan, blobs)
-        flips = {mask: _flips(decided[mask], truth.decisions[mask]) for mask in decided}
-        return EngineReport(engine, seconds, rows, flips, not_carried)
-
-
-@dataclass
-class _Truth:
-    """What float64 says, and how far the float32 reference is off.
-
-    Attributes:
-        blobs: float64, inputs included, splits' copies not.
-        compared: the computed ones among them, in order.
-        decisions: what each mask did at each position.
-        own: the float32 reference's largest differences, filled in when it has run.
-    """
-
-    blobs: dict[str, np.ndarray]
-    compared: list[str]
-    decisions: dict[str, np.ndarray]
-    own: dict[str, float] = field(default_factory=dict)
-
-
-def _load(engine: str) -> ModuleType:
-    return importlib.import_module(ENGINES[engine])
-
-
-def _write_weights(net: Any, layers: Sequence[LayerWeights]) -> None:
-    for layer in layers:
-        for blob, array in zip(net.params[layer.name], layer.blobs, strict=True):
-            if array is not None:
-                blob.data[...] = array
-
-
-def _choose(
-    engines: Sequence[str] | None, plan: Plan, allow_modules: Collection[str]
-) -> tuple[list[str], list[str]]:
-    """The engines to report on, and remarks."""
-    unknown = [name for name in engines or () if name not in ENGINES]
-    if unknown:
-        raise InputError(f'engine "{unknown[0]}": there is none; the engines are {", ".join(ENGINES)}')
-    objection = _objection_to_caffe(plan, allow_modules)
-    if engines is None:
-        chosen = ["port", "reference", "opencv"]
-        return (chosen, [f"caffe takes no part: {objection}"]) if objection else ([*chosen, "caffe"], [])
-    if "caffe" in engines and objection:
-        raise InputError(f"engine caffe: {objection}")
-    if not engines:
-        raise InputError(f"no engine: give some of {', '.join(ENGINES)}")
-    return list(dict.fromkeys(engines)), []
-
-
-def _objection_to_caffe(plan: Plan, allow_modules: Collection[str]) -> str:
-    """Why genuine Caffe cannot run this net here; "" where it can."""
-    os.environ.setdefault("GLOG_minloglevel", "2")
-    try:
-        installed = hasattr(_load("caffe"), "Net")
-    except ImportError:
-        installed = False
-    if not installed:
-        return "genuine pycaffe is not importable here"
-    # It imports whatever module a prototxt names, built in here or not: not unasked.
-    modules = {layer.param.python_param.module for layer in plan.layers if layer.type == "Python"}
-    for module in sorted(modules - set(allow_modules)):
-        return f'it would load the Python module "{module}": allow it with --allow-module {module}'
-    return ""
-
-
-# ---- the net's blobs
-
-
-@dataclass(frozen=True)
-class _Mask:
-    """One of SeeNet's masks, with its blobs by the names that they have before splitting."""
-
-    layer: str
-    features: str
-    scores: str
-    label: str
-    top: str
-
-
-def _masks(plan: Plan) -> list[_Mask]:
-    unsplit = dict(enumerate(plan.blobs))
-    masks = []
-    for layer in plan.layers:
-        if layer.type == "Split":
-            unsplit |= dict.fromkeys(layer.tops, unsplit[layer.bottoms[0]])
-        python = layer.param.python_param
-        if layer.type == "Python" and (python.module, python.layer) in MASKS and len(layer.bottoms) == 3:
-            masks.append(_Mask(layer.name, *(unsplit[i] for i in (*layer.bottoms, layer.tops[0]))))
-    return masks
-
-
-def _plain_blobs(plan: Plan) -> list[str]:
-    """All blobs but the splits' copies."""
-    copies = {top for layer in plan.layers if layer.type == "Split" for top in layer.tops}
-    return list(dict.fromkeys(name for i, name in enumerate(plan.blobs) if i not in copies))
-
-
-def _computed_blobs(plan: Plan) -> list[str]:
-    written = {plan.blobs[top] for layer in plan.layers if layer.type != "Input" for top in layer.tops}
-    return [name for name in _plain_blobs(plan) if name in written]
-
-
-def _label_inputs(plan: Plan) -> list[str]:
-    read_as_label = {mask.label for mask in _masks(plan)}
-    inputs = [plan.blobs[i] for i in plan.inputs]
-    return [name for name in inputs if name == "label" or name in read_as_label]
-
-
-def _image_input(plan: Plan) -> str | None:
-    for layer in plan.layers:
-        if layer.type == "Input":
-            shapes = list(layer.param.input_param.shape)
-            shapes = shapes * len(layer.tops) if len(shapes) == 1 else shapes
-            for top, shape in zip(layer.tops, shapes, strict=False):
-                if len(shape.dim) == 4 and shape.dim[1] == 3:
-                    return plan.blobs[top]
-    return None
-
-
-# ---- comparing
-
-
-def _difference(array: np.ndarray, truth: np.ndarray) -> float:
-    """The largest absolute difference; infinite where one is NaN or the shapes differ."""
-    if array.shape != truth.shape:
-        return math.inf
-    largest = float(np.abs(array - truth).max(initial=0))
-    return math.inf if math.isnan(largest) else largest
-
-
-def _with_axes_of(truth: np.ndarray, array: np.ndarray) -> np.ndarray:
-    """OpenCV gives every blob two axes or more: without the axes of size 1 that truth lacks."""
-    plain = [tuple(size for size in shape if size > 1) for shape in (array.shape, truth.shape)]
-    return array.reshape(truth.shape) if plain[0] == plain[1] else array
-
-
-KEPT, NEGATED, ERASED = 1, 2, 4
-
-
-def _decisions(plan: Plan, blobs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What each mask did at each position, (num, height, width): bits of KEPT, NEGATED and ERASED.
-
-    A position's bits are those of its channels; a channel whose feature is 0 has none, and neither has a
-    position where all are 0: nothing was decided there.
-    """
-    decisions = {}
-    for mask in _masks(plan):
-        if mask.features != mask.top and {mask.features, mask.top} <= set(blobs):
-            features, top = np.sign(blobs[mask.features]), np.sign(blobs[mask.top])
-            did = {
-                KEPT: features * top > 0,
-                NEGATED: features * top < 0,
-                ERASED: (features != 0) & (top == 0),
-            }
-            decisions[mask.layer] = sum(bit * channels.any(axis=1) for bit, channels in did.items())
-    return decisions
-
-
-def _flips(decided: np.ndarray, truth: np.ndarray) -> int:
-    if decided.shape != truth.shape:
-        return truth.size
-    return int(((decided != truth) & (decided != 0) & (truth != 0)).sum())
+    return tick

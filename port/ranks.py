@@ -1,7 +1,7 @@
 """Several processes training together, one device each, as Caffe trains on several GPUs (parallel.cpp).
 
-Each rank has its own batch; the gradients are averaged; the first rank logs, tests and snapshots. `torchrun` starts
-the processes.
+Each rank has its own batch; the gradients are averaged; the first rank logs, tests and snapshots. `torchrun`
+starts the processes.
 """
 
 import os

@@ -1,7 +1,7 @@
 """Caffe's seven learning rate policies, as functions of the solver's settings and the iteration.
 
-The precision of each step is Caffe's (sgd_solver.cpp): float settings; powers of an integer exponent are taken
-in double, those of a float exponent in float; the rate itself is a float.
+The precision of each step is Caffe's (sgd_solver.cpp): float settings; powers of an integer exponent are
+taken in double, those of a float exponent in float; the rate itself is a float.
 """
 
 from collections.abc import Callable

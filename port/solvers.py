@@ -1,9 +1,9 @@
 """Caffe's six solvers as `torch.optim.Optimizer`s, in Caffe's arithmetic and order (caffe/solvers/*.cpp).
 
-One step clips the gradients of all parameters together, then for each parameter divides by `iter_size`, adds the
-weight decay, and turns the gradient into the update, with the learning rate inside the history: V = momentum · V +
-rate · gradient, where torch.optim.SGD has W -= rate · V, so the two part whenever the rate changes. The update is
-left in `.grad`, as Caffe leaves it in the blob's diff, and is subtracted from the weights.
+One step clips the gradients of all parameters together, then for each parameter divides by `iter_size`, adds
+the weight decay, and turns the gradient into the update, with the learning rate inside the history:
+V = momentum · V + rate · gradient, W -= V. (torch.optim.SGD has W -= rate · V, so the two part whenever the
+rate changes.) The update is left in `.grad`, as Caffe leaves it in the blob's diff.
 """
 
 import math
@@ -26,8 +26,8 @@ class CaffeSolver(Optimizer):
 
     Args:
         params: tensors, or groups `{"params": …, "lr_mult": …, "decay_mult": …}`, in the order of Caffe's
-            learnable parameters. A parameter without a gradient counts as one whose gradient is zero: it still
-            decays, and moves by its momentum, as in Caffe. A shared parameter is given once.
+            learnable parameters. One without a gradient counts as one whose gradient is zero: it still decays
+            and moves by its momentum, as in Caffe. A shared parameter is given once.
         lr: the rate of the next step; set by `set_rate` for every iteration.
         clip_gradients: the most that the gradients' common L2 norm may be; below 0: any.
 
@@ -73,7 +73,7 @@ class CaffeSolver(Optimizer):
         """Raises InputError for settings that Caffe refuses with this solver."""
 
     def update(self, gradient: Tensor, history: list[Tensor], rate: float) -> None:
-        """Turn the gradient into what is subtracted from the weights, in place, and bring the history up to date."""
+        """Turn the gradient, in place, into what is subtracted from the weights; update the history."""
         raise NotImplementedError
 
     def set_rate(self, rate: float) -> None:

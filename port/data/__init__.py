@@ -1,4 +1,4 @@
-"""What Caffe's data layers read and draw, without torch: lists, images, databases, transformation, prefetching.
+"""What Caffe's data layers read and draw, without torch: files, databases, transformation, reading ahead.
 
 A source tells its tops' shapes, draws the next batch (which items, and every random word that their
 transformation needs: cheap, in order, on the caller's thread) and loads a drawn batch (decoding: slow, on any

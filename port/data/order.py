@@ -23,7 +23,9 @@ class ListOrder:
         if rand_skip:
             self.position = int(rng.words(1)[0]) % rand_skip
             if self.position >= count:
-                raise InputError(f"rand_skip {rand_skip} drew {self.position}, the list has {count} images: lower it")
+                raise InputError(
+                    f"rand_skip drew {self.position} of {rand_skip}, of {count} images: lower it"
+                )
 
     def take(self, n: int) -> list[int]:
         """The next `n` indices."""
@@ -45,12 +47,9 @@ class ListOrder:
         return {"position": self.position, "order": self.indices, "shuffle": self.rng and self.rng.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Raises InputError for the state of another list."""
-        if len(state["order"]) != len(self.indices) or (state["shuffle"] is None) != (self.rng is None):
-            raise InputError(
-                f"the saved order is of {len(state['order'])} images, the list has {len(self.indices)}, or shuffle "
-                "was changed: resume with the same list, or without the saved random state"
-            )
+        """Raises InputError where one of them shuffles and the other does not."""
+        if (state["shuffle"] is None) != (self.rng is None):
+            raise InputError("the saved order is of another shuffle setting: resume with the same net")
         self.indices, self.position = list(state["order"]), state["position"]
         if self.rng:
             self.rng.restore(state["shuffle"])

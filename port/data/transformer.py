@@ -39,15 +39,16 @@ class Transformer:
             raise InputError("transform_param has force_color and force_gray: keep one")
         for name in self.unused:
             if getattr(param, name):
-                log.warning("transform_param.%s has no effect here, as in the Caffe fork that defines it", name)
+                log.warning("transform_param.%s has no effect here, as in the fork that defines it", name)
         self.param = param
         self.mirror, self.scale = param.mirror, np.float32(param.scale)
         self.train = phase == TRAIN
         self.crop = self._crop_sizes()
         self.mean = _mean_image(param.mean_file) if param.HasField("mean_file") else None
         self.mean_values = np.array(param.mean_value, np.float32)
+        self.deviations = self._deviations()
         self.rng: CaffeRNG | None = None
-        self._check_fork_settings()
+        self._check_pad()
 
     # ---- draws
 
@@ -55,6 +56,11 @@ class Transformer:
         """InitRand: a generator of its own, seeded from `rng`, where there is anything to draw."""
         if self.mirror or (self.train and self.param.crop_size):
             self.rng = CaffeRNG(int(rng.words(1)[0]))
+        elif self.words_per_image:
+            raise InputError(
+                "transform_param has something to draw, but Caffe seeds a generator only for mirror or, in "
+                "training, crop_size, and would stop here: set one of them"
+            )
 
     @property
     def words_per_image(self) -> int:
@@ -73,7 +79,7 @@ class Transformer:
     def restore(self, state: dict[str, Any] | None) -> None:
         """Raises InputError for the state of a transformer that drew where this does not, or the reverse."""
         if (state is None) != (self.rng is None):
-            raise InputError("the saved random state is of another transform_param: keep mirror and crop_size")
+            raise InputError("the saved state is of another transform_param: keep mirror and crop_size")
         if self.rng:
             self.rng.restore(state)
 
@@ -89,7 +95,8 @@ class Transformer:
             return channels, height, width
         if height < self.crop[0] or width < self.crop[1]:
             raise InputError(
-                f"{height}×{width} pixels (height × width) are smaller than the crop, {self.crop[0]}×{self.crop[1]}"
+                f"{height}×{width} pixels (height × width) are smaller than the crop, "
+                f"{self.crop[0]}×{self.crop[1]}"
             )
         return channels, *self.crop
 
@@ -112,7 +119,7 @@ class Transformer:
             image = self._padded(image)
         top, left = self._offsets(image.shape[1:], offsets)
         image = self._window(image, top, left)
-        if mean is not None and mean.shape[1] > 1:
+        if self.mean is not None:
             mean = self._window(mean, top, left)
         out = self._scaled(image, mean)
         return out[:, :, ::-1] if mirrored else out
@@ -138,9 +145,8 @@ class Transformer:
             return np.multiply(image, self.scale, dtype=np.float32)
         out = np.subtract(image, mean, dtype=np.float32)
         out *= self.scale
-        if self.param.std_value:
-            # The fork keeps a deviation as an int, and divides only where it has subtracted a mean.
-            out /= self._per_channel(np.trunc(np.array(self.param.std_value, np.float32)), image, "std_value")
+        if len(self.deviations):
+            out /= self._per_channel(self.deviations, image, "std_value")
         return out
 
     def _mean_for(self, image: np.ndarray) -> np.ndarray | None:
@@ -159,7 +165,7 @@ class Transformer:
         return np.broadcast_to(values, len(image))[:, None, None]
 
     def _padded(self, image: np.ndarray) -> np.ndarray:
-        """`pad` rows above and below and columns to the right, but none to the left: the fork's code says so."""
+        """`pad` rows above and below and columns to the right, none to the left: as the fork does."""
         pad = self.param.pad
         channels, height, width = image.shape
         border = np.rint(self._per_channel(self.mean_values, image, "mean_value")).clip(0, 255)
@@ -173,11 +179,16 @@ class Transformer:
     def _crop_sizes(self) -> tuple[int, int] | None:
         return (self.param.crop_size,) * 2 if self.param.crop_size else None
 
-    def _check_fork_settings(self) -> None:
+    def _deviations(self) -> np.ndarray:
+        """The fork keeps a deviation as an int, and divides only where it has subtracted a mean."""
+        values = np.trunc(np.array(self.param.std_value, np.float32))
+        if any(values < 1):
+            raise InputError("transform_param.std_value below 1 counts as 0, which divides: give 1 or more")
+        return values
+
+    def _check_pad(self) -> None:
         if self.param.pad and (self.mean is not None or not self.param.mean_value or self.crop is None):
             raise InputError("transform_param.pad needs mean_value (its border's colour) and a crop_size")
-        if any(value < 1 for value in self.param.std_value):
-            raise InputError("transform_param.std_value below 1 counts as 0, which divides: give 1 or more")
 
 
 class PairTransformer(Transformer):
@@ -185,9 +196,9 @@ class PairTransformer(Transformer):
 
     Args:
         ignore_label: what the label image is padded with.
-        rescale: whether `scale_factors` are used. The fork reads the field but never hands it to the code that
-            would draw a factor, and so trains at scale 1; True is the random scale that its authors (and
-            DeepLab's) describe, one more word for each image, after the mirror's.
+        rescale: whether `scale_factors` are used. The fork reads the field but never hands it to the code
+            that would draw a factor, and so trains at scale 1; True is the random scale that its authors
+            (and DeepLab's) describe, one more word for each image, after the mirror's.
     """
 
     unused = ("pad", "std_value")
@@ -196,7 +207,7 @@ class PairTransformer(Transformer):
         if param.HasField("mean_file"):
             raise InputError("ImageSegData does not take a mean_file: give mean_value")
         super().__init__(param, phase)
-        self.ignore_label = ignore_label
+        self.ignored = np.uint8(min(max(ignore_label, 0), 255))  # it goes into a byte image
         self.factors = [np.float32(factor) for factor in param.scale_factors] if rescale else []
         if any(not factor > 0 for factor in self.factors):
             raise InputError("transform_param.scale_factors must be above 0")
@@ -225,7 +236,9 @@ class PairTransformer(Transformer):
             InputError: unlike sizes; padding without a mean_value.
         """
         if image.shape[:2] != labels.shape:
-            raise InputError(f"the image is {image.shape[:2]} (height, width), its label image {labels.shape}")
+            raise InputError(
+                f"an image of {image.shape[:2]} (height, width), a label image of {labels.shape}"
+            )
         mirrored, *words = self._mirror(words)
         if self.factors:
             image, labels = self._rescaled(image, labels, self.factors[words[0] % len(self.factors)])
@@ -233,10 +246,12 @@ class PairTransformer(Transformer):
         image = image.transpose(2, 0, 1)
         pad = self._pad(labels.shape)
         if any(pad) and not len(self.mean_values):
-            raise InputError(f"{labels.shape} is smaller than the crop, {self.crop}: give a mean_value to pad with")
+            raise InputError(
+                f"{labels.shape} is smaller than the crop, {self.crop}: give mean_value, to pad with"
+            )
         # A padded pixel is the mean: 0 once that is subtracted.
         values = np.pad(self._scaled(image, self._mean_for(image)), [(0, 0), (0, pad[0]), (0, pad[1])])
-        labels = np.pad(labels, [(0, pad[0]), (0, pad[1])], constant_values=np.uint8(min(max(self.ignore_label, 0), 255)))
+        labels = np.pad(labels, [(0, pad[0]), (0, pad[1])], constant_values=self.ignored)
         top, left = self._offsets(labels.shape, words)
         values = self._window(values, top, left)
         labels = self._window(labels[None].astype(np.float32), top, left)
@@ -261,15 +276,13 @@ class PairTransformer(Transformer):
             raise InputError("transform_param: give crop_size, or both crop_height and crop_width")
         if not height:
             return super()._crop_sizes()
-        if self.train and not self.mirror:
-            raise InputError(
-                "transform_param: with crop_height and crop_width the fork seeds no generator unless mirror is "
-                "true, and stops: use crop_size, or mirror"
-            )
         return (param.crop_height, param.crop_width) if param.crop_height and param.crop_width else None
 
-    def _check_fork_settings(self) -> None:
-        """What the base checks has no effect here."""
+    def _deviations(self) -> np.ndarray:
+        return np.empty(0, np.float32)
+
+    def _check_pad(self) -> None:
+        """`pad` has no effect here."""
 
 
 def _mean_image(path: str) -> np.ndarray:

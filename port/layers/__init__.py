@@ -3,6 +3,7 @@
 from port.layers import (
     convolution,
     cross_entropy,
+    data,
     distance_loss,
     eltwise,
     erasing,
@@ -24,6 +25,7 @@ from port.layers import (
 __all__ = [
     "convolution",
     "cross_entropy",
+    "data",
     "distance_loss",
     "eltwise",
     "erasing",

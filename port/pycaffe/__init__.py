@@ -7,15 +7,30 @@ or run an old script: `python -m port.pycaffe SCRIPT [ARG…]`.
 """
 
 from port.pycaffe.net import Net, layer_type_list, set_device, set_mode_cpu, set_mode_gpu
-from pycaffe import TEST, TRAIN, Layer, SGDSolver, proto
+from port.pycaffe.solver import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    get_solver,
+)
+from pycaffe import TEST, TRAIN, Layer, proto
 from weights.rng import set_random_seed
 
 __all__ = [
     "TEST",
     "TRAIN",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
     "Layer",
+    "NesterovSolver",
     "Net",
+    "RMSPropSolver",
     "SGDSolver",
+    "get_solver",
     "layer_type_list",
     "proto",
     "set_device",

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from port.layer import LAYERS, Layer, as_tuple
 from port.net import layer_class
+from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
 from pycaffe.blob import Blob, BlobVec
 from pycaffe.net import EngineLayer
@@ -29,6 +30,17 @@ class Net(_Net):
             return _BlobLayer(cls, plan, self.dtype)
         return new_python_layer(cls, plan.param)
 
+    def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Have the first layer, a MemoryData, read from these: (n, channels, height, width), and n labels.
+
+        Raises:
+            InputError: another first layer, other shapes, or n that is no multiple of the batch size.
+        """
+        if self.plan.layers[0].type != "MemoryData":
+            raise InputError("set_input_arrays: the net's first layer is no MemoryData")
+        with self.plan.layers[0].errors():
+            self.layers[0].module.reset(data, labels)
+
 
 class _BlobLayer:
     """A port layer on blobs. Backward is autograd's, on the graph that the last forward left."""
@@ -43,8 +55,8 @@ class _BlobLayer:
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shapes = tuple(blob.shape for blob in bottom)
-        if self.type == "Input" and self._shapes is not None:
-            return  # an input's shape is the caller's once the net is built
+        if not bottom and self._shapes is not None:
+            return  # an input's shape is the caller's once the net is built, a data layer's the batch's
         if shapes != self._shapes:
             self._shapes, self._top_shapes = shapes, self.module.top_shapes(*shapes)
         for blob, shape in zip(top, self._top_shapes, strict=True):

@@ -66,8 +66,8 @@ class Slice(Layer):
             bounds = [0, *self.points]
             if len(bounds) != count:
                 raise InputError(f"{len(self.points)} slice_points for {count} tops: give {count - 1}")
-            if any(b <= a for a, b in pairwise(bounds)) or max(bounds[-1], count) > size:
-                raise InputError(f"slice_points {self.points} must rise from above 0 to size {size}")
+            if any(b <= a for a, b in pairwise([*bounds, size])):
+                raise InputError(f"slice_points {self.points} must rise, above 0 and below size {size}")
         elif size % count:
             raise InputError(f"{count} tops do not divide size {size}: give slice_points")
         else:

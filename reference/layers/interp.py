@@ -19,8 +19,6 @@ class Interp(Layer):
         param = self.param.interp_param
         if param.pad_beg > 0 or param.pad_end > 0:
             raise InputError("pad_beg and pad_end only crop: give 0 or less")
-        if param.zoom_factor < 1 or param.shrink_factor < 1:
-            raise InputError("zoom_factor and shrink_factor must be at least 1")
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         param = self.param.interp_param
@@ -30,6 +28,8 @@ class Interp(Layer):
         if shrink == zoom and param.HasField("height") and param.HasField("width"):
             out = (param.height, param.width)
         elif shrink or zoom:
+            if param.zoom_factor < 1 or param.shrink_factor < 1:
+                raise InputError("zoom_factor and shrink_factor must be at least 1")
             out = tuple((n - 1) // param.shrink_factor * param.zoom_factor + 1 for n in self.sizes)
         else:
             raise InputError("interp_param needs a zoom_factor, a shrink_factor, or height and width")

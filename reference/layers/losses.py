@@ -92,8 +92,9 @@ class _OfSoftmax(_Loss):
         self.axis = canonical_axis(self.axis_param, len(scores))
         self.classes = scores[self.axis]
         self.outer, self.inner = math.prod(scores[: self.axis]), math.prod(scores[self.axis + 1 :])
-        if math.prod(labels) != self.outer * self.inner:
-            raise InputError(f"labels {labels} must have the values of {scores} without axis {self.axis}")
+        due = self.outer * self.inner
+        if math.prod(labels) != due:
+            raise InputError(f"{due} labels are due for scores {scores} along axis {self.axis}, not {labels}")
         return super().top_shapes(scores, labels, *more)
 
     def run(self, scores: np.ndarray, labels: np.ndarray, *more: np.ndarray) -> list:

@@ -21,8 +21,9 @@ class Accuracy(Layer):
         param = self.param.accuracy_param
         self.axis = canonical_axis(param.axis, len(scores))
         classes = scores[self.axis]
-        if math.prod(labels) * classes != math.prod(scores):
-            raise InputError(f"labels {labels} must have the values of {scores} without axis {self.axis}")
+        due = math.prod(scores) // classes
+        if math.prod(labels) != due:
+            raise InputError(f"{due} labels are due for scores {scores} along axis {self.axis}, not {labels}")
         if param.top_k > classes:
             raise InputError(f"top_k {param.top_k} must be at most the {classes} classes")
         return [(), (classes,)][: len(self.plan.tops)]

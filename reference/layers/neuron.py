@@ -190,9 +190,9 @@ class Log(_Transcendental):
     def add_weights(self, shape: Shape) -> None:
         param = self.param.log_param
         self.scale, self.shift = self.dtype.type(param.scale), self.dtype.type(param.shift)
+        if param.base == 1:
+            raise InputError("there is no logarithm to base 1: give another base")
         self.per_e = 1 / _log_of_base(param.base, self.dtype)
-        if not np.isfinite(self.per_e):
-            raise InputError("base 1 has no logarithm: give another base")
 
     def run(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):

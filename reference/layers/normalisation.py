@@ -72,10 +72,9 @@ class MVN(Layer):
         x, y, dy = bottoms[0], self._rows(tops[0]), self._rows(top_diffs[0])
         if not self.param.mvn_param.normalize_variance:
             return (dy - dy.mean(axis=1, keepdims=True)).reshape(x.shape)
-        along = y * (dy * y).sum(axis=1, keepdims=True)
-        if self.plan.in_place:
-            dy = along  # Caffe has written it over the top's gradient by the time it reads that again
-        dx = dy - (along + dy.sum(axis=1, keepdims=True)) / self.dtype.type(y.shape[1])
+        along = y * (dy * y).mean(axis=1, keepdims=True)
+        # In place, Caffe has by now overwritten the gradient that it would subtract this from.
+        dx = -2 * along if self.plan.in_place else dy - dy.mean(axis=1, keepdims=True) - along
         return (dx / self.deviation).reshape(x.shape)
 
     def _rows(self, x: np.ndarray) -> np.ndarray:

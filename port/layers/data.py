@@ -1,0 +1,143 @@
+"""Caffe's data layers: what fills a net's first blobs from files, databases and memory."""
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from port.data.database import DatabaseImages
+from port.data.hdf5 import HDF5Rows
+from port.data.images import LabelledImages, PairedImages
+from port.data.memory import MemoryImages
+from port.data.prefetch import Prefetcher, Source
+from port.data.share import whole
+from port.layer import PYTHON_LAYERS, Layer, Shape, layer
+from port.ranks import solver_count, solver_rank
+from port.voc_data import VocImages, settings_of
+from prototxt.errors import InputError
+from weights.rng import caffe_rng
+
+AHEAD = 4
+"""Batches read ahead: Caffe's default `prefetch`."""
+
+TRAIN = 0
+
+
+class DataLayer(Layer):
+    """A layer over a source of batches.
+
+    Set-up draws from Caffe's process-wide generator exactly what Caffe's set-up draws, so that the fillers
+    after it are Caffe's. From then on a source has generators of its own; what is read ahead never shows.
+
+    Attributes:
+        prefetcher: its `waited` is the seconds that passes have waited for data.
+    """
+
+    ahead = AHEAD
+
+    def set_up(self) -> None:
+        # Where this is, the tops go; a net's `.to(device)` moves it.
+        self.register_buffer("where", torch.empty(0), persistent=False)
+        self.source = self.make_source()
+        self.prefetcher = Prefetcher(self.source, self.ahead)
+
+    @abstractmethod
+    def make_source(self) -> Source:
+        """The source, set up as Caffe sets it up."""
+
+    def top_shapes(self) -> list[Shape]:
+        return self.source.shapes
+
+    def forward(self) -> tuple[Tensor, ...]:
+        """The next batch: float32 (float64 in a float64 net), on the device that the net was moved to."""
+        dtype = torch.promote_types(torch.float32, self.where.dtype)
+        return tuple(torch.from_numpy(top).to(self.where.device, dtype) for top in self.prefetcher.next())
+
+    def state(self) -> dict[str, Any]:
+        """Where reading stands after the last batch that `forward` gave, as plain data that JSON can hold."""
+        return self.prefetcher.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on with the batch after the one where `state()` was taken.
+
+        Raises:
+            InputError: the state of another list or other settings.
+        """
+        self.prefetcher.restore(state)
+
+    def share(self) -> tuple[int, int]:
+        """(rank, count) by which training data is shared out, as Caffe's `Skip` does."""
+        return (solver_rank(), solver_count()) if self.phase == TRAIN else whole()
+
+
+@layer("ImageData")
+class ImageData(DataLayer):
+    """Images and labels from a list of files. Every rank reads the whole list, as in Caffe: shuffle it."""
+
+    def make_source(self) -> Source:
+        return LabelledImages(self.param, caffe_rng())
+
+
+@layer("ImageSegData")
+class ImageSegData(DataLayer):
+    """Images and label images from a list of pairs: the SeeNet group's fork.
+
+    Set `rescale` to True on the class before nets are built to have `scale_factors` used, which that fork
+    reads and then ignores.
+    """
+
+    rescale = False
+
+    def make_source(self) -> Source:
+        return PairedImages(self.param, caffe_rng(), self.rescale)
+
+
+@layer("Data")
+class Data(DataLayer):
+    """Images, and labels where there is a second top, from an LMDB."""
+
+    def make_source(self) -> Source:
+        return DatabaseImages(self.param, len(self.plan.tops) > 1, self.share, caffe_rng())
+
+
+@layer("HDF5Data")
+class HDF5Data(DataLayer):
+    """Rows of HDF5 datasets, one for each top; in memory, so that nothing is read ahead."""
+
+    ahead = 0
+
+    def make_source(self) -> Source:
+        return HDF5Rows(self.param, self.share)
+
+
+@layer("MemoryData")
+class MemoryData(DataLayer):
+    """Arrays that a program hands over by `reset(data, labels)`."""
+
+    ahead = 0
+
+    def make_source(self) -> Source:
+        return MemoryImages(self.param, caffe_rng())
+
+    def reset(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Read from these arrays from now on: (n, channels, height, width), and n labels.
+
+        Raises:
+            InputError: other shapes, or n that is no multiple of the batch size.
+        """
+        self.source.reset(data, labels)
+
+
+class VOCDataLayer(DataLayer):
+    """The built-in twin of `voc_layers.VOCDataLayer`: the same draws, read ahead."""
+
+    def make_source(self) -> Source:
+        if len(self.plan.tops) != 2:
+            raise InputError(f"VOCDataLayer makes two tops, data and label, not {len(self.plan.tops)}")
+        settings = settings_of(self.param.python_param.param_str, InputError)
+        return VocImages(settings, self.phase == TRAIN, self.share, InputError)
+
+
+PYTHON_LAYERS["voc_layers", "VOCDataLayer"] = VOCDataLayer
