@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import reference.pycaffe
 from parity_tests.recordings import ENGINES, GOLDEN, NETS, error, fill_he_uniform, recorded
 from port.figures import overlay
 from port.images import read_image
+from prototxt import parse_net
 from pycaffe import TEST
 
 RELEASE = os.environ.get("SEENET_RELEASE")
@@ -117,3 +119,17 @@ def test_the_narrow_net_in_both_engines() -> None:
         assert set(net.forward(start="conv1_b1")) == {"sigmoid1", "score_b2"}
     for name in a.blobs:
         assert error(b.blobs[name].data, a.blobs[name].data) <= 1e-5, name
+
+
+def test_weights_in_the_prototxt_are_not_drawn(caffe: ModuleType) -> None:
+    """`blobs` in the text are the layer's weights, and leave the random numbers to the layers behind it."""
+    given = "blobs { shape { dim: 2 dim: 3 } data: 1 data: 2 data: 3 data: 4 data: 5 data: 6 }"
+    layer = 'layer {{ name: "{0}" type: "InnerProduct" bottom: "x" top: "{0}" {1} inner_product_param {{ num_output: 2 \
+        bias_term: false weight_filler {{ type: "gaussian" }} }} }}'
+    source = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }'
+    caffe.set_random_seed(7)
+    net = caffe.Net.from_message(parse_net(source + layer.format("a", given) + layer.format("b", "")), TEST)
+    caffe.set_random_seed(7)
+    alone = caffe.Net.from_message(parse_net(source + layer.format("b", "")), TEST)
+    assert np.array_equal(net.params["a"][0].data, [[1, 2, 3], [4, 5, 6]])
+    assert np.array_equal(net.params["b"][0].data, alone.params["b"][0].data)

@@ -1,11 +1,14 @@
-"""From photographs to attention files."""
+"""`seenet attention`: from photographs to attention files."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
+from rich.console import Console
+from rich.table import Table
 
 from port.attention import LABEL_STATES, attention_maps
 from port.figures import attention_figure
@@ -15,6 +18,46 @@ from port.seenet import SeeNet
 from port.voc import CLASSES, class_indices
 from prototxt.errors import InputError
 from weights.files import atomic_path
+
+
+def attention_command(
+    images: Annotated[list[Path], typer.Argument(help="Photographs.", metavar="IMAGE...")],
+    labels: Annotated[str, typer.Option(help="Classes in the images: names or numbers, with commas between.")],
+    weights: Annotated[Path, typer.Option(help="SeeNet's weights: .caffemodel, .h5, .safetensors or .pth.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    test_size: Annotated[
+        int, typer.Option(help="Side to which images are resized (256 released, 224 paper).")
+    ] = 256,
+    flip: Annotated[bool, typer.Option(help="Fuse with the mirrored image's maps.")] = True,
+    label_state: Annotated[
+        str, typer.Option(help='What S_B is told: "accumulate" (as published), "single" or "all".')
+    ] = "accumulate",
+    maxt: Annotated[float, typer.Option(help="δ_h: attention above it is erased.")] = 0.8,
+    mint: Annotated[float, typer.Option(help="δ_l: features where attention is below it are negated.")] = 0.0,
+    npz: Annotated[bool, typer.Option("--npz", help="Also write the maps as floats, NAME.npz.")] = False,
+    to_bgr: Annotated[bool, typer.Option("--to-bgr", help="Take grey, 16-bit and RGBA images too.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Attention maps of photographs: NAME_CLASS.png (8 bits, original size) and a figure, NAME_attention.png."""
+    rows, failed = attend_to_files(
+        images, labels, weights, out, test_size, flip, label_state, maxt, mint, npz, to_bgr, device
+    )
+    print_attention(rows, out, Console())
+    for error in failed:
+        typer.echo(f"error: {error}", err=True)
+    if failed:
+        raise typer.Exit(2)
+
+
+def print_attention(rows: list[tuple[str, ...]], out: Path, console: Console) -> None:
+    """A line for each map that `attend_to_files` wrote."""
+    if not rows:
+        return
+    table = Table("image", "class", "mean", "share above 0.5", "file")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"Maps and figures (NAME_attention.png) are in {out}", soft_wrap=True)
 
 
 def attend_to_files(
@@ -82,7 +125,7 @@ def _write(
         path = out / f"{name}_{label}.png"
         write_png(path, np.rint(attention * 255).astype(np.uint8))
         share = float((attention > 0.5).mean())
-        rows.append((name, CLASSES[label], f"{attention.mean():.3f}", f"{share:.1%}", os.fspath(path)))
+        rows.append((name, CLASSES[label], f"{attention.mean():.3f}", f"{share:.1%}", path.name))
     attention_figure(out / f"{name}_attention.png", image, labels, maps)
     if npz:
         with atomic_path(out / f"{name}.npz") as beside, open(beside, "wb") as file:

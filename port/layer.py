@@ -9,7 +9,7 @@ from torch.func import functional_call
 from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, ParamPlan
-from weights.fillers import fill
+from weights.fillers import first_values
 from weights.names import param_names
 from weights.rng import caffe_rng
 
@@ -72,7 +72,8 @@ class Layer(nn.Module):
         """A weight blob, named `weight`, `bias`, … and drawn by its filler from Caffe's generator."""
         index = len(self._weights)
         names = param_names(self.plan.type, len(self.plan.params))
-        weight = nn.Parameter(torch.from_numpy(fill(shape, filler, caffe_rng())))
+        values = first_values(self.param, index, shape, filler, caffe_rng())
+        weight = nn.Parameter(torch.from_numpy(values))
         weight.requires_grad_(self.plan.params[index].needs_gradient)
         self.register_parameter(names[index], weight)
         self._weights.append(names[index])

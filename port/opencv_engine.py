@@ -51,7 +51,7 @@ def run_opencv(
     with _custom_layers(), _silence(), tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "net.caffemodel")
         write_caffemodel(model, _weights(steps, weights))
-        refused = {s.name: "OpenCV runs no script's layer" for s in steps if s.is_script}
+        refused = {step.name: why for step in steps if (why := _known_limit(step.plan))}
         while True:
             carried, refused = _without(steps, refused)
             try:
@@ -80,10 +80,6 @@ class _Step:
     plan: LayerPlan
     reads: tuple[str, ...]
     tops: tuple[str, ...]
-
-    @property
-    def is_script(self) -> bool:
-        return self.plan.type == "Python" and _python_class(self.plan.param) not in _MASKS
 
     def messages(self) -> Iterator[LayerParameter]:
         message = LayerParameter()
@@ -195,8 +191,24 @@ def _culprit(
 def _reason(error: cv2.error) -> str:
     if "Can't create layer" in str(error):
         return "OpenCV has no such layer type"
-    text = " ".join(str(error).partition("error: ")[2].split())
-    return f"OpenCV says {text}"
+    text = re.sub(r"in function '.*?'", "", str(error).partition("error: ")[2])
+    return f"OpenCV says {' '.join(text.split())}"
+
+
+def _known_limit(layer: LayerPlan) -> str:
+    """What OpenCV's importer is known to pass over in silence; "" for a layer that it heeds."""
+    if layer.type == "Python":
+        return "" if _python_class(layer.param) in _MASKS else "OpenCV runs no script's layer"
+    interp = layer.param.interp_param
+    resized = interp.shrink_factor != 1 or interp.pad_beg or interp.pad_end
+    unheeded = {
+        "InnerProduct": (layer.param.inner_product_param.transpose, "transpose"),
+        "Interp": (resized, "shrink_factor, pad_beg and pad_end"),
+        "LRN": (layer.param.lrn_param.k != 1, "k"),
+        "Swish": (layer.param.swish_param.beta != 1, "beta"),
+    }
+    passed_over, what = unheeded.get(layer.type, (False, ""))
+    return f"OpenCV does not heed {what}" if passed_over else ""
 
 
 # ---- SeeNet's masks

@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from port.images import read_image
+from port.parity_inputs import published_inputs, rebuilt_weights
 from port.parity_report import ParityReport, Row
-from port.parity_run import ENGINES, Tick, compare, published_inputs, rebuilt_weights
+from port.parity_run import ENGINES, Tick, compare
 from port.progress import progress_bar
 from port.voc import class_indices, class_names
 from prototxt.errors import InputError
@@ -34,14 +35,14 @@ __all__ = [
 
 LEGEND = (
     "Held against the reference in float64. |Δ|: the largest difference; of max: as a share of the blob's "
-    "largest magnitude; × ref: as a multiple of the float32 reference's own. Within: the port up to 1.5 × ref "
-    "+ 1e-07 of max, the others up to 1e-05 of max. Inputs and Split layers' copies are left out."
+    "largest magnitude; × ref: as a multiple of the float32 reference's own. Within: the port up to "
+    "1.5 × ref + 1e-07 of max, the others up to 1e-05 of max. Inputs and Split layers' copies are left out."
 )
 
 
 def print_report(report: ParityReport, console: Console) -> None:
     """The table, a line for each blob, and below it what else there is to say."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("\nblob", no_wrap=True)
     table.add_column("\nshape", no_wrap=True)
     for engine in report.engines:
@@ -51,10 +52,10 @@ def print_report(report: ParityReport, console: Console) -> None:
     for blob, rows in report.by_blob():
         cells = [cell for engine in report.engines for cell in _cells(engine.name, rows.get(engine.name))]
         table.add_row(Text(blob), shape_text(report.shapes[blob]), *cells, verdict(rows.values()))
-    # As wide as it must be, also where that is wider than the terminal: numbers are not for folding.
-    width = max(console.width, console.measure(table, options=console.options.update(width=500)).maximum)
+    # As wide as it must be, even where the terminal is not: numbers are not for folding.
+    table.width = Console(width=1000).measure(table).maximum
     console.print(Text(report.title), soft_wrap=True)
-    console.print(table, width=width, soft_wrap=True)
+    console.print(table, soft_wrap=True)
     for line in (LEGEND, *report.notes):
         console.print(Text(line))
 
@@ -73,8 +74,13 @@ def _cells(engine: str, row: Row | None) -> list[Text]:
 
 def numbers(row: Row) -> tuple[str, str, str]:
     """|Δ|, of max and × ref, as the table and the page show them."""
-    ratio = "–" if math.isnan(row.ratio) else "∞" if math.isinf(row.ratio) else f"{row.ratio:.2f}"
-    return (*("0" if not x else "∞" if math.isinf(x) else f"{x:.1e}" for x in (row.difference, row.relative)), ratio)
+    return _number(row.difference, ".1e"), _number(row.relative, ".1e"), _number(row.ratio, ".2f")
+
+
+def _number(value: float, form: str) -> str:
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else "0" if value == 0 else format(value, form)
 
 
 def verdict(rows: Iterable[Row]) -> str:
@@ -90,7 +96,9 @@ def parity_command(
     prototxt: Annotated[Path, typer.Option(help="The net, of any age, with Input layers.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help=".caffemodel, .h5, .safetensors or .pth. Without: rebuilt from the seed, He's rule."),
+        typer.Option(
+            help=".caffemodel, .h5, .safetensors or .pth. Without: rebuilt from the seed, He's rule."
+        ),
     ] = None,
     image: Annotated[Path | None, typer.Option(help="A photograph. Without: a random image.")] = None,
     labels: Annotated[
@@ -98,7 +106,8 @@ def parity_command(
     ] = None,
     test_size: Annotated[int, typer.Option(min=1, help="Side to which the photograph is resized.")] = 256,
     engines: Annotated[
-        str | None, typer.Option(help=f"Of {', '.join(ENGINES)}, commas between. Without: all that there are.")
+        str | None,
+        typer.Option(help=f"Of {', '.join(ENGINES)}, commas between. Without: all there are."),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the table and a chart as one page.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")] = 0,
@@ -118,7 +127,13 @@ def parity_command(
     inputs = published_inputs(prototxt, photograph, classes, test_size)
     with progress_bar() as bar:
         report = compare(
-            prototxt, weights, inputs, names, seed=seed, allow_modules=allow_module or (), progress=show_on(bar)
+            prototxt,
+            weights,
+            inputs,
+            names,
+            seed=seed,
+            allow_modules=allow_module or (),
+            progress=show_on(bar),
         )
     if image is not None:
         report.title += f" · {image}"
@@ -128,7 +143,8 @@ def parity_command(
         from port.parity_page import write_page
 
         write_page(html, report)
-    print_report(report, Console())
+    shown = Console()
+    print_report(report, shown if shown.is_terminal else Console(width=110))
     if not report.within:
         raise typer.Exit(1)
 

@@ -112,8 +112,8 @@ class EngineReport:
 
     @property
     def summary(self) -> str:
-        """One line: "port: 26 blobs in 1.7 s, worst conv5_2 3.1e-07 of its maximum …: within"."""
-        start = f"{self.name}: {len(self.rows)} blobs in {self.seconds:.1f} s"
+        """One line: "port: 26 blobs in 1.72 s, worst conv5_2 3.1e-07 of its maximum …: within"."""
+        start = f"{self.name}: {len(self.rows)} blobs in {self.seconds:.2f} s"
         if self.out:
             first = self.out[0]
             return (
@@ -132,7 +132,7 @@ class EngineReport:
     def notes(self) -> list[str]:
         """Blobs that are within only on a closer look, and layers that are not carried."""
         closer = [
-            f"{row.blob} of the {self.name} is further off than allowed by what it inherits: from what float64 "
+            f"{row.blob}: the {self.name} is further off than allowed by what it inherits: from what float64 "
             f"makes of its own bottoms it differs by {row.alone[0]:.1e}, the reference by {row.alone[1]:.1e}"
             for row in self.rows
             if row.inherited
@@ -177,9 +177,10 @@ class ParityReport:
     @property
     def notes(self) -> list[str]:
         """The closing lines: each engine's summary, the masks' decisions, and what else there is to say."""
-        masks = [self._decided()] if self.positions else []
-        closer = [note for engine in self.engines for note in engine.notes]
-        return [engine.summary for engine in self.engines] + masks + closer + self.remarks
+        lines = [f"truth: the reference in float64, in {self.truth_seconds:.2f} s"]
+        lines += [engine.summary for engine in self.engines]
+        lines += [self._decided()] if self.positions else []
+        return lines + [note for engine in self.engines for note in engine.notes] + self.remarks
 
     def _decided(self) -> str:
         counts = [

@@ -70,8 +70,12 @@ def write_snapshot(
             renames.enter_context(atomic_path(path))
             for path in (names.state, names.state + SIDECAR, names.model)
         )
-        write_weights(model, layers, net_name=net_name)
-        write_solverstate(state, snapshot)
+        try:
+            write_weights(model, layers, net_name=net_name)
+            write_solverstate(state, snapshot)
+        except InputError as error:  # which names the files beside
+            told = str(error).replace(str(model), names.model).replace(str(state), names.state)
+            raise InputError(told) from error
         beside.write_text(json.dumps({**sidecar, "of": [_checksum(model), _checksum(state)]}))
 
 

@@ -221,6 +221,11 @@ class Adam(CaffeSolver):
     type = "Adam"
     histories = 2
 
+    def check_settings(self) -> None:
+        for name in ("momentum", "momentum2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: {getattr(self, name):g} must be below 1, and not below 0, with Adam")
+
     def update(self, gradient: Tensor, history: list[Tensor], rate: float) -> None:
         means, squares = history
         done = self.iteration + 1

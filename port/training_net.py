@@ -12,7 +12,7 @@ from torch import Tensor
 from port.caffe_log import CaffeLog, log_backward, log_forward, log_net, log_norms
 from port.layer import as_tuple
 from port.net import CaffeNet
-from prototxt.caffe_pb2 import NetParameter
+from prototxt.caffe_pb2 import LayerParameter, NetParameter, ParamSpec
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, ParamPlan, Plan
 from weights import LayerWeights, match_by_name, read_weights
@@ -152,7 +152,7 @@ class TrainingNet:
                     None if owners_only and spec.owner is not None else weight.detach().cpu().numpy()
                     for weight, spec in zip(layer.blobs, blob_specs(plan, len(layer.blobs)), strict=True)
                 ],
-                param=plan.param,
+                param=saved_param(plan),
             )
             for plan, layer in self._layers
         ]
@@ -294,9 +294,20 @@ def blob_specs(plan: LayerPlan, count: int) -> list[ParamPlan]:
         return [ParamPlan(spec.name, spec.owner, 0, spec.decay_mult, False) for spec in plan.params]
     given = list(plan.params)
     for i in range(len(given), count):
-        spec = plan.param.param[i] if i < len(plan.param.param) else type(plan.param)().param.add()
+        spec = plan.param.param[i] if i < len(plan.param.param) else ParamSpec()
         given.append(ParamPlan(spec.name, None, spec.lr_mult, spec.decay_mult, spec.lr_mult != 0))
     return given
+
+
+def saved_param(plan: LayerPlan) -> LayerParameter:
+    """A layer's message as Caffe saves it: with what the layer has set in it itself while it was set up."""
+    param = LayerParameter()
+    param.CopyFrom(plan.param)
+    if any(plan.loss_weights) and not param.loss_weight:
+        param.loss_weight.append(1)
+    if plan.type == "BatchNorm":
+        param.param.extend(ParamSpec(lr_mult=0) for _ in range(len(param.param), len(plan.params)))
+    return param
 
 
 def _gradient(weight: Tensor) -> Tensor:

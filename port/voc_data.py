@@ -89,6 +89,10 @@ class VocImages:
             row[list(entry[2])] = 1
         return np.stack(images), labels
 
+    def items(self, drawn):
+        """What each of a drawn batch is, for messages."""
+        return [self._place(entry) for entry, _ in drawn]
+
     def state(self):
         """Position, order and generator as plain data."""
         _, key, place, _, _ = self.random.get_state()

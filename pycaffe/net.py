@@ -134,8 +134,6 @@ class Net:
             layer = self._make_layer(plan)
             layer.setup(bottom, top)
             layer.reshape(bottom, top)
-        if plan.param.blobs:
-            _fill_from_text(plan, layer.blobs)
         self._set_loss_weights(plan)
         return layer
 
@@ -253,7 +251,8 @@ class Net:
             plan = self.plan.layers[i]
             if plan.needs_backward:
                 bottom, top = self._vectors(plan)
-                self.layers[i].backward(top, list(plan.propagate_down), bottom)
+                with plan.errors():
+                    self.layers[i].backward(top, list(plan.propagate_down), bottom)
 
     def reshape(self) -> None:
         """Carry the inputs' shapes through the net without computing."""
@@ -315,9 +314,3 @@ class Net:
 
     def _index(self, layer: str) -> int:
         return self.plan.layer_index(layer)
-
-
-def _fill_from_text(plan: LayerPlan, blobs: BlobVec) -> None:
-    """Weights written in the prototxt itself take the place of fillers."""
-    for blob, proto in zip(blobs, plan.param.blobs, strict=True):
-        blob.data[...] = np.array(proto.double_data or proto.data).reshape(blob.shape)

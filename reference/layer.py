@@ -8,7 +8,7 @@ from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
 from pycaffe.blob import Blob, BlobVec
-from weights.fillers import fill
+from weights.fillers import first_values
 from weights.rng import caffe_rng
 
 LAYERS: dict[str, type["Layer"]] = {}
@@ -77,7 +77,7 @@ class Layer:
 
     def add_weight(self, shape: Shape, filler: FillerParameter) -> None:
         blob = Blob(shape, self.dtype)
-        blob.data[...] = fill(shape, filler, caffe_rng())
+        blob.data[...] = first_values(self.param, len(self.blobs), shape, filler, caffe_rng())
         self.blobs.append(blob)
 
     def weight(self, index: int) -> np.ndarray:

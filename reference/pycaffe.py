@@ -33,6 +33,7 @@ __all__ = [
     "set_random_seed",
 ]
 
+
 class Net(_Net):
     """A net computed in NumPy; see `pycaffe.Net`."""
 

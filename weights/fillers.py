@@ -8,11 +8,28 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from prototxt.caffe_pb2 import FillerParameter
+from prototxt.caffe_pb2 import FillerParameter, LayerParameter
 from prototxt.errors import InputError
 from weights.rng import CaffeRNG
 
 Shape = tuple[int, ...]
+
+
+def first_values(
+    layer: LayerParameter, index: int, shape: Sequence[int], filler: FillerParameter, rng: CaffeRNG
+) -> np.ndarray:
+    """A weight blob as the layer is built: float32, written in the prototxt itself, or drawn by its filler.
+
+    Raises:
+        InputError: another number of values in the prototxt than the shape has; see `fill`.
+    """
+    if index >= len(layer.blobs):
+        return fill(shape, filler, rng)
+    given = layer.blobs[index]
+    values = np.array(given.double_data or given.data, np.float32)
+    if values.size != math.prod(shape):
+        raise InputError(f"blobs[{index}] has {values.size} values in the prototxt, {tuple(shape)} are due")
+    return values.reshape(shape)
 
 
 def fill(shape: Sequence[int], filler: FillerParameter, rng: CaffeRNG) -> np.ndarray:

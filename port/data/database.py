@@ -1,6 +1,7 @@
 """Data's source: Datum messages in an LMDB."""
 
 import os
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,10 @@ from prototxt.caffe_pb2 import DataParameter, Datum, LayerParameter
 from prototxt.errors import InputError
 from weights.rng import CaffeRNG
 
-Drawn = tuple[list[tuple[bytes, bytes]], list[list[int]]]
+_open_ones: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+"""LMDB environments by path: a process may open each only once, and two layers may read the same."""
+
+Drawn = tuple[list[bytes], list[list[int]]]
 
 
 class DatabaseImages:
@@ -39,7 +43,10 @@ class DatabaseImages:
             raise InputError("data_param.batch_size: give 1 or more")
         self.transformer = Transformer(param.transform_param, param.phase)
         self.transformer.seed(rng)
-        self.cursor = _open(self.param.source)
+        self.environment = _open(self.param.source)
+        self.cursor = self.environment.begin().cursor()
+        if not self.cursor.first():
+            raise InputError(f"{self.param.source}: holds no items")
         self.offset = 0
         key, value = self.cursor.item()
         with naming(self._place(key)):
@@ -49,25 +56,28 @@ class DatabaseImages:
         rng.words(1)
 
     def draw(self) -> Drawn:
-        items = []
+        keys = []
         for _ in range(self.param.batch_size):
             rank, count = self.share()
             while self.offset % count != rank:
                 self._advance()
-            items.append(self.cursor.item())
+            keys.append(self.cursor.key())
             self._advance()
-        return items, self.transformer.draw(len(items))
+        return keys, self.transformer.draw(len(keys))
 
     def load(self, drawn: Drawn) -> tuple[np.ndarray, ...]:
-        items, words = drawn
         images, labels = [], []
-        for (key, value), of_this in zip(items, words, strict=True):
-            with naming(self._place(key)):
-                image, label = self._image(value)
-                images.append(self.transformer(image, of_this))
-                labels.append(label)
-        data = stack_images(images, [self._place(key) for key, _ in items])
+        with self.environment.begin() as reading:
+            for key, words in zip(*drawn, strict=True):
+                with naming(self._place(key)):
+                    image, label = self._image(reading.get(key))
+                    images.append(self.transformer(image, words))
+                    labels.append(label)
+        data = stack_images(images, self.items(drawn))
         return (data, np.array(labels, np.float32))[: 1 + self.labelled]
+
+    def items(self, drawn: Drawn) -> list[str]:
+        return [self._place(key) for key in drawn[0]]
 
     def state(self) -> dict[str, Any]:
         return {
@@ -124,18 +134,17 @@ def _raw(datum: Datum) -> np.ndarray:
 
 
 def _open(source: str) -> Any:
-    """A cursor on the first item."""
+    """The LMDB environment."""
     lmdb = _lmdb()
     if not os.path.isdir(source):
         raise InputError(f"{source or 'data_param.source'}: no such folder: give the one with data.mdb in it")
     try:
-        environment = lmdb.open(source, readonly=True, lock=False, create=False)
-        cursor = environment.begin(buffers=False).cursor()
+        path = os.path.realpath(source)
+        environment = _open_ones.get(path) or lmdb.open(path, readonly=True, lock=False, create=False)
+        _open_ones[path] = environment
     except lmdb.Error as error:
         raise InputError(f"{source}: is no LMDB that can be read ({error})") from error
-    if not cursor.first():
-        raise InputError(f"{source}: holds no items")
-    return cursor
+    return environment
 
 
 def _lmdb() -> ModuleType:

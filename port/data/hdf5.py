@@ -36,20 +36,25 @@ class HDF5Rows:
         self._load_file()
         self.shapes = [(self.param.batch_size, *values.shape[1:]) for values in self.values]
 
-    def draw(self) -> Tops:
-        """The rows themselves: a batch may run from one file into the next."""
+    def draw(self) -> tuple[Tops, list[str]]:
+        """The rows themselves, and where they stand: a batch may run from one file into the next."""
         tops = tuple(np.empty(shape, np.float32) for shape in self.shapes)
+        items = []
         for i in range(self.param.batch_size):
             rank, count = self.share()
             while self.offset % count != rank:
                 self._advance()
             for top, values in zip(tops, self.values, strict=True):
                 top[i] = values[self.row_order[self.row]]
+            items.append(f"{self._path()}: row {self.row_order[self.row]}")
             self._advance()
-        return tops
+        return tops, items
 
-    def load(self, drawn: Tops) -> Tops:
-        return drawn
+    def load(self, drawn: tuple[Tops, list[str]]) -> Tops:
+        return drawn[0]
+
+    def items(self, drawn: tuple[Tops, list[str]]) -> list[str]:
+        return drawn[1]
 
     def state(self) -> dict[str, Any]:
         return {

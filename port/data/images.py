@@ -39,7 +39,7 @@ class _ListedImages:
         self.order = ListOrder(len(self.entries), self.param.shuffle, self.param.rand_skip, rng)
         first = self.entries[self.order.peek()]
         image = self._pixels(first.name, self.param.is_color, first)
-        with naming(self.place(first)):
+        with naming(self._place(first)):
             shape = self.transformer.shape(image.shape[2], *image.shape[:2])
         self.shapes = [(self.param.batch_size, *shape), self._label_shape(shape)]
         self.transformer.seed(rng)  # Caffe seeds it again as it starts its thread, …
@@ -61,8 +61,10 @@ class _ListedImages:
         self.order.restore(state)
         self.transformer.restore(state["transform"])
 
-    def place(self, entry: Listed) -> str:
-        """What names an entry in a message: the list's file and line, and the item."""
+    def items(self, drawn: Drawn) -> list[str]:
+        return [self._place(entry) for entry in drawn[0]]
+
+    def _place(self, entry: Listed) -> str:
         return f"{self.param.source}:{entry.line}: {entry.name}"
 
     @abstractmethod
@@ -86,12 +88,12 @@ class LabelledImages(_ListedImages):
     def load(self, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
         entries, words = drawn
         images = [self._load_one(entry, w) for entry, w in zip(entries, words, strict=True)]
-        data = stack_images(images, [self.place(entry) for entry in entries])
+        data = stack_images(images, self.items(drawn))
         return data, np.array([entry.value for entry in entries], np.float32)
 
     def _load_one(self, entry: Listed, words: list[int]) -> np.ndarray:
         image = self._pixels(entry.name, self.param.is_color, entry)
-        with naming(self.place(entry)):
+        with naming(self._place(entry)):
             return self.transformer(image.transpose(2, 0, 1), words)
 
     def _transformer(self, param: LayerParameter) -> Transformer:
@@ -118,16 +120,15 @@ class PairedImages(_ListedImages):
     def load(self, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
         entries, words = drawn
         pairs = [self._load_one(entry, w) for entry, w in zip(entries, words, strict=True)]
-        places = [self.place(entry) for entry in entries]
         images, labels = zip(*pairs, strict=True)
-        return stack_images(images, places), stack_images(labels, places)
+        return stack_images(images, self.items(drawn)), stack_images(labels, self.items(drawn))
 
     def _load_one(self, entry: Listed, words: list[int]) -> tuple[np.ndarray, np.ndarray]:
         image = self._pixels(entry.name, self.param.is_color, entry)
         labels = self._pixels(str(entry.value), False, entry)[:, :, 0]
         if self.param.normalize:
             labels = (labels >= 128).astype(np.uint8)  # v / 255, rounded into a byte
-        with naming(self.place(entry)):
+        with naming(self._place(entry)):
             return self.transformer.pair(image, labels, words)
 
     def _transformer(self, param: LayerParameter) -> PairTransformer:

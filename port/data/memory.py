@@ -50,6 +50,9 @@ class MemoryImages:
     def load(self, drawn: slice) -> tuple[np.ndarray, np.ndarray]:
         return self.data[drawn].astype(np.float32), self.labels[drawn].astype(np.float32)
 
+    def items(self, drawn: slice) -> list[str]:
+        return [f"image {i} of the arrays" for i in range(drawn.start, drawn.stop)]
+
     def state(self) -> dict[str, Any]:
         return {"position": self.position}
 

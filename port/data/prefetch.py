@@ -3,6 +3,7 @@
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ import numpy as np
 
 WORKERS = min(4, os.cpu_count() or 1)
 """Threads that decode for one layer; OpenCV and NumPy release Python's lock while they work."""
+
+Tops = tuple[np.ndarray, ...]
 
 
 class Source(Protocol):
@@ -21,8 +24,11 @@ class Source(Protocol):
     def draw(self) -> Any:
         """Choose the next batch: moves the position and the generators, decodes nothing."""
 
-    def load(self, drawn: Any) -> tuple[np.ndarray, ...]:
+    def load(self, drawn: Any) -> Tops:
         """The tops of a drawn batch, float32; runs on any thread and changes nothing."""
+
+    def items(self, drawn: Any) -> list[str]:
+        """What each of a drawn batch is, for messages: file, line and name."""
 
     def state(self) -> dict[str, Any]:
         """Position, order and generators as plain data, which JSON can hold."""
@@ -34,35 +40,43 @@ class Source(Protocol):
 class Prefetcher:
     """Runs a source: `ahead` batches are drawn and being decoded while one is used; 0 loads on demand.
 
+    Args:
+        finish: what is to be made of a loaded batch, on the thread that loaded it.
+
     Attributes:
         waited: seconds that `next` has waited for decoding so far.
     """
 
-    def __init__(self, source: Source, ahead: int):
-        self.source, self.ahead = source, ahead
+    def __init__(self, source: Source, ahead: int, finish: Callable[[Tops], Any]):
+        self.source, self.ahead, self._finish = source, ahead, finish
         self.waited = 0.0
         self._pool: ThreadPoolExecutor | None = None
-        self._coming: deque[tuple[Future, dict[str, Any]]] = deque()
+        self._coming: deque[tuple[Any, Future, dict[str, Any]]] = deque()
         self._consumed = source.state()
+        self._drawn: Any = None
 
-    def next(self) -> tuple[np.ndarray, ...]:
-        """The next batch.
+    def next(self) -> Any:
+        """The next batch, finished.
 
         Raises:
             InputError: what reading that batch came upon.
         """
         if not self.ahead:
-            tops = self.source.load(self.source.draw())
+            self._drawn = self.source.draw()
             self._consumed = self.source.state()
-            return tops
+            return self._load(self._drawn)
         while len(self._coming) <= self.ahead:
             self._send()
-        loading, after = self._coming.popleft()
+        self._drawn, loading, after = self._coming.popleft()
         began = time.perf_counter()
         tops = loading.result()
         self.waited += time.perf_counter() - began
         self._consumed = after
         return tops
+
+    def items(self) -> list[str]:
+        """What each of the last batch is, for messages."""
+        return [] if self._drawn is None else self.source.items(self._drawn)
 
     def state(self) -> dict[str, Any]:
         """The source's state just after the last batch that `next` gave."""
@@ -74,8 +88,12 @@ class Prefetcher:
         self.source.restore(state)
         self._consumed = self.source.state()
 
+    def _load(self, drawn: Any) -> Any:
+        return self._finish(self.source.load(drawn))
+
     def _send(self) -> None:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="prefetch")
         drawn = self.source.draw()
-        self._coming.append((self._pool.submit(self.source.load, drawn), self.source.state()))
+        loading = self._pool.submit(self._load, drawn)
+        self._coming.append((drawn, loading, self.source.state()))

@@ -1,6 +1,7 @@
 """Losses that are logarithms of probabilities."""
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -88,9 +89,10 @@ _NONE = -(1 << 40)  # an index to ignore where none is: no label is it
 class InfogainLoss(Loss):
     """Minus the logarithms of all classes' softmax probabilities, weighed by the label's row of a matrix H.
 
-    H is the third bottom, which gets no gradient, or is read from `source`. A second top has the
-    probabilities.
+    H is the third bottom, or is read from `source`. A second top has the probabilities.
     """
+
+    no_gradient: ClassVar[dict[int, str]] = {1: "labels", 2: "infogain matrix"}
 
     def set_up(self, *shapes: Shape) -> None:
         param = self.param.infogain_loss_param

@@ -41,7 +41,7 @@ class DataLayer(Layer):
         # Where this is, the tops go; a net's `.to(device)` moves it.
         self.register_buffer("where", torch.empty(0), persistent=False)
         self.source = self.make_source()
-        self.prefetcher = Prefetcher(self.source, self.ahead)
+        self.prefetcher = Prefetcher(self.source, self.ahead, self._tensors)
 
     @abstractmethod
     def make_source(self) -> Source:
@@ -53,7 +53,7 @@ class DataLayer(Layer):
     def forward(self) -> tuple[Tensor, ...]:
         """The next batch: float32 (float64 in a float64 net), on the device that the net was moved to."""
         dtype = torch.promote_types(torch.float32, self.where.dtype)
-        return tuple(torch.from_numpy(top).to(self.where.device, dtype) for top in self.prefetcher.next())
+        return tuple(top.to(self.where.device, dtype, non_blocking=True) for top in self.prefetcher.next())
 
     def state(self) -> dict[str, Any]:
         """Where reading stands after the last batch that `forward` gave, as plain data that JSON can hold."""
@@ -66,6 +66,14 @@ class DataLayer(Layer):
             InputError: the state of another list or other settings.
         """
         self.prefetcher.restore(state)
+
+    def items(self) -> list[str]:
+        """What each image of the last batch is (file, line, name), for messages about it."""
+        return self.prefetcher.items()
+
+    def _tensors(self, tops: tuple[np.ndarray, ...]) -> list[Tensor]:
+        tensors = [torch.from_numpy(top) for top in tops]
+        return [tensor.pin_memory() for tensor in tensors] if self.where.is_cuda else tensors
 
     def share(self) -> tuple[int, int]:
         """(rank, count) by which training data is shared out, as Caffe's `Skip` does."""

@@ -1,6 +1,7 @@
 """Losses that are distances: of two blobs, or of scores from a margin."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from prototxt.errors import InputError
 
 @layer("EuclideanLoss")
 class EuclideanLoss(Loss):
-    """Half the squared distance of the bottoms, per image."""
+    """Half the squared distance of the bottoms, per image. Both get a gradient."""
+
+    no_gradient: ClassVar[dict[int, str]] = {}
 
     def check(self, *shapes: Shape) -> None:
         super().check(*shapes)
@@ -51,6 +54,8 @@ class ContrastiveLoss(Loss):
 
     With `legacy_version`, half of what the squared distance lacks to the margin. The mean over the pairs.
     """
+
+    no_gradient: ClassVar[dict[int, str]] = {}
 
     def check(self, *shapes: Shape) -> None:
         super().check(*shapes)

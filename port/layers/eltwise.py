@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from port.layer import Layer, Shape, layer
+from port.layers.checks import refuse_in_place
 from prototxt.caffe_pb2 import EltwiseParameter
 from prototxt.errors import InputError
 
@@ -17,6 +18,7 @@ class Eltwise(Layer):
     """The bottoms' sum (each times its `coeff`), product or maximum."""
 
     def set_up(self, *shapes: Shape) -> None:
+        refuse_in_place(self)  # Caffe clears the top, and so a bottom, before it adds
         param = self.param.eltwise_param
         if len(param.coeff) not in (0, len(shapes)):
             raise InputError(f"eltwise_param: {len(param.coeff)} coeff for {len(shapes)} bottoms: one each")

@@ -6,30 +6,66 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from port.layer import Layer
+from prototxt.errors import InputError
 
-def with_slope(x: Tensor, value: Tensor, slope: Callable[[], Tensor | float]) -> Tensor:
+
+def with_slope(
+    x: Tensor, value: Tensor, slope: Callable[[], Tensor | float], overwritten: bool = False
+) -> Tensor:
     """`value`, with `slope()` as its elementwise derivative by `x`.
 
     Args:
         x: what the gradient goes to, shaped like `value`.
         value: computed from `x.detach()`.
         slope: called only where a gradient is wanted.
+        overwritten: in place, some of Caffe's layers write the slope over the gradient that they were to
+            multiply it with: what they pass on is the slope's square.
     """
     if not (torch.is_grad_enabled() and x.requires_grad):
         return value
     with torch.no_grad():
-        factor = slope()
-    return _WithSlope.apply(x, value, torch.as_tensor(factor, dtype=value.dtype, device=value.device))
+        factor = torch.as_tensor(slope(), dtype=value.dtype, device=value.device)
+    return _WithSlope.apply(x, value, factor, overwritten)
 
 
 class _WithSlope(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, value: Tensor, slope: Tensor, overwritten: bool) -> Tensor:
         ctx.save_for_backward(slope)
+        ctx.overwritten = overwritten
         return value.view_as(value)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return grad * slope, None, None
+        if ctx.overwritten:
+            grad = slope.expand_as(grad)
+        return grad * slope, None, None, None
+
+
+def refuse_gradient(layer: Layer, top: Tensor, bottom: Tensor, index: int, what: str) -> Tensor:
+    """`top`, through which no gradient may go back as long as the bottom (labels, an index) wants one.
+
+    Raises:
+        InputError: in the backward pass, as Caffe gives up there.
+    """
+    if not (torch.is_grad_enabled() and bottom.requires_grad):
+        return top
+    message = (
+        f'layer "{layer.plan.name}": {layer.plan.type} gives no gradient to its {what}: '
+        f"set propagate_down: false for bottom {index}"
+    )
+    return _Refused.apply(top, bottom, message)
+
+
+class _Refused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, top: Tensor, bottom: Tensor, message: str) -> Tensor:
+        ctx.message = message
+        return top.view_as(top)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        raise InputError(ctx.message)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from port.layer import Layer, Shape, layer
 from port.layers.checks import class_numbers
+from port.layers.gradient import refuse_gradient
 from prototxt.errors import InputError
 from prototxt.geometry import canonical_axis
 
@@ -58,4 +59,5 @@ class Embed(Layer):
     def forward(self, indices: Tensor) -> Tensor:
         weight, *bias = self.blobs
         top = F.embedding(class_numbers(indices, weight.shape[0]), weight)
-        return top + bias[0] if bias else top
+        top = top + bias[0] if bias else top
+        return refuse_gradient(self, top, indices, 0, "indices")

@@ -1,6 +1,7 @@
 """Bilinear resizing, a layer of the DeepLab line of Caffe forks and of the SeeNet group's."""
 
-import torch.nn.functional as F
+import numpy as np
+import torch
 from torch import Tensor
 
 from port.layer import Layer, Shape, layer
@@ -26,7 +27,9 @@ class Interp(Layer):
         rows, columns = self._cropped(x.shape[2:])
         start = -self.param.interp_param.pad_beg
         cropped = x[:, :, start : start + rows, start : start + columns]
-        return F.interpolate(cropped, self._sizes((rows, columns)), mode="bilinear", align_corners=True)
+        height, width = self._sizes((rows, columns))
+        # As matrix products: the gradient sums that F.interpolate adds up one by one come out closer so.
+        return _resizing(rows, height, x) @ (cropped @ _resizing(columns, width, x).T)
 
     def _cropped(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         param = self.param.interp_param
@@ -49,3 +52,17 @@ class Interp(Layer):
         if min(param.shrink_factor, param.zoom_factor) < 1:  # what is not given is 1
             raise InputError("interp_param: shrink_factor and zoom_factor must be at least 1")
         return tuple((size - 1) // param.shrink_factor * param.zoom_factor + 1 for size in sizes)
+
+
+def _resizing(size: int, out: int, like: Tensor) -> Tensor:
+    """(out, size): what each of `size` places gives to each of `out`.
+
+    The places are in single precision whatever the blob's, as in Caffe.
+    """
+    ratio = float(np.float32(size - 1) / np.float32(out - 1)) if out > 1 else 0.0
+    place = torch.arange(out, dtype=torch.float32, device=like.device)[:, None] * ratio
+    before = place.long()
+    after = (before + 1).clamp(max=size - 1)
+    share = (place - before).to(like.dtype)
+    each = torch.arange(size, device=like.device)
+    return (1 - share) * (each == before) + share * (each == after)

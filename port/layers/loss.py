@@ -3,24 +3,32 @@
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
-from port.layer import Layer, Shape
+from port.layer import Layer, Shape, as_tuple
+from port.layers.gradient import refuse_gradient
 from prototxt.caffe_pb2 import LossParameter
 from prototxt.errors import InputError
 
 
 class Loss(Layer):
-    """A loss class writes `check` and `loss`."""
+    """A loss class writes `check` and `loss`, and says which bottoms get no gradient."""
+
+    no_gradient: ClassVar[dict[int, str]] = {1: "labels"}
 
     def top_shapes(self, *shapes: Shape) -> list[Shape]:
         self.check(*shapes)
         return [(), shapes[0]][: len(self.plan.tops)]
 
-    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         self.check(*(tuple(b.shape) for b in bottoms))
-        return self.loss(*bottoms)
+        loss, *others = as_tuple(self.loss(*bottoms))
+        for index, what in self.no_gradient.items():
+            if index < len(bottoms):
+                loss = refuse_gradient(self, loss, bottoms[index], index, what)
+        return loss, *others
 
     def check(self, *shapes: Shape) -> None:
         """Raises InputError for shapes that Caffe refuses."""

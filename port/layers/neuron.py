@@ -50,7 +50,7 @@ class ELU(SameShape):
 @layer("Sigmoid")
 class Sigmoid(SameShape):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(x)
+        return _sigmoid(x)
 
 
 @layer("TanH")
@@ -62,7 +62,7 @@ class TanH(SameShape):
 @layer("Swish")
 class Swish(SameShape):
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.param.swish_param.beta * x)
+        return x * _sigmoid(self.param.swish_param.beta * x)
 
 
 @layer("AbsVal")
@@ -124,7 +124,7 @@ class Power(_ReadsBottom):
         scale, shift, power = param.scale, param.shift, param.power
         value = x.detach()
         if scale * power == 0:
-            return with_slope(x, torch.full_like(value, shift) ** power, lambda: torch.zeros_like(value))
+            return with_slope(x, torch.full_like(value, shift) ** power, lambda: 0.0)
         base = value * scale + shift
         top = base**power
 
@@ -135,7 +135,7 @@ class Power(_ReadsBottom):
             # Caffe divides by the base, so the gradient at a base of 0 is not a number.
             return scale * power * (seen if power == 2 else top / seen)
 
-        return with_slope(x, top, slope)
+        return with_slope(x, top, slope, overwritten=self.plan.in_place)
 
 
 @layer("Exp")
@@ -165,7 +165,11 @@ class Log(_ReadsBottom):
         scale, shift = self.param.log_param.scale, self.param.log_param.shift
         value = x.detach()
         top = torch.log(value * scale + shift) * (1 / self.log_base)
-        return with_slope(x, top, lambda: scale / self.log_base / (self.seen(value, top) * scale + shift))
+
+        def slope() -> Tensor:
+            return scale / self.log_base / (self.seen(value, top) * scale + shift)
+
+        return with_slope(x, top, slope, overwritten=self.plan.in_place)
 
 
 @layer("Dropout")
@@ -181,6 +185,13 @@ class Dropout(SameShape):
         keep = 1.0 - self.param.dropout_param.dropout_ratio  # in double, as Caffe passes it on
         mask = torch.from_numpy(caffe_rng().bernoulli(x.numel(), keep)).to(x)
         return x * mask.reshape(x.shape) * float(np.float32(1.0 / keep))
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    """From its small side, where single precision comes near Caffe's, which is computed in double."""
+    large = x > 0
+    small = torch.sigmoid(torch.where(large, -x, x))
+    return torch.where(large, 1 - small, small)
 
 
 def _log_base(base: float) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from port.layer import Layer, SameShape, Shape, layer
-from port.layers.checks import legacy_shape
+from port.layers.checks import legacy_shape, refuse_gradient_in_place
 from prototxt.caffe_pb2 import FillerParameter, LRNParameter
 from prototxt.errors import InputError
 from prototxt.geometry import canonical_axis
@@ -16,6 +16,9 @@ from prototxt.geometry import canonical_axis
 
 @layer("Softmax")
 class Softmax(SameShape):
+    def set_up(self, shape: Shape) -> None:
+        canonical_axis(self.param.softmax_param.axis, len(shape))
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.softmax(x, canonical_axis(self.param.softmax_param.axis, x.ndim))
 
@@ -31,6 +34,7 @@ class LRN(SameShape):
     def set_up(self, shape: Shape) -> None:
         if self.param.lrn_param.local_size % 2 == 0:
             raise InputError(f"lrn_param: local_size {self.param.lrn_param.local_size} must be odd")
+        refuse_gradient_in_place(self)
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         if len(shape) != 4:
@@ -49,6 +53,9 @@ class LRN(SameShape):
 @layer("MVN")
 class MVN(Layer):
     """Each channel, or image (`across_channels`), less its mean, over deviation + eps. The top has 4 axes."""
+
+    def set_up(self, shape: Shape) -> None:
+        refuse_gradient_in_place(self)
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         return [legacy_shape(shape)]

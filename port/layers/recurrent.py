@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from port.layer import Layer, Shape, layer
-from port.layers.gradient import with_slope
+from port.layers.gradient import refuse_gradient, with_slope
 from prototxt.errors import InputError
 from prototxt.geometry import canonical_axis
 from weights.fillers import fill
@@ -102,7 +102,7 @@ class _Recurrent(Layer):
         for of_step, goes_on in zip(drive, cont.detach()[..., None], strict=True):
             state = self.step(state, of_step, goes_on)
             hidden.append(state[0])
-        top = self.output(torch.stack(hidden))
+        top = refuse_gradient(self, self.output(torch.stack(hidden)), cont, 1, "sequence markers")
         if self.param.recurrent_param.expose_hidden:
             return top, *(blob.detach()[None] for blob in state)
         self._remember(state)
@@ -172,7 +172,8 @@ class LSTMUnit(Layer):
 
     def forward(self, cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:
         self.top_shapes(*(tuple(b.shape) for b in (cell, gates, cont)))
-        return lstm_unit(cell, gates, cont.detach()[..., None])
+        tops = lstm_unit(cell, gates, cont.detach()[..., None])
+        return tuple(refuse_gradient(self, top, cont, 2, "sequence markers") for top in tops)
 
 
 def lstm_unit(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ class ArgMax(Layer):
         param, axis = self.param.argmax_param, self._ranked(tuple(x.shape))
         x = x.detach()
         if axis is None:
-            values, places = _largest(x.flatten(1), param.top_k, 1)
+            values, places = _largest(x.reshape(len(x), -1), param.top_k, 1)
             top = torch.stack([places, values], 1) if param.out_max_val else places
             return top.reshape(self.top_shapes(tuple(x.shape))[0])
         values, places = _largest(x, param.top_k, axis)

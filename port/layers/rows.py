@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from port.layer import Layer, Shape, layer
+from port.layers.gradient import refuse_gradient
 from prototxt.errors import InputError
 
 
@@ -20,7 +21,8 @@ class BatchReindex(Layer):
         self.top_shapes(tuple(x.shape), tuple(index.shape))
         if index.numel() and not 0 <= index.min() <= index.max() < len(x):
             raise InputError(f"the index holds values outside of 0 to {len(x) - 1}, the images of the batch")
-        return x.index_select(0, index.detach().long())
+        top = x.index_select(0, index.detach().long())
+        return refuse_gradient(self, top, index, 1, "index")
 
 
 @layer("Filter")
@@ -50,4 +52,7 @@ class Filter(Layer):
         self.top_shapes(*(tuple(b.shape) for b in bottoms))
         *filtered, selector = bottoms
         chosen = torch.nonzero(selector.detach().flatten()).flatten()
-        return tuple(x.index_select(0, chosen) for x in filtered)
+        last = len(filtered)
+        return tuple(
+            refuse_gradient(self, x.index_select(0, chosen), selector, last, "selector") for x in filtered
+        )

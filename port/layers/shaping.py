@@ -63,7 +63,7 @@ class Reshape(Layer):
             middle[middle.index(-1)] = count // rest if rest > 0 else 0
         top = (*shape[:start], *middle, *shape[end:])
         if math.prod(top) != count or any(size < 0 for size in top):
-            raise InputError(f"reshape_param: {count} values {tuple(shape)} cannot become {top}")
+            raise InputError(f"reshape_param: shape {list(param.shape.dim)} does not fit a bottom {shape}")
         return [top]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class Slice(Layer):
         if param.slice_point:
             cuts = [0, *param.slice_point, size]
             sizes = [after - before for before, after in pairwise(cuts)]
-            if len(sizes) != tops or min(sizes[:-1]) <= 0 or sizes[-1] < 0 or tops > size:
+            if len(sizes) != tops or min(sizes) < 1:
                 raise InputError(
                     f"slice_point {list(param.slice_point)} does not cut axis {axis} ({size}) into {tops}: "
                     "give one point less than tops, rising"

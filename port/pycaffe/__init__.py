@@ -16,6 +16,7 @@ from port.pycaffe.solver import (
     SGDSolver,
     get_solver,
 )
+from port.ranks import solver_count, solver_rank
 from pycaffe import TEST, TRAIN, Layer, proto
 from weights.rng import set_random_seed
 
@@ -37,4 +38,6 @@ __all__ = [
     "set_mode_cpu",
     "set_mode_gpu",
     "set_random_seed",
+    "solver_count",
+    "solver_rank",
 ]

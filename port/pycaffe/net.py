@@ -9,9 +9,8 @@ from port.net import layer_class
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
 from pycaffe.blob import Blob, BlobVec
-from pycaffe.net import EngineLayer
+from pycaffe.net import EngineLayer, log
 from pycaffe.net import Net as _Net
-from pycaffe.net import log
 from pycaffe.python_layer import new_python_layer
 
 _device = torch.device("cpu")

@@ -12,7 +12,7 @@ from port.pycaffe.net import Net
 from port.solver_loop import Solver
 from port.solver_nets import NetSource
 from port.solvers import SOLVERS
-from port.training_net import Output, blob_specs
+from port.training_net import Output, blob_specs, saved_param
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
@@ -163,7 +163,7 @@ class BlobNet:
                     None if owners_only and spec.owner is not None else blob.data
                     for blob, spec in zip(layer.blobs, blob_specs(plan, len(layer.blobs)), strict=True)
                 ],
-                param=plan.param,
+                param=saved_param(plan),
             )
             for plan, layer in self._layers
         ]

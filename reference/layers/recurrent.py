@@ -89,10 +89,11 @@ class _Recurrent(Layer):
                 blob.reshape(*top[1:])
             states = [blob.data for blob in self.memory]
         y, states = self.unroll(gates, cont[..., None], *states)
+        if self.exposed:
+            return [y, *(state[None] for state in states)]
         for blob, state in zip(self.memory, states, strict=True):
-            if not self.exposed:
-                blob.data[...] = state
-        return [y, *(state[None] for state in states[: self.exposed])]
+            blob.data[...] = state
+        return [y]
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         refuse_gradient(self, 1, "sequence indicators")
