@@ -116,11 +116,24 @@ BAD_ATTENTION = {
 
 @pytest.mark.parametrize(("images", "options", "message"), BAD_ATTENTION.values(), ids=BAD_ATTENTION.keys())
 def test_bad_attention(
-    seenet: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list, options: dict, message: str
+    seenet: Run,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    images: list,
+    options: dict,
+    message: str,
 ) -> None:
     monkeypatch.chdir(files)
-    given = {"--labels": "person", "--weights": "narrow.caffemodel", "--out": tmp_path / "out", "--test-size": 32}
-    status, out, err = seenet("attention", *images, *(x for pair in {**given, **options}.items() for x in pair))
+    given = {
+        "--labels": "person",
+        "--weights": "narrow.caffemodel",
+        "--out": tmp_path / "out",
+        "--test-size": 32,
+    }
+    status, out, err = seenet(
+        "attention", *images, *(x for pair in {**given, **options}.items() for x in pair)
+    )
     assert status == 2 and not out
     assert message in err and err.startswith("error: ") and err.count("\n") == 1
     assert not (tmp_path / "out").exists(), "nothing is written"
@@ -163,4 +176,9 @@ def test_convert_is_registered(seenet: Run, files: Path, tmp_path: Path) -> None
 
 def test_class_names() -> None:
     assert [class_index(name) for name in CLASSES] == list(range(20))
-    assert [class_index(name) for name in ("diningtable", "TVmonitor", "potted-plant", " 7 ")] == [10, 19, 15, 7]
+    assert [class_index(name) for name in ("diningtable", "TVmonitor", "potted-plant", " 7 ")] == [
+        10,
+        19,
+        15,
+        7,
+    ]

@@ -25,7 +25,7 @@ from reference.layers.erasing import normalised_attention
 CLASSES = 20
 
 # A layer in pycaffe's manner, as users have them: `import caffe`, `eval`, blobs by position, batch 1.
-PYCAFFE_LAYER = '''
+PYCAFFE_LAYER = """
 import sys
 sys.path.insert(0, "../../python")
 import caffe
@@ -63,7 +63,7 @@ class CReLULayer(caffe.Layer):
             bottom[0].diff[...] = top[0].diff
             bottom[0].diff[0, 0, self.gone[0], self.gone[1]] = 0
             bottom[0].diff[:, :, self.turned[0], self.turned[1]] *= -1
-'''
+"""
 
 NET = """
 force_backward: true
@@ -130,7 +130,9 @@ def test_exact_gradient_and_batches(problem: tuple) -> None:
     y.sum().backward()
     t = torch.where(features == 0, x.grad, y.detach() / features)
     assert torch.equal(x.grad, t.round()), "T is -1, 0 or 1"
-    single = torch.cat([layer(f[None], s[None], n[None]) for f, s, n in zip(features, scores, labels, strict=True)])
+    single = torch.cat(
+        [layer(f[None], s[None], n[None]) for f, s, n in zip(features, scores, labels, strict=True)]
+    )
     assert torch.equal(y, single)
     released = features.clone().requires_grad_()
     port.CReLU(0.7, 0.05, backward="caffe")(released, scores, labels).sum().backward()
@@ -208,7 +210,9 @@ def test_a_prototxt_runs_no_code(caffe: ModuleType, on_path: Path) -> None:
         port.CaffeNet(parse_net(text))
 
 
-@pytest.mark.parametrize("param_str", ["__import__('os').system('true')", "{'maxt': 0.7}", "{'maxt': 'x', 'mint': 0}"])
+@pytest.mark.parametrize(
+    "param_str", ["__import__('os').system('true')", "{'maxt': 0.7}", "{'maxt': 'x', 'mint': 0}"]
+)
 def test_param_str_is_a_literal(caffe: ModuleType, param_str: str) -> None:
     net = parse_net(NET.format(n=1, h=3, w=3, maxt=0.7, mint=0.05))
     net.layer[1].python_param.param_str = param_str

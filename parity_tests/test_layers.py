@@ -19,7 +19,11 @@ def _cases() -> list:
         for suite in SUITES:
             for case in recorded(suite)[0]:
                 missing = {layer.type for layer in parse_net(case["prototxt"]).layer} - set(carried)
-                marks = [pytest.mark.xfail(reason=f"not carried: {', '.join(missing)}", strict=True)] if missing else []
+                marks = (
+                    [pytest.mark.xfail(reason=f"not carried: {', '.join(missing)}", strict=True)]
+                    if missing
+                    else []
+                )
                 cases.append(pytest.param(engine, suite, case, id=f"{engine}-{case['name']}", marks=marks))
     return cases
 

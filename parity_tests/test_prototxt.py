@@ -123,7 +123,9 @@ def test_our_seenet(name: str) -> None:
     assert [plan.blobs[i] for i in plan.outputs] == ["score_b2", "sigmoid1"]
     convolutions = [layer for layer in plan.layers if layer.type == "Convolution"]
     assert len(convolutions) == 19
-    assert all([(p.lr_mult, p.decay_mult) for p in layer.params] == [(1, 1), (2, 0)] for layer in convolutions)
+    assert all(
+        [(p.lr_mult, p.decay_mult) for p in layer.params] == [(1, 1), (2, 0)] for layer in convolutions
+    )
     named = [p.name for layer in convolutions for p in layer.params if p.name]
     assert named == [f"{layer}_b2_{blob}" for layer in ("conv1", "conv2", "score") for blob in "wb"]
 
@@ -134,21 +136,33 @@ BAD = {
     "unknown type": ('layer { name: "a" type: "Relu" }', 2, "did you mean ReLU?"),
     "unknown enum": ('layer { name: "a" type: "Pooling" pooling_param { pool: MEAN } }', 2, "MEAN"),
     "field twice": ('layer { name: "a" name: "b" }', 2, "should not have multiple"),
-    "no such bottom": (INPUT + 'layer { name: "a" type: "ReLU" bottom: "y" top: "z" }', 3, 'bottom "y" is not'),
+    "no such bottom": (
+        INPUT + 'layer { name: "a" type: "ReLU" bottom: "y" top: "z" }',
+        3,
+        'bottom "y" is not',
+    ),
     "read twice by name": (
         INPUT + 'layer { name: "a" type: "ReLU" bottom: "x" top: "y" }\n'
         'layer { name: "b" type: "Concat" bottom: "x" bottom: "q" top: "z" }',
         4,
         'bottom "q" is not produced',
     ),
-    "blob twice": (INPUT + 'layer { name: "a" type: "Exp" bottom: "x" top: "y" }\n' * 2, 4, "already produced"),
+    "blob twice": (
+        INPUT + 'layer { name: "a" type: "Exp" bottom: "x" top: "y" }\n' * 2,
+        4,
+        "already produced",
+    ),
     "too few bottoms": (INPUT + 'layer { name: "a" type: "Eltwise" bottom: "x" top: "y" }', 3, "2 or more"),
     "too many params": (
         INPUT + 'layer { name: "a" type: "ReLU" bottom: "x" top: "y" param { lr_mult: 1 } }',
         3,
         "1 param entries for 0",
     ),
-    "both rules": (INPUT + 'layer { name: "a" type: "ReLU" include {} exclude {} }', 3, "include and exclude"),
+    "both rules": (
+        INPUT + 'layer { name: "a" type: "ReLU" include {} exclude {} }',
+        3,
+        "include and exclude",
+    ),
     "propagate_down": (
         INPUT + 'layer { name: "a" type: "ReLU" bottom: "x" top: "y" propagate_down: 1 propagate_down: 0 }',
         3,

@@ -65,13 +65,19 @@ def test_an_old_script(engine: str, tmp_path: Path) -> None:
 
 def test_a_script_that_is_not_there(tmp_path: Path) -> None:
     done = run("reference", "nothing.py", cwd=tmp_path)
-    assert done.returncode == 2 and "nothing.py: no such script" in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2 and "nothing.py: no such script" in done.stderr and done.stderr.count("\n") == 1
+    )
 
 
 def test_bad_input_in_a_script_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("import caffe\ncaffe.Net('nothing.prototxt', caffe.TEST)\n")
     done = run("reference", "script.py", cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: nothing.prototxt") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: nothing.prototxt")
+        and done.stderr.count("\n") == 1
+    )
 
 
 @pytest.mark.skipif(not RELEASE, reason="set SEENET_RELEASE to a copy of the authors' repository")
@@ -88,7 +94,9 @@ def test_the_published_notebook(engine: str, tmp_path: Path) -> None:
     notebook = json.loads(Path(RELEASE, "vis.ipynb").read_text())
     cells = notebook["worksheets"][0]["cells"] if "worksheets" in notebook else notebook["cells"]
     source = ["".join(cell.get("input", cell.get("source"))) for cell in cells if cell["cell_type"] == "code"]
-    lines = [line for cell in source for line in cell.splitlines() if not line.startswith("%")]  # IPython's own
+    lines = [
+        line for cell in source for line in cell.splitlines() if not line.startswith("%")
+    ]  # IPython's own
     lines += ["np.save('maps.npy', np.stack(att_maps))", "plt.savefig('figure.png')"]
     (home / "cells.py").write_text("import matplotlib\nmatplotlib.use('Agg')\n" + "\n".join(lines) + "\n")
     done = run(engine, "cells.py", cwd=home)
@@ -104,7 +112,10 @@ def test_the_published_notebook(engine: str, tmp_path: Path) -> None:
 
 def test_the_narrow_net_in_both_engines() -> None:
     """The same script-level calls on both engines give the same net: names, shapes, outputs."""
-    nets = [module.Net(str(NETS / "seenet" / "narrow_deploy.prototxt"), TEST) for module in (reference.pycaffe, port.pycaffe)]
+    nets = [
+        module.Net(str(NETS / "seenet" / "narrow_deploy.prototxt"), TEST)
+        for module in (reference.pycaffe, port.pycaffe)
+    ]
     a, b = nets
     for name in ("inputs", "outputs", "_layer_names", "top_names", "bottom_names"):
         assert getattr(a, name) == getattr(b, name)
@@ -124,8 +135,10 @@ def test_the_narrow_net_in_both_engines() -> None:
 def test_weights_in_the_prototxt_are_not_drawn(caffe: ModuleType) -> None:
     """`blobs` in the text are the layer's weights, and leave the random numbers to the layers behind it."""
     given = "blobs { shape { dim: 2 dim: 3 } data: 1 data: 2 data: 3 data: 4 data: 5 data: 6 }"
-    layer = 'layer {{ name: "{0}" type: "InnerProduct" bottom: "x" top: "{0}" {1} inner_product_param {{ num_output: 2 \
+    layer = (
+        'layer {{ name: "{0}" type: "InnerProduct" bottom: "x" top: "{0}" {1} inner_product_param {{ num_output: 2 \
         bias_term: false weight_filler {{ type: "gaussian" }} }} }}'
+    )
     source = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 3 } } }'
     caffe.set_random_seed(7)
     net = caffe.Net.from_message(parse_net(source + layer.format("a", given) + layer.format("b", "")), TEST)

@@ -21,15 +21,19 @@ def _model(**settings: object) -> port.SeeNet:
 
 def test_state_dict_has_caffes_names() -> None:
     names = {key.rsplit(".", 1)[0] for key in port.SeeNet(channels=NARROW).state_dict()}
-    trunk = {f"conv{block}_{i}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)}
+    trunk = {
+        f"conv{block}_{i}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)
+    }
     assert names == trunk | {f"{layer}_b{b}" for layer in ("conv1", "conv2", "score") for b in (1, 2, 3)}
     deploy = port.CaffeNet(NETS / "seenet" / "narrow_deploy.prototxt")
     assert set(deploy.state_dict()) == set(port.SeeNet(channels=NARROW, background=False).state_dict())
 
 
 @given(
-    height=st.integers(1, 70), width=st.integers(1, 70), labels=st.lists(st.sets(st.integers(0, 19)), min_size=1, max_size=3)
-)  # fmt: skip
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    labels=st.lists(st.sets(st.integers(0, 19)), min_size=1, max_size=3),
+)
 @settings(max_examples=25, deadline=None)
 def test_any_size_and_batch(height: int, width: int, labels: list[set[int]]) -> None:
     """A batch gives each image's own scores, whatever its size and labels."""

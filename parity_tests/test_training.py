@@ -6,9 +6,11 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -297,7 +299,7 @@ def test_signals(
 # ---- killed at any instant
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["parity_tests.test_training"])
+_FORKS.set_forkserver_preload(["parity_tests.test_training", "torch._dynamo"])  # optimizers import it
 
 
 def _train(folder: Path, snapshot: str) -> None:
@@ -356,6 +358,64 @@ def test_killed_at_20_instants(run_folder) -> None:
         _killed_runs(folder, 4)
         for path in folder.glob("snap_*"):
             path.unlink()
+
+
+# ---- several ranks
+
+SHARED_NET = """
+layer {{ name: "rows" type: "HDF5Data" top: "data" top: "label" hdf5_data_param {{ source: "list.txt" batch_size: {batch} }} }}
+layer {{ name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1"
+        inner_product_param {{ num_output: 6 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "relu" type: "ReLU" bottom: "ip1" top: "ip1" }}
+layer {{ name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2"
+        inner_product_param {{ num_output: 3 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "ip2" bottom: "label" top: "loss" }}
+"""
+SHARED_SOLVER = """net: "net.prototxt" base_lr: 0.1 lr_policy: "fixed" momentum: 0.9 weight_decay: 0.001 max_iter: 6
+  display: 1 snapshot: 3 snapshot_prefix: "snap" random_seed: 5 solver_mode: CPU """
+
+
+def _rank(folder: Path, rank: int, port: int, arguments: tuple[str, ...]) -> None:
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    os.dup2(os.open(f"log{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    main(["--solver", "solver.prototxt", *arguments])
+
+
+def _two_ranks(folder: Path, *arguments: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [_FORKS.Process(target=_rank, args=(folder, rank, port, arguments)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+        assert process.exitcode == 0
+
+
+def test_two_ranks_are_iter_size_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rank its share of the rows, the gradients averaged; the first logs and writes; it resumes exactly."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(1)
+    with h5py.File("rows.h5", "w") as file:
+        file["data"] = draw.normal(size=(24, 5)).astype(np.float32)
+        file["label"] = draw.integers(0, 3, size=(24, 1)).astype(np.float32)
+    Path("list.txt").write_text("rows.h5\n")
+    Path("net.prototxt").write_text(SHARED_NET.format(batch=4))
+    Path("solver.prototxt").write_text(SHARED_SOLVER + "iter_size: 2\n")
+    train_command("solver.prototxt")
+    alone = Path("snap_iter_6.caffemodel").rename("alone.caffemodel")
+    Path("solver.prototxt").write_text(SHARED_SOLVER)
+    _two_ranks(tmp_path)
+    compare_weights("snap_iter_6.caffemodel", alone, within=2e-6)
+    together = Path("snap_iter_6.caffemodel").rename("together.caffemodel")
+    assert "Iteration 5, lr = 0.1" in Path("log0").read_text() and Path("log1").read_text() == ""
+    _two_ranks(tmp_path, "--snapshot", "snap_iter_3.solverstate")
+    compare_weights("snap_iter_6.caffemodel", together, within=0)
 
 
 # ---- what goes wrong

@@ -60,7 +60,7 @@ def attention_maps(
     data = torch.from_numpy(np.stack([_prepared(view, test_size) for view in views]))
     weight = model.score_b1.weight
     data = data.to(device=weight.device, dtype=weight.dtype)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         scores = _scores(model, data, list(labels), label_state).float().cpu().numpy()
     for fused, by_branch in zip(maps, scores, strict=True):
         for by_view in by_branch:
@@ -74,7 +74,9 @@ def _check(model: SeeNet, image: np.ndarray, labels: Sequence[int], label_state:
         raise InputError(f"the image is {image.shape}: (height, width, 3) in BGR order is due")
     wrong = [label for label in labels if not 0 <= label < model.num_classes]
     if wrong:
-        raise InputError(f"label {wrong[0]} is out of range: this net has classes 0 … {model.num_classes - 1}")
+        raise InputError(
+            f"label {wrong[0]} is out of range: this net has classes 0 … {model.num_classes - 1}"
+        )
     if label_state not in LABEL_STATES:
         raise InputError(f'label_state "{label_state}": one of {", ".join(LABEL_STATES)} is due')
 

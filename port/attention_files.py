@@ -22,7 +22,9 @@ from weights.files import atomic_path
 
 def attention_command(
     images: Annotated[list[Path], typer.Argument(help="Photographs.", metavar="IMAGE...")],
-    labels: Annotated[str, typer.Option(help="Classes in the images: names or numbers, with commas between.")],
+    labels: Annotated[
+        str, typer.Option(help="Classes in the images: names or numbers, with commas between.")
+    ],
     weights: Annotated[Path, typer.Option(help="SeeNet's weights: .caffemodel, .h5, .safetensors or .pth.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     test_size: Annotated[

@@ -1,6 +1,7 @@
 """The `seenet` command."""
 
 import sys
+
 import typer
 
 from port.attention_files import attention_command
@@ -19,6 +20,7 @@ app.command("attention")(attention_command)
 app.command("convert")(convert_command)
 app.command("demo")(demo_command)
 app.command("parity")(parity_command)
+
 
 def main() -> None:
     """Run the command. What the user can mend is one line on stderr and exit status 2."""

@@ -35,7 +35,9 @@ def attention_figure(path: Path, image: np.ndarray, labels: Sequence[int], maps:
     panels = 1 + len(labels)
     height, width = image.shape[:2]
     side = 3.2
-    figure = Figure(figsize=(side * panels, side * min(max(height / width, 0.4), 2) + 0.45), layout="constrained")
+    figure = Figure(
+        figsize=(side * panels, side * min(max(height / width, 0.4), 2) + 0.45), layout="constrained"
+    )
     axes = figure.subplots(1, panels, squeeze=False)[0]
     axes[0].imshow(image[:, :, ::-1])
     axes[0].set_xlabel("Source", fontsize=13)

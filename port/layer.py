@@ -61,7 +61,7 @@ class Layer(nn.Module):
 
     def top_shapes(self, *shapes: Shape) -> Sequence[Shape]:
         """The tops' shapes."""
-        meta = {name: weight.to("meta") for name, weight in self.named_parameters()}
+        meta = {name: weight.to("meta", torch.float32) for name, weight in self.named_parameters()}
         with torch.no_grad():
             tops = functional_call(self, meta, tuple(torch.empty(shape, device="meta") for shape in shapes))
         return [tuple(top.shape) for top in as_tuple(tops)]

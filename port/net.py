@@ -14,7 +14,7 @@ from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, Plan, plan_net
 from prototxt.read import read_net
 from pycaffe.python_layer import find_layer_class
-from weights import LayerWeights, match_by_name, read_weights, to_state_dict
+from weights import LayerWeights, match_by_name, read_weights
 
 
 class CaffeNet(nn.Module):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from port.parity_inputs import Weights, complete_inputs, fill_weights, masks_of, write_weights
-from port.parity_report import OUTSIDE, EngineReport, ParityReport, Row
+from port.parity_report import EngineReport, ParityReport, Row
 from prototxt.caffe_pb2 import TEST
 from prototxt.errors import InputError
 from prototxt.plan import Plan, plan_net
@@ -164,7 +164,6 @@ class _Runner:
         self.weights, remarks = fill_weights(net, self.plan, weights, self.seed)
         self.inputs = complete_inputs(net, self.plan, inputs, self.seed, self.where)
         blobs, seconds = self.run_net("reference", net, "truth (float64)")
-        blobs = {name: array.copy() for name, array in blobs.items()}
         for name, array in blobs.items():
             if not np.isfinite(array).all():
                 remarks.append(f"{name} is not finite in float64 either: the inputs or weights are to blame")
@@ -194,10 +193,16 @@ class _Runner:
         start = time.perf_counter()
         for i in range(len(net.layers)):
             self.tick(what, i, len(net.layers))
-            net._forward(i, i)
+            self.forward_layer(engine, net, i)
         self.tick(what, len(net.layers), len(net.layers))
         seconds = time.perf_counter() - start
         return {name: net.blobs[name].data for name in _plain_blobs(self.plan)}, seconds
+
+    def forward_layer(self, engine: str, net: Any, i: int) -> None:
+        """Run layer `i` for the last time: what it keeps for a backward pass, as large as its blobs, goes."""
+        net._forward(i, i)
+        if engine != "caffe":
+            net.layers[i] = net.layer_dict[net._layer_names[i]] = None
 
     def run_opencv(self, truth: _Truth) -> tuple[dict[str, np.ndarray], dict[str, str], float]:
         """As `run_net`, with the layers that OpenCV does not carry; the time is with reading the net."""
@@ -224,18 +229,19 @@ class _Runner:
                 own = truth.own.setdefault(name, difference)  # the float32 reference comes first
                 largest = float(np.abs(truth.blobs[name]).max(initial=0))
                 rows.append(Row(engine, name, largest, difference, own))
-        if engine not in OUTSIDE and any(row.beyond for row in rows):
-            rows = self.look_closer(rows, blobs)
+        if any(row.beyond for row in rows):
+            rows = self.look_closer(engine, rows, blobs)
         decided = _decisions(self.plan, blobs)
         flips = {mask: _flips(decided[mask], truth.decisions[mask]) for mask in decided}
         return EngineReport(engine, seconds, rows, flips, not_carried)
 
-    def look_closer(self, rows: list[Row], blobs: Mapping[str, np.ndarray]) -> list[Row]:
+    def look_closer(self, engine: str, rows: list[Row], blobs: Mapping[str, np.ndarray]) -> list[Row]:
         """Judge the layers alone behind each row that is beyond the rule, up to the first that is out."""
         if any(math.isinf(row.difference) for row in rows):
             return rows
-        mine = self.alone(blobs)
-        theirs = self.alone(self.run_net("reference", self.net("reference"), "reference again")[0])
+        mine = theirs = self.alone(blobs)
+        if engine != "reference":
+            theirs = self.alone(self.run_net("reference", self.net("reference"), "reference again")[0])
         closer = list(rows)
         for i, row in enumerate(rows):
             if row.beyond:
@@ -255,7 +261,7 @@ class _Runner:
             for bottom in layer.bottoms:
                 if done_by[bottom] < i and names[bottom] in blobs:  # else in place: as float64 left it
                     net.blobs[names[bottom]].data[...] = blobs[names[bottom]]
-            net._forward(i, i)
+            self.forward_layer("reference", net, i)
             for top in layer.tops:
                 if done_by[top] == i and names[top] in blobs:
                     differences[names[top]] = _difference(blobs[names[top]], net.blobs[names[top]].data)

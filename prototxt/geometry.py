@@ -33,7 +33,9 @@ class Window:
             for size, p, e, s in zip(sizes, self.pad, self.extent, self.stride, strict=True)
         )
         if any(size < 1 for size in out):
-            raise InputError(f"a kernel spanning {self.extent} does not fit into {tuple(sizes)} with pad {self.pad}")
+            raise InputError(
+                f"a kernel spanning {self.extent} does not fit into {tuple(sizes)} with pad {self.pad}"
+            )
         return out
 
     def deconvolved(self, sizes: Sequence[int]) -> tuple[int, ...]:
@@ -69,13 +71,18 @@ def convolution_window(param: ConvolutionParameter, spatial_axes: int) -> Window
                 raise InputError(f"{short}_h and {short}_w are for two spatial axes, and without {name}")
             return getattr(param, f"{short}_h"), getattr(param, f"{short}_w")
         if len(values) not in (0, 1, spatial_axes):
-            raise InputError(f"{name} has {len(values)} values for {spatial_axes} spatial axes: give 1 or one each")
+            raise InputError(
+                f"{name} has {len(values)} values for {spatial_axes} spatial axes: give 1 or one each"
+            )
         if not values:
             return (default,) * spatial_axes
         return tuple(values) if len(values) > 1 else (values[0],) * spatial_axes
 
     window = Window(
-        each("kernel_size", 0, "kernel"), each("stride", 1, "stride"), each("pad", 0, "pad"), each("dilation", 1, "")
+        each("kernel_size", 0, "kernel"),
+        each("stride", 1, "stride"),
+        each("pad", 0, "pad"),
+        each("dilation", 1, ""),
     )
     if not all(window.kernel):
         raise InputError("kernel_size is missing or 0")

@@ -121,7 +121,7 @@ def facts_of(layer: LayerParameter) -> LayerFacts:
     facts = LAYER_FACTS.get(layer.type)
     if facts is None:
         near = difflib.get_close_matches(layer.type, LAYER_FACTS, 2, 0.5)
-        hint = f'did you mean {" or ".join(near)}?' if near else "Caffe 1.0 has no such layer"
+        hint = f"did you mean {' or '.join(near)}?" if near else "Caffe 1.0 has no such layer"
         raise InputError(f'layer "{layer.name}": unknown layer type "{layer.type}": {hint}')
     return facts
 

@@ -102,7 +102,9 @@ class Plan:
     @property
     def sharers(self) -> set[tuple[str, int]]:
         """(layer name, blob index) of the weights that belong to another layer; Caffe's HDF5 files omit them."""
-        return {(x.name, i) for x in self.layers for i, param in enumerate(x.params) if param.owner is not None}
+        return {
+            (x.name, i) for x in self.layers for i, param in enumerate(x.params) if param.owner is not None
+        }
 
     def layer_index(self, name: str) -> int:
         """Raises InputError where no layer has that name."""

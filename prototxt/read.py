@@ -72,7 +72,9 @@ def _parse(text: str, message: Message, where: str) -> None:
     except text_format.ParseError as error:
         line = error.GetLine()
         place = f"{where}:{line}" if line else where
-        what = re.sub(r"^\d+:\d+ : ", "", str(error)).strip().replace("\n", " ").replace("caffe_prototxt.", "")
+        what = (
+            re.sub(r"^\d+:\d+ : ", "", str(error)).strip().replace("\n", " ").replace("caffe_prototxt.", "")
+        )
         raise InputError(f"{place}: {what}") from error
 
 

@@ -92,7 +92,9 @@ class Blob:
 
     def _legacy(self, axis: int) -> int:
         if len(self._shape) > 4:
-            raise ValueError(f"num, channels, height and width are for up to 4 axes; this blob is {self._shape}")
+            raise ValueError(
+                f"num, channels, height and width are for up to 4 axes; this blob is {self._shape}"
+            )
         return self._shape[axis] if axis < len(self._shape) else 1
 
     def __repr__(self) -> str:

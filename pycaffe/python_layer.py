@@ -73,9 +73,7 @@ def find_layer_class(
     except ModuleNotFoundError as error:
         if error.name == module_name and own is not None:
             return own
-        raise InputError(
-            f'Python module "{module_name}": {error}: put its folder on PYTHONPATH'
-        ) from error
+        raise InputError(f'Python module "{module_name}": {error}: put its folder on PYTHONPATH') from error
     if not hasattr(module, layer_name):
         raise InputError(f'module "{module_name}" has no class "{layer_name}"')
     return getattr(module, layer_name)
@@ -99,7 +97,7 @@ def literal_params(param: LayerParameter, *names: str) -> tuple[float, ...]:
     """
     text = param.python_param.param_str
     expected = ", ".join(f"'{name}': …" for name in names)
-    problem = f'param_str {text!r}: a dict {{{expected}}} of numbers is due'
+    problem = f"param_str {text!r}: a dict {{{expected}}} of numbers is due"
     try:
         given = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError) as error:
@@ -116,7 +114,9 @@ def import_caffe_as(caffe: ModuleType) -> Iterator[None]:
     """Let `import caffe`, `caffe.proto`, … mean this engine's module and its submodules inside the block."""
     aliases = {"caffe": caffe, "caffe.proto": proto, "caffe.proto.caffe_pb2": proto.caffe_pb2}
     inside = f"{caffe.__name__}."
-    aliases |= {f"caffe.{name[len(inside) :]}": m for name, m in sys.modules.items() if name.startswith(inside)}
+    aliases |= {
+        f"caffe.{name[len(inside) :]}": m for name, m in sys.modules.items() if name.startswith(inside)
+    }
     hidden = {name: sys.modules.pop(name) for name in _caffe_modules()}
     sys.modules.update(aliases)
     try:

@@ -121,7 +121,7 @@ class InfogainLoss(Loss):
         if ignored is not None:
             counted = numbers != ignored
             numbers, valid = numbers.where(counted, 0), counted.sum()
-        matrix = (self.matrix if matrix is None else matrix.detach()).reshape(classes, classes)
+        matrix = (self.matrix if matrix is None else matrix.detach()).to(x).reshape(classes, classes)
         weights = matrix[numbers].movedim(-1, 1)  # (outer, classes, inner)
         logs = F.log_softmax(x.reshape(outer, classes, inner), 1)
         logs = with_slope(logs, logs.detach().clamp(min=math.log(LOG_THRESHOLD)), lambda: 1.0)

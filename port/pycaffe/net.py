@@ -77,14 +77,23 @@ class _BlobLayer:
         for blob, result in zip(top, self._tops, strict=True):
             blob.reshape(*result.shape)  # Filter's depends on the data
             torch.from_numpy(blob.data).copy_(result.detach())
+        if self.type == "BatchNorm" and _device.type != "cpu":  # its running sums were updated there
+            for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
+                torch.from_numpy(blob.data).copy_(weight)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if self.type == "Input":
             return
         heads = [(t, blob) for t, blob in zip(self._tops, top, strict=True) if t.requires_grad]
         wanted = [(x, blob) for x, blob in zip(self._inputs, bottom, strict=True) if x.requires_grad]
-        weights = [(w, blob) for w, blob in zip(self.module.blobs, self.blobs, strict=True) if w.requires_grad]
+        weights = [
+            (w, blob) for w, blob in zip(self.module.blobs, self.blobs, strict=True) if w.requires_grad
+        ]
         if not heads:
+            if wanted and top:
+                raise InputError(f"{self.type} has no gradient to give, in Caffe neither")
+            for _, blob in wanted:  # Silence
+                blob.diff[...] = 0
             return
         gradients = torch.autograd.grad(
             [t for t, _ in heads],
@@ -142,6 +151,7 @@ def set_device(device: int) -> None:
     """Choose the GPU by number. (Caffe's `set_device` alone does not leave CPU mode; scripts call both.)"""
     global _device
     if torch.cuda.is_available():
+        torch.backends.cudnn.allow_tf32 = False  # Caffe's float32 is float32
         _device = torch.device("cuda", device)
     else:
         log.warning("no CUDA device: computing on the CPU")
