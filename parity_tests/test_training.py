@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -253,6 +254,55 @@ def test_weights_fields_and_stages(run_folder, capfd: pytest.CaptureFixture) -> 
     assert "Creating Layer spare" in log
 
 
+def test_several_test_nets(run_folder, capfd: pytest.CaptureFixture) -> None:
+    """One from a file of its own, the rest from the training net's; states, compute_loss, no first test."""
+    folder = run_folder(
+        "train_run",
+        max_iter="4",
+        test_interval="2",
+        test_iter="1 test_iter: 2",
+        test_net='"other.prototxt"',
+        test_state='{ stage: "deploy" } test_state { }',
+        test_compute_loss="true",
+        test_initialization="false",
+    )
+    net = Path("net.prototxt").read_text()
+    rule = 'include { phase: TEST stage: "deploy" }'
+    (folder / "other.prototxt").write_text(
+        net.replace('top: "accuracy" include { phase: TEST }', f'top: "accuracy" {rule}').replace(
+            'name: "accuracy"', 'name: "right"'
+        )
+    )
+    train_command("solver.prototxt")
+    log = log_lines(capfd.readouterr().err, ("solver.cpp", "net.cpp"))
+    said = [message for _, message in log]
+    assert ("solver.cpp:190", "Creating test net (#0) specified by test_net file: other.prototxt") in log
+    assert ("solver.cpp:190", "Creating test net (#1) specified by net file: net.prototxt") in log
+    tested = [message for message in said if "Testing net" in message]
+    assert tested == [f"Iteration {i}, Testing net (#{k})" for i in (2, 4) for k in (0, 1)]
+    assert sum(message.startswith("Test loss: ") for message in said) == 4
+    phase = "The NetState phase (0) differed from the phase (1) specified by a rule in layer data"
+    assert ("net.cpp:296", phase) in log
+
+
+def test_nets_inside_the_solver(run_folder, capfd: pytest.CaptureFixture) -> None:
+    """train_net_param and test_net_param train as the files do."""
+    run_folder("train_run", max_iter="3", test_interval="2")
+    train_command("solver.prototxt")
+    from_files = capfd.readouterr().err
+    net = Path("net.prototxt").read_text()
+    solver = Path("solver.prototxt").read_text().replace('net: "net.prototxt"', "")
+    Path("solver.prototxt").write_text(f"{solver} train_net_param {{ {net} }} test_net_param {{ {net} }}")
+    train_command("solver.prototxt")
+    inside = capfd.readouterr().err
+    pick = [
+        [line for line in log_lines(text) if "#" in line[1] and "net output" in line[1]]
+        for text in (from_files, inside)
+    ]
+    assert pick[0] == pick[1] and len(pick[0]) == 7
+    assert ("solver.cpp:88", "Creating training net specified in train_net_param.") in log_lines(inside)
+
+
 def test_debug_info_is_that_of_both_engines(run_folder, capfd: pytest.CaptureFixture) -> None:
     """The two engines of the port, one layer by layer on blobs, the other by autograd, say the same."""
     run_folder("train_run", max_iter="1", test_interval="0", debug_info="true", iter_size="2")
@@ -294,6 +344,52 @@ def test_signals(
     expected = {"stop": ["snap_iter_3.caffemodel"], "none": ["snap_iter_6.caffemodel"]}
     assert written == expected.get(effect, ["snap_iter_3.caffemodel", "snap_iter_6.caffemodel"])
     assert ("Optimization stopped early." in log) == (effect == "stop")
+
+
+COUNTING = """
+import caffe
+
+class Counting(caffe.Layer):
+    def setup(self, bottom, top):
+        self.count = 0
+    def reshape(self, bottom, top):
+        top[0].reshape(2, 3)
+    def forward(self, bottom, top):
+        self.count += 1
+        top[0].data[...] = [[self.count, 1, 0], [2, 0, self.count]]
+    def backward(self, top, propagate_down, bottom):
+        pass
+    def state(self):
+        return self.count
+    def restore(self, state):
+        self.count = state
+"""
+COUNTING_NET = """
+layer { name: "count" type: "Python" top: "data" python_param { module: "counting" layer: "Counting" } }
+layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"
+        inner_product_param { num_output: 1 weight_filler { type: "xavier" } } }
+layer { name: "zero" type: "DummyData" top: "zero" dummy_data_param { shape { dim: 2 dim: 1 } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "ip" bottom: "zero" top: "loss" }
+"""
+
+
+def test_python_layers_are_allowed_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """Not imported unasked; once allowed, a layer that tells its state resumes exactly, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("counting.py").write_text(COUNTING)
+    Path("net.prototxt").write_text(COUNTING_NET)
+    Path("solver.prototxt").write_text(
+        'net: "net.prototxt" base_lr: 0.001 lr_policy: "fixed" max_iter: 4 snapshot: 2 snapshot_prefix: "snap"'
+    )
+    told = fails(capfd, "--solver", "solver.prototxt")
+    assert 'Python module "counting" is not loaded unasked' in told and "counting" not in sys.modules
+    train_command("solver.prototxt", allow_module=["counting"])
+    straight = Path("snap_iter_4.caffemodel").rename("straight.caffemodel")
+    train_command("solver.prototxt", allow_module=["counting"], snapshot="snap_iter_2.solverstate")
+    compare_weights("snap_iter_4.caffemodel", straight, within=0)
 
 
 # ---- killed at any instant
@@ -347,6 +443,14 @@ def _killed_runs(folder: Path, instants: int) -> None:
     compare_weights(folder / "snap_iter_12.caffemodel", straight, within=0)
 
 
+def test_leftovers_of_a_killed_run_go(run_folder) -> None:
+    folder = run_folder("train_run", max_iter="1", test_interval="100")
+    (folder / ".snap_iter_7.abcdefgh.caffemodel").touch()
+    (folder / ".other_iter_7.abcdefgh.caffemodel").touch()
+    train_command("solver.prototxt")
+    assert [path.name for path in folder.glob(".*")] == [".other_iter_7.abcdefgh.caffemodel"]
+
+
 def test_killed_and_resumed(run_folder) -> None:
     _killed_runs(run_folder("train_run", max_iter="12", snapshot="1", test_interval="5"), 3)
 
@@ -363,7 +467,8 @@ def test_killed_at_20_instants(run_folder) -> None:
 # ---- several ranks
 
 SHARED_NET = """
-layer {{ name: "rows" type: "HDF5Data" top: "data" top: "label" hdf5_data_param {{ source: "list.txt" batch_size: {batch} }} }}
+layer {{ name: "rows" type: "HDF5Data" top: "data" top: "label"
+        hdf5_data_param {{ source: "list.txt" batch_size: {batch} }} }}
 layer {{ name: "ip1" type: "InnerProduct" bottom: "data" top: "ip1"
         inner_product_param {{ num_output: 6 weight_filler {{ type: "xavier" }} }} }}
 layer {{ name: "relu" type: "ReLU" bottom: "ip1" top: "ip1" }}
@@ -506,6 +611,9 @@ def test_bad_solverstates_are_one_line(run_folder, capfd: pytest.CaptureFixture)
     shutil.copy(folder / "snap_iter_4.solverstate.sidecar.json", sidecar)
     assert "belongs to another snapshot" in fails(capfd, *resume)
     kept.rename(sidecar)
+    Path("net.prototxt").write_text(net.replace('name: "data"', 'name: "images"'))
+    assert "its sidecar is of other data layers" in fails(capfd, *resume)
+    Path("net.prototxt").write_text(net)
     state = folder / "snap_iter_2.solverstate"
     state.write_bytes(state.read_bytes()[:-40])
     assert "snap_iter_2.solverstate" in fails(capfd, *resume)
@@ -530,6 +638,14 @@ def test_full_disk_keeps_the_last_snapshot(run_folder, capsys: pytest.CaptureFix
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: snap_iter_4.")
     assert {path: path.read_bytes() for path in folder.glob("snap_*")} == before
     assert not list(folder.glob(".snap_*"))
+
+
+def test_only_the_last_snapshot_is_tried_before_training(run_folder, capfd: pytest.CaptureFixture) -> None:
+    run_folder("train_run", snapshot="0", snapshot_prefix='"no/folder/snap"')
+    assert '"no/folder/snap" cannot be written to' in fails(capfd, "--solver", "solver.prototxt")
+    with open("solver.prototxt", "a") as solver:
+        solver.write("snapshot_after_train: false")
+    train_command("solver.prototxt", iterations=1)
 
 
 def test_nan_stops_at_once(run_folder, capfd: pytest.CaptureFixture) -> None:

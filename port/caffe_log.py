@@ -1,7 +1,6 @@
 """Caffe's log: glog's lines on stderr, in genuine Caffe 1.0's words, so that its log parser reads them."""
 
 import math
-import os
 import sys
 import threading
 import time
@@ -9,7 +8,9 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from prototxt.caffe_pb2 import NetParameter, NetState, NetStateRule
 from prototxt.plan import LayerPlan, Plan
+from prototxt.rules import layer_included
 
 
 class CaffeLog:
@@ -30,15 +31,11 @@ class CaffeLog:
             now = time.time()
             stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
             micros = int(now % 1 * 1_000_000)
-            self.write(f"{severity}{stamp}.{micros:06d} {_thread():5d} {place}] {message}")
+            self.write(f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {place}] {message}")
 
 
 def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _thread() -> int:
-    return threading.get_native_id() if hasattr(threading, "get_native_id") else os.getpid()
 
 
 def number(value: float) -> str:
@@ -46,14 +43,49 @@ def number(value: float) -> str:
     return f"{float(value):g}"
 
 
-def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], text: str) -> None:
+def log_rules(log: CaffeLog, net: NetParameter) -> None:
+    """Why layers with rules are not part of the net in its `state` (Net::FilterNet): what each rule fails by."""
+    state = net.state
+    for layer in net.layer:
+        for rule in layer.include or layer.exclude:
+            failed = _failure(rule, state)
+            if failed:
+                log(failed[0], f"The NetState {failed[1]} specified by a rule in layer {layer.name}")
+            else:
+                break  # met: Caffe looks no further
+
+
+def _failure(rule: NetStateRule, state: NetState) -> tuple[str, str] | None:
+    """The first condition that is not met, and where Caffe says so. (It says "above" of what is below, too.)"""
+    if rule.HasField("phase") and rule.phase != state.phase:
+        return "net.cpp:296", f"phase ({state.phase}) differed from the phase ({rule.phase})"
+    if rule.HasField("min_level") and state.level < rule.min_level:
+        return "net.cpp:306", f"level ({state.level}) is above the min_level ({rule.min_level})"
+    if rule.HasField("max_level") and state.level > rule.max_level:
+        return "net.cpp:316", f"level ({state.level}) is above the max_level ({rule.max_level})"
+    for stage in rule.stage:
+        if stage not in state.stage:
+            return "net.cpp:332", f"did not contain stage '{stage}'"
+    for stage in rule.not_stage:
+        if stage in state.stage:
+            return "net.cpp:348", f"contained a not_stage '{stage}'"
+    return None
+
+
+def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], net: NetParameter) -> None:
     """What Caffe says while it builds a net (net.cpp).
 
     Args:
         shapes: of the blobs, by blob index.
-        text: the net's layers as text, after the rules.
+        net: what it was planned from, its `state` complete.
     """
-    log("net.cpp:53", f"Initializing net from parameters: \n{text}")
+    log_rules(log, net)
+    kept = [layer for layer in net.layer if layer_included(layer, net.state)]
+    filtered = NetParameter()
+    filtered.CopyFrom(net)
+    del filtered.layer[:]
+    filtered.layer.extend(kept)
+    log("net.cpp:53", f"Initializing net from parameters: \n{filtered}")
     memory, produced = 0, set()
     for layer in plan.layers:
         log("net.cpp:86", f"Creating Layer {layer.name}")

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -55,7 +55,7 @@ def run_opencv(
         while True:
             carried, refused = _without(steps, refused)
             try:
-                values = _forward(carried, inputs, model)
+                values = _forward(carried, inputs, model, wanted=last_top.values())
                 break
             except cv2.error as error:
                 refused |= _culprit(carried, inputs, model, error)
@@ -143,8 +143,10 @@ def _text(steps: Sequence[_Step], inputs: Mapping[str, np.ndarray]) -> str:
 # ---- running it, and finding what OpenCV cannot run
 
 
-def _forward(steps: Sequence[_Step], inputs: Mapping[str, np.ndarray], model: str) -> dict[str, np.ndarray]:
-    tops = [top for step in steps for top in step.tops]
+def _forward(
+    steps: Sequence[_Step], inputs: Mapping[str, np.ndarray], model: str, wanted: Collection[str]
+) -> dict[str, np.ndarray]:
+    tops = [top for step in steps for top in step.tops if top in wanted]
     if not tops:
         return {}
     text = np.frombuffer(_text(steps, inputs).encode(), np.uint8)
@@ -181,7 +183,7 @@ def _culprit(
     while fails - works > 1:
         middle = (works + fails) // 2
         try:
-            _forward(steps[:middle], inputs, model)
+            _forward(steps[:middle], inputs, model, steps[middle - 1].tops)
             works = middle
         except cv2.error as earlier:
             fails, error = middle, earlier

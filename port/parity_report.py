@@ -132,7 +132,7 @@ class EngineReport:
     def notes(self) -> list[str]:
         """Blobs that are within only on a closer look, and layers that are not carried."""
         closer = [
-            f"{row.blob}: the {self.name} is further off than allowed by what it inherits: from what float64 "
+            f"{row.blob}: {self.name} is further off than allowed by what it inherits alone: from what float64 "
             f"makes of its own bottoms it differs by {row.alone[0]:.1e}, the reference by {row.alone[1]:.1e}"
             for row in self.rows
             if row.inherited

@@ -185,7 +185,6 @@ class _Runner:
         for name, array in self.inputs.items():
             net.blobs[name].reshape(*array.shape)
             net.blobs[name].data[...] = array
-        net.reshape()
 
     def run_net(self, engine: str, net: Any, what: str) -> tuple[dict[str, np.ndarray], float]:
         """The net's blobs after one forward pass, as views, and the seconds that it took."""

@@ -5,6 +5,7 @@ resumed run starts from, so a process killed at any instant leaves the last good
 """
 
 import contextlib
+import glob
 import json
 import os
 import zlib
@@ -36,12 +37,18 @@ class SnapshotNames:
 
 
 def check_prefix(prefix: str) -> None:
-    """Raises InputError where no snapshot can be written: before training, as Caffe does."""
+    """Raises InputError where no snapshot can be written: before training, as Caffe does.
+
+    What a killed run left beside its snapshots, half written and hidden, is removed.
+    """
     probe = f"{prefix}_iter_0.tempfile"
+    folder, name = os.path.split(prefix)
     try:
         with open(probe, "w"):
             pass
         os.remove(probe)
+        for left in Path(folder).glob(f".{glob.escape(name)}_iter_*"):
+            left.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f'snapshot_prefix: "{prefix}" cannot be written to ({error.strerror}): '

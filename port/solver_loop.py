@@ -16,7 +16,7 @@ from port.snapshots import SnapshotNames, check_prefix, read_snapshot, write_sna
 from port.solver_nets import NetSource, test_sources, train_source
 from port.solvers import CaffeSolver, make_solver
 from port.training_net import Output
-from prototxt.caffe_pb2 import SolverParameter
+from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.plan import Plan
 from weights import LayerWeights, SolverSnapshot
@@ -32,7 +32,7 @@ class TrainableNet(Protocol):
     plan: Plan
     debug: bool
 
-    def log_layers(self, text: str) -> None: ...
+    def log_layers(self, net: NetParameter) -> None: ...
 
     def learnable(self) -> list[dict[str, Any]]: ...
 
@@ -52,9 +52,7 @@ class TrainableNet(Protocol):
 
     def first_wrong(self) -> str: ...
 
-    def data_states(self) -> dict[str, Any]: ...
-
-    def restore_data(self, states: dict[str, Any]) -> None: ...
+    def stateful(self) -> dict[str, Any]: ...
 
 
 class Solver:
@@ -96,7 +94,7 @@ class Solver:
         self._smoothed = F(0)
         log("solver.cpp:45", f"Initializing solver from parameters: \n{param}")
         check_solver(param, where)
-        if solver_rank() == 0 and (param.snapshot or param.snapshot_after_train):
+        if param.snapshot and solver_rank() == 0:
             check_prefix(param.snapshot_prefix)
         if param.random_seed >= 0:
             set_random_seed(param.random_seed + solver_rank())
@@ -110,7 +108,7 @@ class Solver:
     def _build(self, source: NetSource, make_net: Callable[[NetSource], TrainableNet]) -> TrainableNet:
         self.log(source.place, source.origin)
         net = make_net(source)
-        net.log_layers(source.text())
+        net.log_layers(source.message())
         for paths in self.param.weights:
             for path in map(str.strip, paths.split(",")):
                 self.log("solver.cpp:72", f"Finetuning from {path}")
@@ -130,6 +128,8 @@ class Solver:
         self.log("solver.cpp:289", f"Solving {self.net.plan.name}")
         self.log("solver.cpp:290", f"Learning Rate Policy: {param.lr_policy}")
         self._stopping = False
+        if param.snapshot_after_train and solver_rank() == 0:
+            check_prefix(param.snapshot_prefix)  # now, where Caffe would find out after training
         broadcast(self._weights())
         start, left = self.iteration, param.max_iter - self.iteration
         self.step(left if iterations is None else min(left, iterations))
@@ -357,7 +357,9 @@ class Solver:
         self._current_step = snapshot.current_step
 
     def _data_states(self) -> list[dict[str, Any]]:
-        return [net.data_states() for net in (self.net, *self.test_nets)]
+        """Of each net, where its data layers stand, by layer name."""
+        nets = (self.net, *self.test_nets)
+        return [{name: layer.state() for name, layer in net.stateful().items()} for net in nets]
 
     def _restore_random(self, sidecar: dict[str, Any]) -> None:
         if len(sidecar["ranks"]) != solver_count():
@@ -366,14 +368,14 @@ class Solver:
                 "or remove the sidecar to resume as Caffe does, with fresh seeds"
             )
         mine = sidecar["ranks"][solver_rank()]
-        nets = [self.net, *self.test_nets]
-        if len(mine["data"]) != len(nets):
+        layers = [net.stateful() for net in (self.net, *self.test_nets)]
+        if [set(states) for states in mine["data"]] != [set(found) for found in layers]:
             raise InputError(
-                f"its sidecar is of {len(mine['data']) - 1} test nets, the solver has {len(self.test_nets)}: "
-                "remove it to resume as Caffe does, with fresh seeds"
+                "its sidecar is of other data layers: remove it to resume as Caffe does, with fresh seeds"
             )
-        for net, states in zip(nets, mine["data"], strict=True):
-            net.restore_data(states)
+        for found, states in zip(layers, mine["data"], strict=True):
+            for name, layer in found.items():
+                layer.restore(states[name])
         caffe_rng().restore(mine["random"])
 
 

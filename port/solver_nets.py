@@ -4,12 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from google.protobuf import text_format
-
 from prototxt.caffe_pb2 import TEST, TRAIN, NetParameter, NetState, SolverParameter
 from prototxt.errors import InputError
 from prototxt.read import read_net
-from prototxt.rules import layer_included
 from prototxt.upgrade import upgrade_net
 
 
@@ -31,17 +28,12 @@ class NetSource:
     place: str
     origin: str
 
-    def text(self) -> str:
-        """The net as text, after the rules, as Caffe's log shows it."""
+    def message(self) -> NetParameter:
+        """The whole net, its state merged."""
         net = _message(self.net)
         net.state.phase, net.state.level = self.phase, self.level
         net.state.stage.extend(self.stages)
-        kept = [layer for layer in net.layer if layer_included(layer, net.state)]
-        filtered = NetParameter()
-        filtered.CopyFrom(net)
-        del filtered.layer[:]
-        filtered.layer.extend(kept)
-        return text_format.MessageToString(filtered)
+        return net
 
 
 _TRAIN_FIELDS = {

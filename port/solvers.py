@@ -135,7 +135,8 @@ class CaffeSolver(Optimizer):
         self.clipped = None
         if self.clip_gradients < 0:
             return
-        norm = F(math.sqrt(sum(torch.dot(g.reshape(-1), g.reshape(-1)).item() for g in gradients)))
+        squares = sum(torch.dot(g.reshape(-1), g.reshape(-1)) for g in gradients)
+        norm = F(math.sqrt(squares.item()))
         if norm > self.clip_gradients:
             factor = self.clip_gradients / norm
             self.clipped = norm, self.clip_gradients, factor
@@ -224,7 +225,9 @@ class Adam(CaffeSolver):
     def check_settings(self) -> None:
         for name in ("momentum", "momentum2"):
             if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}: {getattr(self, name):g} must be below 1, and not below 0, with Adam")
+                raise InputError(
+                    f"{name}: {getattr(self, name):g} must be below 1, and not below 0, with Adam"
+                )
 
     def update(self, gradient: Tensor, history: list[Tensor], rate: float) -> None:
         means, squares = history

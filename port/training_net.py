@@ -78,9 +78,9 @@ class TrainingNet:
         self._passed: list[tuple[LayerPlan, tuple[Tensor, ...]]] = []
         self._random_before: dict[str, Any] = {}
 
-    def log_layers(self, text: str) -> None:
-        """Say how the net was built, as Caffe does."""
-        log_net(self.log, self.plan, [self.net.blob_shapes[name] for name in self.plan.blobs], text)
+    def log_layers(self, net: NetParameter) -> None:
+        """Say how the net was built from its message, as Caffe does."""
+        log_net(self.log, self.plan, [self.net.blob_shapes[name] for name in self.plan.blobs], net)
 
     # ---- weights
 
@@ -165,11 +165,7 @@ class TrainingNet:
             return self._pass()
 
     def forward_backward(self) -> np.float32:
-        """One pass forwards and backwards; the gradients are added to the weights' `.grad`.
-
-        Raises:
-            InputError: a loss that is not finite, before anything is changed by it.
-        """
+        """One pass forwards and, where the loss is finite, backwards, adding to the weights' `.grad`; the loss."""
         loss = self._pass()
         if not np.isfinite(loss):
             return loss
@@ -261,25 +257,8 @@ class TrainingNet:
         learned = [weight for group in self.learnable() for weight in group["params"]]
         log_norms(self.log, learned, [_gradient(weight) for weight in learned])
 
-    # ---- what a .solverstate lacks
-
-    def data_states(self) -> dict[str, Any]:
-        """Where the data layers stand, by layer name, as plain data."""
-        return {name: layer.state() for name, layer in self._stateful().items()}
-
-    def restore_data(self, states: dict[str, Any]) -> None:
-        """Raises InputError where the states are of other data layers."""
-        layers = self._stateful()
-        if set(states) != set(layers):
-            raise InputError(
-                f"it holds the state of data layers {', '.join(states) or 'none'}, this net has "
-                f"{', '.join(layers) or 'none'}"
-            )
-        for name, layer in layers.items():
-            layer.restore(states[name])
-
-    def _stateful(self) -> dict[str, Any]:
-        """Layers that offer `state()` and `restore(state)`; a pycaffe layer may offer them too."""
+    def stateful(self) -> dict[str, Any]:
+        """By name, the layers that tell where they stand (`state()`, plain data) and go on there (`restore`)."""
         found = {plan.name: getattr(layer, "script", layer) for plan, layer in self._layers}
         return {name: layer for name, layer in found.items() if callable(getattr(layer, "restore", None))}
 

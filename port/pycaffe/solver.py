@@ -13,7 +13,7 @@ from port.solver_loop import Solver
 from port.solver_nets import NetSource
 from port.solvers import SOLVERS
 from port.training_net import Output, blob_specs, saved_param
-from prototxt.caffe_pb2 import SolverParameter
+from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
 from prototxt.read import read_net, read_solver
@@ -135,8 +135,8 @@ class BlobNet:
             weight.data = torch.from_numpy(blob.data)
             weight.grad = torch.from_numpy(blob.diff)
 
-    def log_layers(self, text: str) -> None:
-        log_net(self.log, self.plan, [blob.shape for blob in self.net._blobs], text)
+    def log_layers(self, net: NetParameter) -> None:
+        log_net(self.log, self.plan, [blob.shape for blob in self.net._blobs], net)
 
     def learnable(self) -> list[dict[str, Any]]:
         return [
@@ -206,17 +206,7 @@ class BlobNet:
                 return f'the output of layer "{plan.name}" ({plan.where})'
         return "the sum of the losses"
 
-    def data_states(self) -> dict[str, Any]:
-        return {name: layer.state() for name, layer in self._stateful().items()}
-
-    def restore_data(self, states: dict[str, Any]) -> None:
-        layers = self._stateful()
-        if set(states) != set(layers):
-            raise InputError(f"it holds the state of other data layers: {', '.join(states) or 'none'}")
-        for name, layer in layers.items():
-            layer.restore(states[name])
-
-    def _stateful(self) -> dict[str, Any]:
+    def stateful(self) -> dict[str, Any]:
         found = {plan.name: getattr(layer, "module", layer) for plan, layer in self._layers}
         return {name: layer for name, layer in found.items() if callable(getattr(layer, "restore", None))}
 
