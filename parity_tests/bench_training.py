@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from parity_tests.recordings import NETS, he_uniform
-from port.caffe_log import CaffeLog
-from port.solver_loop import Solver
-from port.training_net import TrainingNet
+from port.training.caffe_log import CaffeLog
+from port.training.loop import Solver
+from port.training.net import TrainingNet
 from prototxt import read_net, read_solver
 from weights import LayerWeights
 

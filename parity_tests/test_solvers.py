@@ -9,11 +9,11 @@ import torch
 
 import port.pycaffe as caffe
 from parity_tests.recordings import WHOLE_NET, error, he_uniform, recorded, sampled
-from port.caffe_log import CaffeLog
-from port.rate_policies import learning_rate
-from port.solver_loop import Solver, check_solver
-from port.solvers import SGD, SOLVERS, CaffeSolver, make_solver
-from port.training_net import TrainingNet
+from port.training.caffe_log import CaffeLog
+from port.training.loop import Solver, check_solver
+from port.training.net import TrainingNet
+from port.training.rate_policies import learning_rate
+from port.training.solvers import SGD, SOLVERS, CaffeSolver, make_solver
 from prototxt import parse_net
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError

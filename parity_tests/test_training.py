@@ -18,8 +18,8 @@ import torch
 
 import port.pycaffe as caffe
 from parity_tests.recordings import GOLDEN, error
-from port.training import main, train_command
-from port.training_net import TrainingNet
+from port.training.command import main, train_command
+from port.training.net import TrainingNet
 from prototxt.caffe_pb2 import LayerParameter, NetParameter
 from weights import read_solverstate, read_weights
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from port.images import read_image
 from port.parity_inputs import published_inputs, rebuilt_weights
-from port.parity_report import ParityReport, Row
+from port.parity_report import LEGEND, ParityReport, Row
 from port.parity_run import ENGINES, Tick, compare
 from port.progress import progress_bar
 from port.voc import class_indices, class_names
@@ -31,13 +31,6 @@ __all__ = [
     "rebuilt_weights",
     "show_on",
 ]
-
-
-LEGEND = (
-    "Held against the reference in float64. |Δ|: the largest difference; of max: as a share of the blob's "
-    "largest magnitude; × ref: as a multiple of the float32 reference's own. Within: the port up to "
-    "1.5 × ref + 1e-07 of max, the others up to 1e-05 of max. Inputs and Split layers' copies are left out."
-)
 
 
 def print_report(report: ParityReport, console: Console) -> None:
@@ -86,6 +79,8 @@ def _number(value: float, form: str) -> str:
 def verdict(rows: Iterable[Row]) -> str:
     """What one blob's line ends with."""
     rows = list(rows)
+    if not rows:
+        return "not carried"
     out = [row.engine for row in rows if not row.within]
     if out:
         return f"OUT: {', '.join(out)}"

@@ -22,6 +22,15 @@ def allowed_difference(engine: str, own: float, largest: float) -> float:
     return 1e-5 * largest if engine in OUTSIDE else 1.5 * own + 1e-7 * largest
 
 
+LEGEND = (
+    "Held against the reference in float64. |Δ|: the largest difference; of max: as a share of the blob's "
+    "largest magnitude; × ref: as a multiple of the float32 reference's own. Within: the port up to "
+    "1.5 × ref + 1e-07 of max, the others up to 1e-05 of max; inherited: further off, but only by what its "
+    "bottoms bring. Inputs and Split layers' copies are left out."
+)
+"""What the table and the page say of their columns and of the rule."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One blob of one engine.

@@ -14,7 +14,7 @@ from port.data.memory import MemoryImages
 from port.data.prefetch import Prefetcher, Source
 from port.data.share import whole
 from port.layer import PYTHON_LAYERS, Layer, Shape, layer
-from port.ranks import solver_count, solver_rank
+from port.training.ranks import solver_count, solver_rank
 from port.voc_data import VocImages, settings_of
 from prototxt.errors import InputError
 from weights.rng import caffe_rng

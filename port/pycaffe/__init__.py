@@ -16,7 +16,7 @@ from port.pycaffe.solver import (
     SGDSolver,
     get_solver,
 )
-from port.ranks import solver_count, solver_rank
+from port.training.ranks import solver_count, solver_rank
 from pycaffe import TEST, TRAIN, Layer, proto
 from weights.rng import set_random_seed
 

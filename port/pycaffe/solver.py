@@ -1,4 +1,4 @@
-"""pycaffe's solvers: `port.solver_loop`'s training on a net of blobs."""
+"""pycaffe's solvers: `port.training.loop`'s training on a net of blobs."""
 
 import os
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from port.caffe_log import CaffeLog, log_backward, log_forward, log_net, log_norms
 from port.pycaffe.net import Net
-from port.solver_loop import Solver
-from port.solver_nets import NetSource
-from port.solvers import SOLVERS
-from port.training_net import Output, blob_specs, saved_param
+from port.training.caffe_log import CaffeLog, log_backward, log_forward, log_net, log_norms
+from port.training.loop import Solver
+from port.training.net import Output, blob_specs, saved_param
+from port.training.solver_nets import NetSource
+from port.training.solvers import SOLVERS
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
@@ -115,7 +115,7 @@ def get_solver(solver_file: str | os.PathLike) -> SGDSolver:
 
 
 class BlobNet:
-    """A pycaffe net as `port.solver_loop` asks for it. The weights are the blobs' own memory."""
+    """A pycaffe net as `port.training.loop` asks for it. The weights are the blobs' own memory."""
 
     def __init__(self, net: Net, log: CaffeLog):
         self.net, self.plan, self.log, self.debug = net, net.plan, log, False

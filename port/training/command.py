@@ -9,12 +9,12 @@ from typing import Annotated
 import torch
 import typer
 
-from port.caffe_log import CaffeLog
 from port.progress import progress_bar
-from port.ranks import join_ranks, leave_ranks, solver_rank
-from port.solver_loop import Solver
-from port.solver_nets import NetSource
-from port.training_net import TrainingNet
+from port.training.caffe_log import CaffeLog
+from port.training.loop import Solver
+from port.training.net import TrainingNet
+from port.training.ranks import join_ranks, leave_ranks, solver_rank
+from port.training.solver_nets import NetSource
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError
 from prototxt.read import read_solver

@@ -9,13 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from port.caffe_log import CaffeLog, number
-from port.ranks import all_ranks, average_gradients, broadcast, first_ranks, solver_count, solver_rank
-from port.rate_policies import check_policy, learning_rate
-from port.snapshots import SnapshotNames, check_prefix, read_snapshot, write_snapshot
-from port.solver_nets import NetSource, test_sources, train_source
-from port.solvers import CaffeSolver, make_solver
-from port.training_net import Output
+from port.training.caffe_log import CaffeLog, number
+from port.training.net import Output
+from port.training.ranks import (
+    all_ranks,
+    average_gradients,
+    broadcast,
+    first_ranks,
+    solver_count,
+    solver_rank,
+)
+from port.training.rate_policies import check_policy, learning_rate
+from port.training.snapshots import SnapshotNames, check_prefix, read_snapshot, write_snapshot
+from port.training.solver_nets import NetSource, test_sources, train_source
+from port.training.solvers import CaffeSolver, make_solver
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.plan import Plan
@@ -67,7 +74,7 @@ class Solver:
 
     Attributes:
         net, test_nets: what `make_net` gave.
-        optimizer: the `port.solvers.CaffeSolver`.
+        optimizer: the `port.training.solvers.CaffeSolver`.
         callbacks: pairs of functions, called before an iteration's first pass and before its update.
         iteration: how many updates are done.
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from port.caffe_log import CaffeLog, log_backward, log_forward, log_net, log_norms
 from port.layer import as_tuple
 from port.net import CaffeNet
+from port.training.caffe_log import CaffeLog, log_backward, log_forward, log_net, log_norms
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, ParamSpec
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, ParamPlan, Plan
@@ -36,7 +36,7 @@ class Output:
 
 
 class TrainingNet:
-    """What a solver asks of a net is listed in `port.solver_loop.TrainableNet`.
+    """What a solver asks of a net is listed in `port.training.loop.TrainableNet`.
 
     Args:
         net: a path, or a net that `read_net` gave.
