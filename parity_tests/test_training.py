@@ -679,3 +679,12 @@ def test_tensorboard_is_there_or_one_line(run_folder, capfd: pytest.CaptureFixtu
     else:
         train_command("solver.prototxt", tensorboard=Path("curves"))
         assert list(Path("curves").glob("events.*"))
+
+
+def test_a_label_out_of_range_names_its_line(run_folder, capfd: pytest.CaptureFixture) -> None:
+    folder = run_folder("train_run", test_interval="100", test_initialization="false")
+    lines = (folder / "train.txt").read_text().splitlines()
+    (folder / "train.txt").unlink()
+    (folder / "train.txt").write_text("\n".join([*lines[:2], "images/02.png 9", *lines[3:]]) + "\n")
+    told = fails(capfd, "--solver", "solver.prototxt")
+    assert "train.txt:3: images/02.png: label 9 is not from 0 to 4" in told and 'layer "loss"' in told

@@ -7,6 +7,7 @@ import typer
 from port.attention_files import attention_command
 from port.demo import demo_command
 from port.parity import parity_command
+from port.training.command import train_command
 from prototxt.errors import InputError
 from weights.convert import convert_command
 
@@ -20,6 +21,7 @@ app.command("attention")(attention_command)
 app.command("convert")(convert_command)
 app.command("demo")(demo_command)
 app.command("parity")(parity_command)
+app.command("train")(train_command)
 
 
 def main() -> None:

@@ -8,6 +8,14 @@ from port.layer import Layer, Shape
 from prototxt.errors import InputError
 
 
+class LabelError(InputError):
+    """A label that no class has. A net that knows where its labels came from can say so."""
+
+    def __init__(self, label: int, classes: int):
+        super().__init__(f"label {label} is not from 0 to {classes - 1}, nor an ignore_label: mend it")
+        self.label = label
+
+
 def legacy_shape(shape: Shape) -> tuple[int, int, int, int]:
     """(num, channels, height, width), 1 for what is lacking: how Caffe's older layers see a blob.
 
@@ -51,15 +59,13 @@ def class_numbers(labels: Tensor, classes: int, ignored: int | None = None) -> T
     """Labels truncated to integers, as Caffe's cast does; int64, of the same shape.
 
     Raises:
-        InputError: for a label outside of 0 … classes - 1 that is not `ignored`; in GPU memory, where looking
-            would stall the device, PyTorch's own check of indices stops it.
+        LabelError: for a label outside of 0 … classes - 1 that is not `ignored`.
     """
     numbers = labels.detach().long()
-    if numbers.device.type == "cpu":
+    if numbers.device.type != "meta":
         wrong = (numbers < 0) | (numbers >= classes)
         if ignored is not None:
             wrong &= numbers != ignored
         if wrong.any():
-            first = numbers[wrong][0].item()
-            raise InputError(f"label {first} is not from 0 to {classes - 1}, nor an ignore_label: mend it")
+            raise LabelError(numbers[wrong][0].item(), classes)
     return numbers

@@ -1,7 +1,8 @@
 """A `CaffeNet` as a solver runs it: pass by pass, from its own data layers, on one device."""
 
+import contextlib
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from port.layer import as_tuple
+from port.layers.checks import LabelError
 from port.net import CaffeNet
 from port.training.caffe_log import CaffeLog, log_backward, log_forward, log_net, log_norms
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, ParamSpec
@@ -220,7 +222,7 @@ class TrainingNet:
             if not plan.bottoms:
                 tops = sources[plan.name] if plan.name in sources else self._source(plan, layer)
             else:
-                with plan.errors():
+                with plan.errors(), self._label_errors():
                     tops = as_tuple(layer(*bottoms))
             if observe:
                 observe(plan, bottoms, tops)
@@ -230,6 +232,24 @@ class TrainingNet:
             values.update(zip(plan.tops, tops, strict=True))
         self._outputs = {i: values[i].detach() for i in self.plan.outputs}
         return loss
+
+    @contextlib.contextmanager
+    def _label_errors(self) -> Iterator[None]:
+        """Let a label that no class has name the file, line and item that it came from."""
+        try:
+            yield
+        except LabelError as error:
+            found = ", ".join(self._items_labelled(error.label))
+            raise InputError(f"{found}: {error}" if found else str(error)) from error
+
+    def _items_labelled(self, label: int) -> Iterator[str]:
+        """What a label in the batch at hand came from, as the data layers' lists have it."""
+        for name, tops in self._sources.items():
+            items = getattr(self.net._modules[name], "items", list)()
+            for top in tops[1:]:
+                if items and len(top) == len(items):
+                    hit = (top.reshape(len(items), -1).long() == label).any(dim=1)
+                    yield from (item for item, found in zip(items, hit.tolist(), strict=True) if found)
 
     def _source(self, plan: LayerPlan, layer: torch.nn.Module) -> tuple[Tensor, ...]:
         if plan.type == "Input":
