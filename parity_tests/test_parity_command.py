@@ -16,9 +16,9 @@ import reference.pycaffe
 from parity_tests.recordings import NETS, he_uniform
 from port import cli
 from port.layers.erasing import CReLULayer
-from port.parity import compare, published_inputs, rebuilt_weights
-from port.parity_report import Row
-from port.parity_run import ENGINES
+from port.parity.inputs import published_inputs, rebuilt_weights
+from port.parity.report import Row
+from port.parity.run import ENGINES, compare
 from prototxt.errors import InputError
 from pycaffe import TEST
 from weights import LayerWeights, write_weights

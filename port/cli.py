@@ -6,7 +6,7 @@ import typer
 
 from port.attention_files import attention_command
 from port.demo import demo_command
-from port.parity import parity_command
+from port.parity.command import parity_command
 from port.training.command import train_command
 from prototxt.errors import InputError
 from weights.convert import convert_command

@@ -10,8 +10,10 @@ from rich.console import Console
 import prototxt
 from port.attention_files import attend_to_files, print_attention
 from port.images import read_image
-from port.parity import compare, print_report, published_inputs, rebuilt_weights, show_on
-from port.parity_page import write_page
+from port.parity.command import print_report, show_on
+from port.parity.inputs import published_inputs, rebuilt_weights
+from port.parity.page import write_page
+from port.parity.run import compare
 from port.progress import progress_bar
 from port.pycaffe import TEST, Net
 from port.voc import class_indices

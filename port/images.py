@@ -1,12 +1,15 @@
 """Reading photographs as the published procedure does, and refusing what it would misread."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from prototxt.errors import InputError
+from weights.files import atomic_path
 
 
 def read_image(path: str | os.PathLike, to_bgr: bool = False) -> np.ndarray:
@@ -25,7 +28,10 @@ def read_image(path: str | os.PathLike, to_bgr: bool = False) -> np.ndarray:
         data = np.frombuffer(Path(path).read_bytes(), np.uint8)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror}): check the path") from error
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    with quiet_opencv():
+        image = (
+            cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+        )
     if image is None:
         raise InputError(f"{name}: does not decode as an image: is it whole, and a JPEG or PNG?")
     if image.shape[0] * image.shape[1] == 1:
@@ -34,6 +40,16 @@ def read_image(path: str | os.PathLike, to_bgr: bool = False) -> np.ndarray:
     if kind and not to_bgr:
         raise InputError(f"{name}: {kind} image, 8-bit colour is due: convert it, or pass --to-bgr")
     return cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+
+@contextlib.contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Without OpenCV's log on stderr: it writes there whatever it also raises or returns."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _kind(image: np.ndarray) -> str:
@@ -45,8 +61,6 @@ def _kind(image: np.ndarray) -> str:
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write a PNG beside `path` and rename it; `image` is uint8, grey or BGR."""
-    from weights.files import atomic_path
-
     done, data = cv2.imencode(".png", image)
     if not done:
         raise InputError(f"{path}: cannot be encoded as PNG")

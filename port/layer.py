@@ -66,6 +66,10 @@ class Layer(nn.Module):
             tops = functional_call(self, meta, tuple(torch.empty(shape, device="meta") for shape in shapes))
         return [tuple(top.shape) for top in as_tuple(tops)]
 
+    def replaced_gradients(self, *shapes: Shape) -> Sequence[int]:
+        """Weights whose gradient Caffe replaces, with bottoms of these shapes, where it should add to it."""
+        return ()
+
     # ---- what a layer class calls
 
     def add_weight(self, shape: Shape, filler: FillerParameter) -> None:

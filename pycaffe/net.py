@@ -257,7 +257,8 @@ class Net:
     def reshape(self) -> None:
         """Carry the inputs' shapes through the net without computing."""
         for plan, layer in zip(self.plan.layers, self.layers, strict=True):
-            layer.reshape(*self._vectors(plan))
+            with plan.errors():
+                layer.reshape(*self._vectors(plan))
 
     def clear_param_diffs(self) -> None:
         for blobs in self.params.values():

@@ -13,6 +13,7 @@ from port.data.images import LabelledImages, PairedImages
 from port.data.memory import MemoryImages
 from port.data.prefetch import Prefetcher, Source
 from port.data.share import whole
+from port.data.windows import ImageWindows
 from port.layer import PYTHON_LAYERS, Layer, Shape, layer
 from port.training.ranks import solver_count, solver_rank
 from port.voc_data import VocImages, settings_of
@@ -100,6 +101,14 @@ class ImageSegData(DataLayer):
 
     def make_source(self) -> Source:
         return PairedImages(self.param, caffe_rng(), self.rescale)
+
+
+@layer("WindowData")
+class WindowData(DataLayer):
+    """Windows of images, foreground and background, warped to one size, from an R-CNN window file."""
+
+    def make_source(self) -> Source:
+        return ImageWindows(self.param, caffe_rng())
 
 
 @layer("Data")

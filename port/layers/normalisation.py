@@ -54,9 +54,6 @@ class LRN(SameShape):
 class MVN(Layer):
     """Each channel, or image (`across_channels`), less its mean, over deviation + eps. The top has 4 axes."""
 
-    def set_up(self, shape: Shape) -> None:
-        refuse_gradient_in_place(self)
-
     def top_shapes(self, shape: Shape) -> list[Shape]:
         return [legacy_shape(shape)]
 
@@ -67,7 +64,7 @@ class MVN(Layer):
         if not param.normalize_variance:
             return x - x.mean(axes, keepdim=True)
         variance, mean = _moments(x, axes)
-        return _Standardised.apply(x, mean, variance.sqrt() + param.eps, axes)
+        return _Standardised.apply(x, mean, variance.sqrt() + param.eps, axes, self.plan.in_place)
 
 
 @layer("BatchNorm")
@@ -108,7 +105,7 @@ class BatchNorm(SameShape):
         axes = (0, *range(2, x.ndim))
         variance, mean = _moments(x, axes)
         self._update(mean.flatten(), variance.flatten(), x.numel() // x.shape[1])
-        return _Standardised.apply(x, mean, (variance + eps).sqrt(), axes)
+        return _Standardised.apply(x, mean, (variance + eps).sqrt(), axes, False)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor, size: int) -> None:
@@ -127,19 +124,25 @@ class _Standardised(torch.autograd.Function):
     """(x - mean) / deviation, both over `axes` of x.
 
     Backward takes the divisor for the deviation itself, as Caffe does. So it is: but for MVN's eps, which is
-    added to the deviation, and with which Caffe's gradient is finite on a constant map.
+    added to the deviation, and with which Caffe's gradient is finite on a constant map. `overwritten`: in
+    place, Caffe's MVN writes over the gradient that it is still to read, and one term, twice, is all that is left.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, mean: Tensor, deviation: Tensor, axes: Sequence[int]) -> Tensor:
+    def forward(
+        ctx, x: Tensor, mean: Tensor, deviation: Tensor, axes: Sequence[int], overwritten: bool
+    ) -> Tensor:
         top = (x - mean) / deviation
         ctx.save_for_backward(top, deviation)
-        ctx.axes = axes
+        ctx.axes, ctx.overwritten = axes, overwritten
         return top
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         top, deviation = ctx.saved_tensors
-        common = grad.mean(ctx.axes, keepdim=True) + top * (grad * top).mean(ctx.axes, keepdim=True)
-        return (grad - common) / deviation, None, None, None
+        along = top * (grad * top).mean(ctx.axes, keepdim=True)
+        if ctx.overwritten:
+            return -2 * along / deviation, None, None, None, None
+        common = grad.mean(ctx.axes, keepdim=True) + along
+        return (grad - common) / deviation, None, None, None, None

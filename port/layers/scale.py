@@ -1,5 +1,7 @@
 """Scale and Bias: one factor or term for each place of some axes, learned or a bottom."""
 
+import math
+
 from torch import Tensor
 
 from port.layer import Layer, Shape, layer
@@ -53,6 +55,18 @@ class Scale(_Broadcasting):
         if param.bias_term:
             num_axes = len(second[0]) if second else param.num_axes
             self.add_weight(self.weight_shape(shape, num_axes), param.bias_filler)
+
+    def replaced_gradients(self, shape: Shape, *second: Shape) -> list[int]:
+        """Caffe's factor, where all axes before its own are 1: with batches of 1, `iter_size` sees the last only.
+
+        A single number that scales several values is added up all the same.
+        """
+        if second:
+            return []
+        factor = self.blobs[0]
+        start = canonical_axis(self.axis, len(shape)) if factor.ndim else 0
+        values = math.prod(shape[start:])
+        return [0] if math.prod(shape) == values and (factor.numel() > 1 or values == 1) else []
 
     def forward(self, x: Tensor, *second: Tensor) -> Tensor:
         factor, *term = (*second, *self.blobs)

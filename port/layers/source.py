@@ -60,9 +60,15 @@ class DummyData(Layer):
         return [tuple(sizes) if any(older) else tuple(sizes[0].dim) for sizes in picked]
 
     def forward(self) -> tuple[Tensor, ...]:
-        fillers = list(self.param.dummy_data_param.data_filler) or [FillerParameter()]
-        fillers = fillers * len(self.plan.tops) if len(fillers) == 1 else fillers
         return tuple(
             torch.from_numpy(fill(shape, filler, caffe_rng())).to(self.like)
-            for shape, filler in zip(self.top_shapes(), fillers, strict=True)
+            for shape, filler in zip(self.top_shapes(), self._fillers(), strict=True)
         )
+
+    def constants(self) -> list[float | None]:
+        """For each top, the value that Caffe fills it with once, at set-up; None where each pass fills it."""
+        return [filler.value if filler.type == "constant" else None for filler in self._fillers()]
+
+    def _fillers(self) -> list[FillerParameter]:
+        fillers = list(self.param.dummy_data_param.data_filler) or [FillerParameter()]
+        return fillers * len(self.plan.tops) if len(fillers) == 1 else fillers

@@ -51,6 +51,7 @@ class _BlobLayer:
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.module = self.cls(self.plan, *(b.shape for b in bottom)).to(torch_dtype(self.dtype))
         self.blobs = BlobVec([_weight_blob(w) for w in self.module.blobs], self.dtype)
+        self._constants = self.module.constants() if self.type == "DummyData" else [None] * len(top)
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         shapes = tuple(blob.shape for blob in bottom)
@@ -60,6 +61,13 @@ class _BlobLayer:
             self._shapes, self._top_shapes = shapes, self.module.top_shapes(*shapes)
         for blob, shape in zip(top, self._top_shapes, strict=True):
             blob.reshape(*shape)
+            if _shares_memory(self.plan):
+                blob.share_data(bottom[0])
+                if self.type != "Split":
+                    blob.share_diff(bottom[0])
+        for blob, value in zip(top, self._constants, strict=False):
+            if value is not None:
+                blob.data[...] = value
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         if self.type == "Input":
@@ -74,9 +82,10 @@ class _BlobLayer:
             x.requires_grad_(wanted)
         with torch.set_grad_enabled(self.plan.needs_backward):
             self._tops = as_tuple(self.module(*self._inputs))
-        for blob, result in zip(top, self._tops, strict=True):
-            blob.reshape(*result.shape)  # Filter's depends on the data
-            torch.from_numpy(blob.data).copy_(result.detach())
+        for blob, result, constant in zip(top, self._tops, self._constants, strict=True):
+            if constant is None:  # DummyData's constants are filled once: what a script writes there stays
+                blob.reshape(*result.shape)  # Filter's depends on the data
+                torch.from_numpy(blob.data).copy_(result.detach())
         if self.type == "BatchNorm" and _device.type != "cpu":  # its running sums were updated there
             for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
                 torch.from_numpy(blob.data).copy_(weight)
@@ -92,7 +101,7 @@ class _BlobLayer:
         if not heads:
             if wanted and top:
                 raise InputError(f"{self.type} has no gradient to give, in Caffe neither")
-            for _, blob in wanted:  # Silence
+            for _, blob in wanted if self.type == "Silence" else ():
                 blob.diff[...] = 0
             return
         gradients = torch.autograd.grad(
@@ -104,8 +113,15 @@ class _BlobLayer:
         )
         for (_, blob), gradient in zip(wanted, gradients, strict=False):
             _store(blob, gradient, add=False)
+        replaced = self.module.replaced_gradients(*(x.shape for x in self._inputs))
         for (_, blob), gradient in zip(weights, gradients[len(wanted) :], strict=True):
-            _store(blob, gradient, add=True)
+            _store(blob, gradient, add=not any(blob is self.blobs[i] for i in replaced))
+
+
+def _shares_memory(plan: LayerPlan) -> bool:
+    """Whether Caffe has the tops in the bottom's memory: what works in place on a top changes the bottom."""
+    single = plan.type in ("Concat", "Slice") and len(plan.bottoms) == len(plan.tops) == 1
+    return single or plan.type in ("Flatten", "Reshape", "Split")
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from port.progress import progress_bar
 from port.training.caffe_log import CaffeLog
 from port.training.loop import Solver
 from port.training.net import TrainingNet
-from port.training.ranks import join_ranks, leave_ranks, solver_rank
+from port.training.ranks import joined_ranks, solver_rank
 from port.training.solver_nets import NetSource
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError
@@ -72,7 +72,33 @@ def train_command(
     ):
         if value not in known:
             raise InputError(f'{name} "{value}": one of {", ".join(filter(None, known))} is due')
-    here = join_ranks(_device(device, param))
+    with joined_ranks(_device(device, param)) as here:
+        _train(
+            param,
+            here,
+            solver,
+            snapshot,
+            iterations,
+            Signals(sigint_effect, sighup_effect),
+            allow_module or (),
+            tensorboard,
+            amp,
+            tf32,
+        )
+
+
+def _train(
+    param: SolverParameter,
+    here: torch.device,
+    solver: str,
+    snapshot: str,
+    iterations: int | None,
+    signals: "Signals",
+    allow_modules: Collection[str],
+    tensorboard: Path | None,
+    amp: bool,
+    tf32: bool,
+) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     log = CaffeLog(silent=solver_rank() != 0)
     _log_device(log, here)
@@ -84,13 +110,13 @@ def train_command(
             source.level,
             source.stages,
             log=log,
-            allow_modules=allow_module or (),
+            allow_modules=allow_modules,
             device=here,
             amp=amp,
         )
 
     observers = [_tensorboard(tensorboard)] if tensorboard and solver_rank() == 0 else []
-    with Signals(sigint_effect, sighup_effect) as signals, progress_bar() as bar:
+    with signals, progress_bar() as bar:
         if bar.console.is_terminal and not log.silent:
             log.write = lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             task = bar.add_task("training", total=param.max_iter)
@@ -208,5 +234,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    finally:
-        leave_ranks()

@@ -17,7 +17,7 @@ from port.training.caffe_log import CaffeLog, log_backward, log_forward, log_net
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, ParamSpec
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, ParamPlan, Plan
-from weights import LayerWeights, match_by_name, read_weights
+from weights import LayerWeights
 from weights.opening import HDF5_MAGIC, first_bytes
 from weights.rng import caffe_rng
 
@@ -105,23 +105,10 @@ class TrainingNet:
         Raises:
             InputError: a shape that differs, or an unreadable file.
         """
-        shared = {
-            (plan.name, i)
-            for plan, layer in self._layers
-            for i, spec in enumerate(blob_specs(plan, len(layer.blobs)))
-            if spec.owner is not None
-        }
-        target = {plan.name: [tuple(w.shape) for w in layer.blobs] for plan, layer in self._layers}
-        source = read_weights(path, with_empty=True)
-        found, skipped = match_by_name(source, target, os.fspath(path), shared=shared)
+        skipped = self.net.load_weights(path)
         place = "net.cpp:801" if first_bytes(path).startswith(HDF5_MAGIC) else "net.cpp:746"
         for name in skipped:
             self.log(place, f"Ignoring source layer {name}")
-        with torch.no_grad():
-            for name, arrays in found.items():
-                for weight, array in zip(self.net._modules[name].blobs, arrays, strict=True):
-                    if array is not None:
-                        weight.copy_(torch.tensor(array).reshape(weight.shape))
 
     def share_with(self, other: "TrainingNet") -> None:
         """Use the other net's weights, by layer name, from now on.

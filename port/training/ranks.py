@@ -4,8 +4,9 @@ Each rank has its own batch; the gradients are averaged; the first rank logs, te
 starts the processes.
 """
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -23,21 +24,22 @@ def solver_rank() -> int:
     return dist.get_rank() if _together() else 0
 
 
-def join_ranks(device: str) -> torch.device:
-    """Join the processes that `torchrun` started, if it did; returns this one's device."""
+@contextlib.contextmanager
+def joined_ranks(device: str) -> Iterator[torch.device]:
+    """Train together with the processes that `torchrun` started, if it did; gives this one's device."""
     if "WORLD_SIZE" not in os.environ:
-        return torch.device(device)
-    if device == "cuda":
+        yield torch.device(device)
+        return
+    here = torch.device(device)
+    if here.type == "cuda":
         here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(here)
         dist.init_process_group("nccl", device_id=here)
-        return here
-    dist.init_process_group("gloo")
-    return torch.device(device)
-
-
-def leave_ranks() -> None:
-    if _together():
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield here
+    finally:
         dist.destroy_process_group()
 
 

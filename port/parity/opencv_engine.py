@@ -21,6 +21,7 @@ from google.protobuf import text_format
 from torch import nn
 
 from port.crelu import BackgroundMask, CReLU
+from port.images import quiet_opencv
 from prototxt.caffe_pb2 import BlobShape, LayerParameter, NetParameter
 from prototxt.plan import LayerPlan, Plan
 from weights import LayerWeights, write_caffemodel
@@ -48,7 +49,7 @@ def run_opencv(
         reads from one of these is not carried either.
     """
     steps, last_top = _steps(plan)
-    with _custom_layers(), _silence(), tempfile.TemporaryDirectory() as folder:
+    with _custom_layers(), quiet_opencv(), tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "net.caffemodel")
         write_caffemodel(model, _weights(steps, weights))
         refused = {step.name: why for step in steps if (why := _known_limit(step.plan))}
@@ -247,13 +248,3 @@ def _custom_layers() -> Iterator[None]:
     finally:
         for name in types:
             cv2.dnn_unregisterLayer(name)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """OpenCV logs on stderr whatever it also raises."""
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        cv2.utils.logging.setLogLevel(level)

@@ -13,24 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from port.images import read_image
-from port.parity_inputs import published_inputs, rebuilt_weights
-from port.parity_report import LEGEND, ParityReport, Row
-from port.parity_run import ENGINES, Tick, compare
+from port.parity.inputs import published_inputs
+from port.parity.report import LEGEND, ParityReport, Row
+from port.parity.run import ENGINES, Tick, compare
 from port.progress import progress_bar
 from port.voc import class_indices, class_names
 from prototxt.errors import InputError
 from weights.layer_weights import shape_text
-
-__all__ = [
-    "ENGINES",
-    "ParityReport",
-    "compare",
-    "parity_command",
-    "print_report",
-    "published_inputs",
-    "rebuilt_weights",
-    "show_on",
-]
 
 
 def print_report(report: ParityReport, console: Console) -> None:
@@ -135,7 +124,7 @@ def parity_command(
     if classes:
         report.title += f" · {', '.join(class_names(classes))}"
     if html is not None:
-        from port.parity_page import write_page
+        from port.parity.page import write_page
 
         write_page(html, report)
     shown = Console()

@@ -9,8 +9,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from port.parity import numbers, verdict
-from port.parity_report import LEGEND, OUTSIDE, EngineReport, ParityReport, Row, allowed_difference
+from port.parity.command import numbers, verdict
+from port.parity.report import LEGEND, OUTSIDE, EngineReport, ParityReport, Row, allowed_difference
 from weights.files import atomic_path
 from weights.layer_weights import shape_text
 

@@ -78,13 +78,7 @@ def _matched(net: Any, plan: Plan, weights: Weights, where: str) -> dict[str, li
     layers = read_weights(weights, with_empty=True) if is_file else list(weights)
     check_finite(layers, where)
     shapes = {name: [blob.shape for blob in layer.blobs] for name, layer in net.layer_dict.items()}
-    shared = {
-        (layer.name, i)
-        for layer in plan.layers
-        for i, param in enumerate(layer.params)
-        if param.owner is not None
-    }
-    return match_by_name(layers, shapes, where, shared=shared)[0]
+    return match_by_name(layers, shapes, where, shared=plan.sharers)[0]
 
 
 def write_weights(net: Any, layers: Sequence[LayerWeights]) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from port.parity_inputs import Weights, complete_inputs, fill_weights, masks_of, write_weights
-from port.parity_report import EngineReport, ParityReport, Row
+from port.parity.inputs import Weights, complete_inputs, fill_weights, masks_of, write_weights
+from port.parity.report import EngineReport, ParityReport, Row
 from prototxt.caffe_pb2 import TEST
 from prototxt.errors import InputError
 from prototxt.plan import Plan, plan_net
@@ -28,7 +28,7 @@ from weights.layer_weights import shape_text
 ENGINES = {
     "port": "port.pycaffe",
     "reference": "reference.pycaffe",
-    "opencv": "port.opencv_engine",
+    "opencv": "port.parity.opencv_engine",
     "caffe": "caffe",
 }
 """Engine → module. Loaded by name: the port itself does without the reference."""
