@@ -1,5 +1,6 @@
 """`seenet demo`: the main job on a real photograph, with nothing to download."""
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,7 @@ def demo_command(
     console.print(
         f"Pictures: {out}/{photo.stem}_attention.png and, with a chart, {out}/parity.html\n"
         "The weights are random (He's rule, a fixed seed): the maps show the computation, not learned attention.\n"
-        f"Next: seenet attention PHOTO --labels person --weights {weights} --out out/maps",
+        f"Next: {sys.argv[0]} attention PHOTO --labels person --weights {weights} --out out/maps",
         soft_wrap=True,
     )
     if not report.within:
