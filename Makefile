@@ -8,9 +8,9 @@ BIN = $(VENV)/bin
 demo: $(VENV)/ready
 	$(BIN)/seenet demo --out out/demo
 
-# Tests that take minutes or gigabytes are apart:  .venv/bin/pytest -m slow
+# What takes minutes or gigabytes is apart:  .venv/bin/pytest -m slow
 test: $(VENV)/ready lint
-	$(BIN)/pytest -m "not slow" -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -3,8 +3,9 @@
 import logging
 import os
 from abc import abstractmethod
-from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,8 @@ from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, Plan, plan_net
 from prototxt.read import read_net
 from pycaffe.blob import Blob, BlobVec
-from weights import LayerWeights, match_by_name, read_weights, write_weights
+from pycaffe.errors import check_opens
+from weights import LayerWeights, match_by_name, read_weights, write_caffemodel, write_hdf5
 
 log = logging.getLogger("caffe")
 
@@ -47,7 +49,8 @@ class Net:
     (None: Python layers load any module on the path, as in Caffe; else only the named ones).
 
     Raises:
-        InputError: whatever is wrong with the files, in one line.
+        InputError: whatever is wrong with the files, in one line; a file that cannot be opened is a
+            RuntimeError as well, as in pycaffe.
     """
 
     def __init__(
@@ -67,7 +70,11 @@ class Net:
         phase = positional.get("phase", phase)
         if phase not in (TRAIN, TEST):
             raise InputError(f"{network_file}: Net needs a phase: caffe.TRAIN or caffe.TEST")
+        weights = positional.get("weights", weights)
         where = os.fspath(network_file)
+        check_opens(network_file)
+        if weights is not None:
+            check_opens(weights)
         self._build(
             read_net(network_file),
             phase,
@@ -77,7 +84,6 @@ class Net:
             np.dtype(dtype),
             allow_modules,
         )
-        weights = positional.get("weights", weights)
         if weights is not None:
             self.copy_from(weights)
 
@@ -113,6 +119,7 @@ class Net:
     ) -> None:
         self.dtype = dtype
         self.allow_modules = allow_modules
+        self._callbacks: defaultdict[str, list[Callable[[int], Any]]] = defaultdict(list)
         self.plan: Plan = plan_net(net, phase, level, stages, where)
         self._blobs = [Blob((), dtype) for _ in self.plan.blobs]
         self.layers: list[EngineLayer] = [self._set_up(plan) for plan in self.plan.layers]
@@ -172,10 +179,19 @@ class Net:
         self.bottom_names = OrderedDict((x.name, [names[i] for i in x.bottoms]) for x in plan.layers)
         self.layer_dict = OrderedDict(zip(self._layer_names, self.layers, strict=True))
         self.params = OrderedDict((name, x.blobs) for name, x in self.layer_dict.items() if x.blobs)
-        weights = dict.fromkeys(names, 0.0)
+        self._blob_loss_weights = [0.0] * len(names)
         for layer in plan.layers:
-            weights.update({names[i]: w for i, w in zip(layer.tops, layer.loss_weights, strict=True) if w})
-        self.blob_loss_weights = OrderedDict(weights)
+            for top, weight in zip(layer.tops, layer.loss_weights, strict=True):
+                self._blob_loss_weights[top] = weight
+        self.blob_loss_weights = OrderedDict(zip(names, self._blob_loss_weights, strict=True))
+
+    def _top_ids(self, layer: int) -> list[int]:
+        """The indices of a layer's tops among `_blobs`."""
+        return list(self.plan.layers[layer].tops)
+
+    def _bottom_ids(self, layer: int) -> list[int]:
+        """The indices of a layer's bottoms among `_blobs`."""
+        return list(self.plan.layers[layer].bottoms)
 
     def _vectors(self, plan: LayerPlan) -> tuple[list[Blob], list[Blob]]:
         return [self._blobs[i] for i in plan.bottoms], [self._blobs[i] for i in plan.tops]
@@ -237,23 +253,92 @@ class Net:
         for i in range(start, end + 1):
             plan = self.plan.layers[i]
             bottom, top = self._vectors(plan)
+            self._call_back("before_forward", i)
             with plan.errors():
                 self.layers[i].reshape(bottom, top)
                 self.layers[i].forward(bottom, top)
             for blob, weight in zip(top, plan.loss_weights, strict=True):
                 if weight:
                     loss += float(np.vdot(blob.data, blob.diff))
+            self._call_back("after_forward", i)
         return loss
 
     def _backward(self, start: int, end: int) -> None:
         """Run layers `start` … `end` (start ≥ end) by index."""
         for i in range(start, end - 1, -1):
             plan = self.plan.layers[i]
+            self._call_back("before_backward", i)
             if plan.needs_backward:
                 bottom, top = self._vectors(plan)
                 with plan.errors():
                     self.layers[i].backward(top, list(plan.propagate_down), bottom)
+            self._call_back("after_backward", i)
 
+    def before_forward(self, run: Callable[[int], Any]) -> None:
+        """Have `run` called with the layer's index before each layer's forward pass."""
+        self._callbacks["before_forward"].append(run)
+
+    def after_forward(self, run: Callable[[int], Any]) -> None:
+        """Have `run` called with the layer's index after each layer's forward pass."""
+        self._callbacks["after_forward"].append(run)
+
+    def before_backward(self, run: Callable[[int], Any]) -> None:
+        """Have `run` called with the layer's index before each layer's turn backwards, also one without any."""
+        self._callbacks["before_backward"].append(run)
+
+    def after_backward(self, run: Callable[[int], Any]) -> None:
+        """Have `run` called with the layer's index after each layer's turn backwards, also one without any."""
+        self._callbacks["after_backward"].append(run)
+
+    def _call_back(self, when: str, layer: int) -> None:
+        for run in self._callbacks[when]:
+            run(layer)
+
+    # ---- passes over more than a batch
+
+    def forward_all(self, blobs: Sequence[str] | None = None, **kwargs: np.ndarray) -> dict[str, np.ndarray]:
+        """`forward` over inputs of any length, a batch at a time; copies, as long as the inputs are.
+
+        The last batch is filled up with zeros, which no result shows.
+        """
+        outs = [_copies(self.forward(blobs, **batch)) for batch in self._batch(kwargs)]
+        return self._joined(outs, _length(kwargs))
+
+    def forward_backward_all(
+        self, blobs: Sequence[str] | None = None, diffs: Sequence[str] | None = None, **kwargs: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """`forward` and `backward` over inputs (and outputs' diffs) of any length, a batch at a time."""
+        forwards = self._batch({name: kwargs[name] for name in self.inputs if name in kwargs})
+        backwards = self._batch({name: kwargs[name] for name in self.outputs if name in kwargs})
+        outs, grads = [], []
+        for inputs, top_diffs in zip_longest(forwards, backwards, fillvalue={}):
+            outs.append(_copies(self.forward(blobs, **inputs)))
+            grads.append(_copies(self.backward(diffs, **top_diffs)))
+        return self._joined(outs, _length(kwargs)), self._joined(grads, _length(kwargs))
+
+    def _batch(self, blobs: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        """Arrays cut into the net's batches, the last one filled up with zeros."""
+        size = self._batch_size
+        for start in range(0, _length(blobs), size):
+            batch = {name: np.asarray(array[start : start + size]) for name, array in blobs.items()}
+            yield {
+                name: np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
+                for name, array in batch.items()
+            }
+
+    @property
+    def _batch_size(self) -> int:
+        return self._blobs[0].shape[0]
+
+    def _joined(self, batches: list[dict[str, np.ndarray]], length: int) -> dict[str, np.ndarray]:
+        """Batches' results one after the other; what has a row for each input ends where the inputs end."""
+        joined = {}
+        for name in batches[0] if batches else ():
+            rows = [batch[name] for batch in batches]
+            whole = np.concatenate(rows) if rows[0].ndim else np.stack(rows)
+            each = rows[0].ndim and len(rows[0]) == self._batch_size
+            joined[name] = whole[:length] if each else whole
+        return joined
     def reshape(self) -> None:
         """Carry the inputs' shapes through the net without computing."""
         for plan, layer in zip(self.plan.layers, self.layers, strict=True):
@@ -276,6 +361,7 @@ class Net:
         Raises:
             InputError: a shape that differs, or an unreadable file.
         """
+        check_opens(path)
         target = {name: [blob.shape for blob in layer.blobs] for name, layer in self.layer_dict.items()}
         source = read_weights(path, with_empty=True)
         found, skipped = match_by_name(source, target, os.fspath(path), shared=self.plan.sharers)
@@ -289,14 +375,24 @@ class Net:
     load_hdf5 = copy_from
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the weights, in the format that the suffix names; Caffe's `.caffemodel` by default."""
-        layers = [
-            LayerWeights(plan.name, plan.type, [blob.data for blob in layer.blobs], param=plan.param)
+        """Write the weights as a .caffemodel, whatever the file is called, as Caffe does."""
+        write_caffemodel(path, self._layer_weights(owners_only=False), net_name=self.plan.name)
+
+    def save_hdf5(self, path: str | os.PathLike) -> None:
+        """Write the weights as HDF5, whatever the file is called; shared ones once, as Caffe does."""
+        write_hdf5(path, self._layer_weights(owners_only=True))
+
+    def _layer_weights(self, owners_only: bool) -> list[LayerWeights]:
+        shared = self.plan.sharers if owners_only else ()
+        return [
+            LayerWeights(
+                plan.name,
+                plan.type,
+                [None if (plan.name, i) in shared else blob.data for i, blob in enumerate(layer.blobs)],
+                param=plan.param,
+            )
             for plan, layer in zip(self.plan.layers, self.layers, strict=True)
         ]
-        write_weights(path, layers, net_name=self.plan.name)
-
-    save_hdf5 = save
 
     def share_with(self, other: "Net") -> None:
         """Use the other net's weights, by layer name, without copying."""
@@ -315,3 +411,11 @@ class Net:
 
     def _index(self, layer: str) -> int:
         return self.plan.layer_index(layer)
+
+
+def _copies(views: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array.copy() for name, array in views.items()}
+
+
+def _length(arrays: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(arrays.values()), ()))

@@ -17,11 +17,11 @@ class Layer:
     """What `caffe.Layer` is to a script: derive from it and write the four methods.
 
     Attributes:
-        param_str (str), phase (int), blobs (BlobVec): set before `setup`.
+        param_str (str), phase (int), blobs (BlobVec): set before `setup`. Layers of 2014 read `param_str_`.
     """
 
     type = "Python"
-    param_str = ""
+    param_str = param_str_ = ""
     phase = 0
 
     def __init__(self, param: LayerParameter | None = None):
@@ -82,7 +82,7 @@ def find_layer_class(
 def new_python_layer(cls: type, param: LayerParameter) -> Layer:
     """An instance of a script's layer class, with what Caffe sets before `setup`."""
     layer = cls(param)
-    layer.param_str = param.python_param.param_str
+    layer.param_str = layer.param_str_ = param.python_param.param_str
     layer.phase = param.phase
     return layer
 
@@ -112,11 +112,12 @@ def literal_params(param: LayerParameter, *names: str) -> tuple[float, ...]:
 @contextlib.contextmanager
 def import_caffe_as(caffe: ModuleType) -> Iterator[None]:
     """Let `import caffe`, `caffe.proto`, … mean this engine's module and its submodules inside the block."""
-    aliases = {"caffe": caffe, "caffe.proto": proto, "caffe.proto.caffe_pb2": proto.caffe_pb2}
-    inside = f"{caffe.__name__}."
-    aliases |= {
-        f"caffe.{name[len(inside) :]}": m for name, m in sys.modules.items() if name.startswith(inside)
-    }
+    aliases = {"caffe": caffe, "caffe.pycaffe": caffe, "caffe._caffe": caffe}
+    # What scripts import by name: the modules that the engine's own module has, and the messages.
+    ours = ("pycaffe.", f"{caffe.__name__}.")
+    modules = {name: m for name, m in vars(caffe).items() if isinstance(m, ModuleType)}
+    aliases |= {f"caffe.{name}": m for name, m in modules.items() if m.__name__.startswith(ours)}
+    aliases["caffe.proto.caffe_pb2"] = proto.caffe_pb2
     hidden = {name: sys.modules.pop(name) for name in _caffe_modules()}
     sys.modules.update(aliases)
     try:

@@ -164,7 +164,7 @@ def place_window(
     rows, columns = (window.y1, window.y2), (window.x1, window.x2)
     if param.context_pad or param.crop_mode == "square":
         rows, columns = _grown(window, crop, param)
-        rows, top, bottom, height = _clipped(*rows, size[0], crop)
+        rows, top, _, height = _clipped(*rows, size[0], crop)
         columns, left, right, width = _clipped(*columns, size[1], crop)
         left = right if mirrored else left
         height, width = min(height, crop - top), min(width, crop - left)
@@ -246,12 +246,13 @@ def _read_image(
     if given != number:
         raise ValueError(f"is numbered {given}: number the images 0, 1, 2, …")
     images[number] = param.root_folder + next(words)
-    channels, _, _, count = (int(next(words)) for _ in range(4))
+    channels, _, _, count = [int(next(words)) for _ in range(4)]
     if channels != 3:
         raise ValueError(f"has {channels} channels: images are read in colour, with 3")
     for _ in range(count):
         label, overlap = int(next(words)), np.float32(next(words))
-        windows.append((Window(number, label, *(int(next(words)) for _ in range(4))), overlap))
+        corners = [int(next(words)) for _ in range(4)]
+        windows.append((Window(number, label, *corners), overlap))
 
 
 def _sorted_out(
