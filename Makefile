@@ -20,7 +20,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is due: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,lmdb]" -c constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test,lmdb]" -c constraints.txt --config-settings editable_mode=compat
 	touch $@
 
 clean:

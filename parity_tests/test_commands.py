@@ -1,6 +1,5 @@
 """The `seenet` command as a user meets it: what it writes, and how it refuses."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,26 +9,11 @@ import pytest
 
 import port
 from parity_tests.recordings import he_uniform
-from port import cli
 from port.images import read_image
 from port.voc import CLASSES, class_index
 from weights import LayerWeights, read_weights, write_weights
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def seenet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs `seenet ARGS`: exit status, stdout, stderr."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["seenet", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

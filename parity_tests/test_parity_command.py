@@ -14,7 +14,6 @@ import port.layer
 import port.pycaffe
 import reference.pycaffe
 from parity_tests.recordings import NETS, he_uniform
-from port import cli
 from port.layers.erasing import CReLULayer
 from port.parity.inputs import published_inputs, rebuilt_weights
 from port.parity.report import Row
@@ -82,19 +81,6 @@ layer { name: "tanh" type: "TanH" bottom: "data" top: "tanh" }
 """
 
 
-@pytest.fixture
-def seenet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs `seenet parity ARGS`: exit status, stdout, stderr."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["seenet", "parity", *map(str, args)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return int(stop.value.code or 0), *capsys.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nets, narrow SeeNet's weights, and images, good and bad."""
@@ -124,7 +110,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_engines_agree_on_seenet(seenet: Run, files: Path, tmp_path: Path) -> None:
     page = tmp_path / "parity.html"
-    status, out, err = seenet(
+    status, out, err = seenet("parity", 
         "--prototxt", NARROW, "--weights", files / "narrow.caffemodel", "--image", files / "a.png",
         "--labels", "person,7", "--test-size", 90, "--html", page,
     )  # fmt: skip
@@ -214,7 +200,9 @@ def test_a_corrupted_weight_is_caught(
     replaced(monkeypatch, corrupt)
     page = tmp_path / "parity.html"
     arguments = ("--prototxt", NARROW, "--weights", files / "narrow.caffemodel", "--image", files / "a.png")
-    status, out, err = seenet(*arguments, "--test-size", 64, "--engines", "port,opencv", "--html", page)
+    status, out, err = seenet(
+        "parity", *arguments, "--test-size", 64, "--engines", "port,opencv", "--html", page
+    )
     assert (status, err) == (1, "")
     assert re.search(r"^port: 26 blobs .* out, the first conv3_1 by ", out, re.M)
     lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
@@ -300,7 +288,9 @@ def test_the_rule(engine: str, largest: float, difference: float, own: float, wi
 
 
 def test_what_opencv_does_not_carry_is_named(seenet: Run, files: Path) -> None:
-    status, out, err = seenet("--prototxt", files / "limits.prototxt", "--engines", "reference,opencv")
+    status, out, err = seenet(
+        "parity", "--prototxt", files / "limits.prototxt", "--engines", "reference,opencv"
+    )
     assert (status, err) == (0, "")
     assert re.search(r"^reference: 5 blobs", out, re.M) and re.search(r"^opencv: 2 blobs", out, re.M)
     for layer, why in {
@@ -363,14 +353,14 @@ BAD = {
 @pytest.mark.parametrize("arguments", BAD.values(), ids=BAD)
 def test_bad_input_is_one_line(seenet: Run, files: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
     page = tmp_path / "parity.html"
-    status, out, err = seenet(*(part.format(files) for part in arguments), "--html", page)
+    status, out, err = seenet("parity", *(part.format(files) for part in arguments), "--html", page)
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and len(err) > 20
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_is_no_page(seenet: Run, files: Path, tmp_path: Path) -> None:
-    status, _, err = seenet("--prototxt", files / "small.prototxt", "--html", tmp_path)
+    status, _, err = seenet("parity", "--prototxt", files / "small.prototxt", "--html", tmp_path)
     assert status == 2 and "is a folder" in err and not list(tmp_path.iterdir())
 
 

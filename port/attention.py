@@ -50,26 +50,15 @@ def attention_maps(
     Raises:
         InputError: an image that is not (height, width, 3), a label out of range, an unknown label_state.
     """
-    _check(model, image, labels, label_state)
-    height, width = image.shape[:2]
-    maps = np.zeros((len(labels), height, width), np.float32)
+    check_request(model, image, labels, label_state)
     if not labels:
-        return maps
-    image = image.astype(np.float64)
-    views = [image, image[:, ::-1]] if flip else [image]
-    data = torch.from_numpy(np.stack([_prepared(view, test_size) for view in views]))
-    weight = model.score_b1.weight
-    data = data.to(device=weight.device, dtype=weight.dtype)
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        scores = _scores(model, data, list(labels), label_state).float().cpu().numpy()
-    for fused, by_branch in zip(maps, scores, strict=True):
-        for by_view in by_branch:
-            for score, unflip in zip(by_view, (1, -1), strict=False):
-                np.maximum(fused, _scaled(score, height, width)[:, ::unflip], out=fused)
-    return maps
+        return np.zeros((0, *image.shape[:2]), np.float32)
+    (scores,) = label_scores(model, [prepared_views(image, test_size, flip)], [labels], label_state)
+    return fused_maps(scores, *image.shape[:2])
 
 
-def _check(model: SeeNet, image: np.ndarray, labels: Sequence[int], label_state: str) -> None:
+def check_request(model: SeeNet, image: np.ndarray, labels: Sequence[int], label_state: str) -> None:
+    """Raises InputError for what `attention_maps` cannot take."""
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise InputError(f"the image is {image.shape}: (height, width, 3) in BGR order is due")
     wrong = [label for label in labels if not 0 <= label < model.num_classes]
@@ -81,18 +70,68 @@ def _check(model: SeeNet, image: np.ndarray, labels: Sequence[int], label_state:
         raise InputError(f'label_state "{label_state}": one of {", ".join(LABEL_STATES)} is due')
 
 
-def _prepared(image: np.ndarray, test_size: int) -> np.ndarray:
-    """(3, test_size, test_size) float32, as the notebook feeds the net."""
-    resized = resize_cubic(image, test_size, test_size)
-    return np.ascontiguousarray((resized - np.array(MEAN_BGR)).transpose(2, 0, 1), np.float32)
+def prepared_views(image: np.ndarray, test_size: int, flip: bool) -> np.ndarray:
+    """(views, 3, test_size, test_size) float32: the image, and mirrored, as the notebook feeds the net."""
+    image = image.astype(np.float64)
+    views = [image, image[:, ::-1]] if flip else [image]
+    resized = np.stack([resize_cubic(view, test_size, test_size) for view in views])
+    return np.ascontiguousarray((resized - np.array(MEAN_BGR)).transpose(0, 3, 1, 2), np.float32)
 
 
-def _scores(model: SeeNet, data: Tensor, labels: list[int], label_state: str) -> Tensor:
-    """(labels, 2 branches, views, h, w): the label's own channel of score_b1 and score_b2."""
-    features = model.trunk(data)
+def label_scores(
+    model: SeeNet, views: Sequence[np.ndarray], labels: Sequence[Sequence[int]], label_state: str
+) -> list[np.ndarray]:
+    """The scores of several images' labels.
+
+    The trunk, where nine tenths of the work are, runs once for all images, the branches once for each. That is
+    where a batch is exact: oneDNN sums a 3×3 convolution of two images or more in one way, but of a single
+    image in another, as PyTorch does a 1×1 convolution of 16 or more. So without mirrored views, too, the
+    trunk runs image by image. (cuDNN promises less: there, an image's scores may move by float32's rounding
+    with the size of the batch.)
+
+    Args:
+        views: of each image, as `prepared_views` gives them, all of one test_size.
+        labels: of each image, at least one.
+
+    Returns:
+        For each image (labels, 2 branches, views, h, w) float32: the label's own channel of score_b1 and
+        score_b2.
+    """
+    weight = model.score_b1.weight
+    together = [np.concatenate(views)] if len(views[0]) > 1 else views
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        features = torch.cat(
+            [
+                model.trunk(torch.from_numpy(data).to(device=weight.device, dtype=weight.dtype))
+                for data in together
+            ]
+        )
+        return [
+            _own_scores(model, of_image, list(own), label_state).float().cpu().numpy()
+            for of_image, own in zip(features.split(len(views[0])), labels, strict=True)
+        ]
+
+
+def fused_maps(scores: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(labels, height, width) float32: the maximum over branches and orientations of `label_scores`' maps."""
+    maps = np.zeros((len(scores), height, width), np.float32)
+    for fused, by_branch in zip(maps, scores, strict=True):
+        for by_view in by_branch:
+            for score, unflip in zip(by_view, (1, -1), strict=False):
+                np.maximum(fused, _scaled(score, height, width)[:, ::unflip], out=fused)
+    return maps
+
+
+def eight_bits(attention: np.ndarray) -> np.ndarray:
+    """0 … 1 as 0 … 255, as attention files hold it."""
+    return np.rint(attention * 255).astype(np.uint8)
+
+
+def _own_scores(model: SeeNet, features: Tensor, labels: list[int], label_state: str) -> Tensor:
+    """Of one image's views (views, channels, h, w): the labels' own channels of the branches' scores."""
     score_b1 = model.branch_a(features)
     told = _label_states(labels, model.num_classes, label_state).to(score_b1)
-    states, views = len(told), len(data)
+    states, views = len(told), len(features)
     score_b2 = model.branch_b(
         features.repeat(states, 1, 1, 1),  # state by state, each with all views
         score_b1.repeat(states, 1, 1, 1),

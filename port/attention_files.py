@@ -10,23 +10,42 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from port.attention import LABEL_STATES, attention_maps
+from port.attention import LABEL_STATES, attention_maps, eight_bits
 from port.figures import attention_figure
 from port.images import read_image, write_png
 from port.progress import progress_bar
 from port.seenet import SeeNet
 from port.voc import CLASSES, class_indices
+from port.voc_tasks.attention import attend_to_dataset, report_dataset
 from prototxt.errors import InputError
 from weights.files import atomic_path
 
 
 def attention_command(
-    images: Annotated[list[Path], typer.Argument(help="Photographs.", metavar="IMAGE...")],
-    labels: Annotated[
-        str, typer.Option(help="Classes in the images: names or numbers, with commas between.")
-    ],
     weights: Annotated[Path, typer.Option(help="SeeNet's weights: .caffemodel, .h5, .safetensors or .pth.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Photographs, with --labels.", metavar="[IMAGE...]")
+    ] = None,
+    labels: Annotated[
+        str, typer.Option(help="Classes in the images: names or numbers, with commas between.")
+    ] = "",
+    voc: Annotated[
+        Path | None, typer.Option(help="Or a dataset in VOC's layout (JPEGImages/NAME.jpg), with --list.")
+    ] = None,
+    list_: Annotated[
+        Path | None, typer.Option("--list", help="Its images: lines NAME CLASS [CLASS …], classes from 0.")
+    ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(
+            help="I/N: of the dataset only the I-th of N parts, I from 1; under torchrun, parts of it."
+        ),
+    ] = "1/1",
+    batch: Annotated[int, typer.Option(help="Images of the dataset in a batch.", min=1)] = 4,
+    workers: Annotated[
+        int, typer.Option(help="Threads that read the dataset, and as many that write.", min=1)
+    ] = 4,
     test_size: Annotated[
         int, typer.Option(help="Side to which images are resized (256 released, 224 paper).")
     ] = 256,
@@ -40,7 +59,37 @@ def attention_command(
     to_bgr: Annotated[bool, typer.Option("--to-bgr", help="Take grey, 16-bit and RGBA images too.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Attention maps of photographs: NAME_CLASS.png (8 bits, original size) and a figure, NAME_attention.png."""
+    """Attention maps, NAME_CLASS.png (8 bits, original size).
+
+    Of photographs, with a figure each, NAME_attention.png; or of a dataset (--voc, --list), which goes on
+    where it was stopped.
+    """
+    if voc or list_:
+        if images or labels or npz or not (voc and list_):
+            raise InputError("a dataset is --voc with --list, without IMAGE, --labels or --npz")
+        _check_network_options(label_state, test_size, device)
+        report_dataset(
+            attend_to_dataset(
+                voc,
+                list_,
+                weights,
+                out,
+                shard,
+                batch,
+                workers,
+                test_size,
+                flip,
+                label_state,
+                maxt,
+                mint,
+                to_bgr,
+                device,
+            ),
+            out,
+        )
+        return
+    if not images:
+        raise InputError("give photographs, or a dataset with --voc and --list")
     rows, failed = attend_to_files(
         images, labels, weights, out, test_size, flip, label_state, maxt, mint, npz, to_bgr, device
     )
@@ -107,16 +156,20 @@ def _check_options(
 ) -> None:
     if not labels:
         raise InputError("--labels is empty: name at least one class, such as --labels person,dog")
+    _check_network_options(label_state, test_size, device)
+    stems = [path.stem for path in images]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice:
+        raise InputError(f'two images are called "{twice}": their results would share a name: run them apart')
+
+
+def _check_network_options(label_state: str, test_size: int, device: str) -> None:
     if label_state not in LABEL_STATES:
         raise InputError(f'--label-state "{label_state}": one of {", ".join(LABEL_STATES)} is due')
     if not 16 <= test_size <= 4096:
         raise InputError(f"--test-size {test_size}: a side of 16 to 4096 pixels is due")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise InputError(f'--device "{device}" is not to be had here: use cpu')
-    stems = [path.stem for path in images]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
-    if twice:
-        raise InputError(f'two images are called "{twice}": their results would share a name: run them apart')
 
 
 def _write(
@@ -125,7 +178,7 @@ def _write(
     rows = []
     for label, attention in zip(labels, maps, strict=True):
         path = out / f"{name}_{label}.png"
-        write_png(path, np.rint(attention * 255).astype(np.uint8))
+        write_png(path, eight_bits(attention))
         share = float((attention > 0.5).mean())
         rows.append((name, CLASSES[label], f"{attention.mean():.3f}", f"{share:.1%}", path.name))
     attention_figure(out / f"{name}_attention.png", image, labels, maps)

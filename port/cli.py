@@ -8,6 +8,10 @@ from port.attention_files import attention_command
 from port.demo import demo_command
 from port.parity.command import parity_command
 from port.training.command import train_command
+from port.voc_tasks.evaluate import evaluate_command
+from port.voc_tasks.proxy_labels import proxy_labels_command
+from port.voc_tasks.shapes import shapes_command
+from port.voc_tasks.voc_labels import voc_labels_command
 from prototxt.errors import InputError
 from weights.convert import convert_command
 
@@ -20,8 +24,12 @@ app = typer.Typer(
 app.command("attention")(attention_command)
 app.command("convert")(convert_command)
 app.command("demo")(demo_command)
+app.command("evaluate")(evaluate_command)
 app.command("parity")(parity_command)
+app.command("proxy-labels")(proxy_labels_command)
+app.command("shapes")(shapes_command)
 app.command("train")(train_command)
+app.command("voc-labels")(voc_labels_command)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ class CaffeNet(nn.Module):
         phase: 0 TRAIN, 1 TEST.
         level, stages: what the layers' rules are judged by.
         allow_modules: Python modules that may be imported for `Python` layers; SeeNet's are built in.
+        where: the file that a net came from which `read_net` gave, for messages.
 
     Raises:
         InputError: `file:line: layer "x": …` for whatever Caffe, or the port, refuses.
@@ -42,9 +43,9 @@ class CaffeNet(nn.Module):
         level: int = 0,
         stages: Sequence[str] = (),
         allow_modules: Collection[str] = (),
+        where: str = "prototxt",
     ):
         super().__init__()
-        where = "prototxt"
         if not isinstance(prototxt, NetParameter):
             where, prototxt = os.fspath(prototxt), read_net(prototxt)
         self.plan: Plan = plan_net(prototxt, phase, level, stages, where)

@@ -5,19 +5,38 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 
-def progress_bar() -> Progress:
-    """A bar on stderr that vanishes when done; nothing where stderr is not a terminal."""
+class RateColumn(ProgressColumn):
+    """How many of something a second."""
+
+    def __init__(self, unit: str):
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} {self.unit}/s" if speed else "")
+
+
+def progress_bar(unit: str = "") -> Progress:
+    """A bar on stderr that vanishes when done; nothing where stderr is not a terminal.
+
+    With a `unit`, such as "images", it tells the rate.
+    """
     shown = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *([RateColumn(unit)] if unit else []),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=shown,

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from prototxt.errors import InputError
 
 CLASSES = (
@@ -15,7 +17,24 @@ COLOURS = (
     "#3F7F00", "#BF7F00", "#3F007F", "#BF007F", "#3F7F7F", "#BF7F7F", "#003F00", "#7F3F00", "#00BF00", "#7FBF00",
     "#003F7F",
 )  # fmt: skip
-"""Background, then one colour for each class."""
+"""Background, then one colour for each class, for pictures. (Label images have PALETTE: 128 where this has 127.)"""
+
+IGNORE = 255
+"""In label images: neither background nor a class; not counted and not trained on."""
+
+
+def _palette() -> np.ndarray:
+    """VOC's rule: the index's bits, taken in threes, are the colours' bits from the highest down."""
+    index = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for step in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((index >> (3 * step + channel) & 1) << (7 - step)).astype(np.uint8)
+    return colours
+
+
+PALETTE = _palette()
+"""(256, 3) uint8, red green blue: the palette of VOC's label images, in which 255 is (224, 224, 192)."""
 
 
 def class_index(text: str) -> int:
@@ -41,6 +60,11 @@ def class_indices(text: str) -> list[int]:
 
 def class_names(indices: Iterable[int]) -> list[str]:
     return [CLASSES[i] for i in indices]
+
+
+def voc_name(index: int) -> str:
+    """The class's name as VOC's annotations spell it, such as `tvmonitor`."""
+    return _plain(CLASSES[index])
 
 
 def _plain(text: str) -> str:

@@ -339,6 +339,7 @@ class Net:
             each = rows[0].ndim and len(rows[0]) == self._batch_size
             joined[name] = whole[:length] if each else whole
         return joined
+
     def reshape(self) -> None:
         """Carry the inputs' shapes through the net without computing."""
         for plan, layer in zip(self.plan.layers, self.layers, strict=True):

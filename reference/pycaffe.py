@@ -12,9 +12,10 @@ import sys
 import reference.layers  # noqa: F401  (registers the layers)
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
-from pycaffe import TEST, TRAIN, Layer, SGDSolver, proto, run_script
+from pycaffe import TEST, TRAIN, Layer, SGDSolver, coord_map, draw, io, net_spec, proto, run_script
 from pycaffe import Net as _Net
 from pycaffe.net import EngineLayer
+from pycaffe.net_spec import NetSpec, layers, params, to_proto
 from pycaffe.python_layer import find_layer_class, new_python_layer
 from reference.layer import LAYERS, PYTHON_LAYERS
 from weights.rng import set_random_seed
@@ -24,13 +25,21 @@ __all__ = [
     "TRAIN",
     "Layer",
     "Net",
+    "NetSpec",
     "SGDSolver",
+    "coord_map",
+    "draw",
+    "io",
     "layer_type_list",
+    "layers",
+    "net_spec",
+    "params",
     "proto",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
     "set_random_seed",
+    "to_proto",
 ]
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from prototxt.errors import InputError
 
+_UMASK = os.umask(0)  # the only way to read it is to set it, which threads must not do
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -29,7 +32,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     beside = Path(name)
     try:
         yield beside
-        os.chmod(beside, 0o666 & ~_umask())
+        os.chmod(beside, 0o666 & ~_UMASK)
         os.replace(beside, target)
     except OSError as error:
         raise InputError(
@@ -53,9 +56,3 @@ def plain_os_errors() -> Iterator[None]:
         if number is None:
             raise
         raise OSError(number, os.strerror(number)) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

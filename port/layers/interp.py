@@ -27,9 +27,7 @@ class Interp(Layer):
         rows, columns = self._cropped(x.shape[2:])
         start = -self.param.interp_param.pad_beg
         cropped = x[:, :, start : start + rows, start : start + columns]
-        height, width = self._sizes((rows, columns))
-        # As matrix products: the gradient sums that F.interpolate adds up one by one come out closer so.
-        return _resizing(rows, height, x) @ (cropped @ _resizing(columns, width, x).T)
+        return resize_bilinear(cropped, *self._sizes((rows, columns)))
 
     def _cropped(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         param = self.param.interp_param
@@ -52,6 +50,12 @@ class Interp(Layer):
         if min(param.shrink_factor, param.zoom_factor) < 1:  # what is not given is 1
             raise InputError("interp_param: shrink_factor and zoom_factor must be at least 1")
         return tuple((size - 1) // param.shrink_factor * param.zoom_factor + 1 for size in sizes)
+
+
+def resize_bilinear(x: Tensor, height: int, width: int) -> Tensor:
+    """(…, height, width) of (…, rows, columns), corner on corner."""
+    # As matrix products: the gradient sums that F.interpolate adds up one by one come out closer so.
+    return _resizing(x.shape[-2], height, x) @ (x @ _resizing(x.shape[-1], width, x).T)
 
 
 def _resizing(size: int, out: int, like: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from port.net import layer_class
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
 from pycaffe.blob import Blob, BlobVec
+from pycaffe.errors import CaffeRuntimeError
 from pycaffe.net import EngineLayer, log
 from pycaffe.net import Net as _Net
 from pycaffe.python_layer import new_python_layer
@@ -32,13 +33,21 @@ class Net(_Net):
     def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
         """Have the first layer, a MemoryData, read from these: (n, channels, height, width), and n labels.
 
+        Both are float32 and C-contiguous, and are not copied: what is written into them later is read.
+
         Raises:
-            InputError: another first layer, other shapes, or n that is no multiple of the batch size.
+            CaffeRuntimeError: another first layer, other arrays, or n that is no multiple of the batch size.
         """
-        if self.plan.layers[0].type != "MemoryData":
-            raise InputError("set_input_arrays: the net's first layer is no MemoryData")
-        with self.plan.layers[0].errors():
-            self.layers[0].module.reset(data, labels)
+        if not self.plan.layers or self.plan.layers[0].type != "MemoryData":
+            raise CaffeRuntimeError("set_input_arrays: the net's first layer is no MemoryData")
+        for name, array in (("data", data), ("labels", labels)):
+            if array.dtype != np.float32 or not array.flags.c_contiguous:
+                raise CaffeRuntimeError(f"set_input_arrays: {name} must be C-contiguous float32")
+        try:
+            with self.plan.layers[0].errors():
+                self.layers[0].module.reset(data, labels)
+        except InputError as error:
+            raise CaffeRuntimeError(str(error)) from error
 
 
 class _BlobLayer:
@@ -47,6 +56,7 @@ class _BlobLayer:
     def __init__(self, cls: type[Layer], plan: LayerPlan, dtype: np.dtype):
         self.cls, self.plan, self.type, self.dtype = cls, plan, plan.type, dtype
         self._shapes: tuple | None = None
+        self._tops: tuple[Tensor, ...] | None = None
 
     def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
         self.module = self.cls(self.plan, *(b.shape for b in bottom)).to(torch_dtype(self.dtype))
@@ -72,6 +82,17 @@ class _BlobLayer:
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         if self.type == "Input":
             return
+        self._run(bottom)
+        for blob, result, constant in zip(top, self._tops, self._constants, strict=True):
+            if constant is None:  # DummyData's constants are filled once: what a script writes there stays
+                blob.reshape(*result.shape)  # Filter's depends on the data
+                torch.from_numpy(blob.data).copy_(result.detach())
+        if self.type == "BatchNorm" and _device.type != "cpu":  # its running sums were updated there
+            for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
+                torch.from_numpy(blob.data).copy_(weight)
+
+    def _run(self, bottom: list[Blob]) -> None:
+        """Compute the tops, leaving the graph that backward differentiates."""
         for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
             weight.data = _tensor(blob.data)  # sharing may have moved it
         self._inputs = [_tensor(blob.data) for blob in bottom]
@@ -82,16 +103,11 @@ class _BlobLayer:
             x.requires_grad_(wanted)
         with torch.set_grad_enabled(self.plan.needs_backward):
             self._tops = as_tuple(self.module(*self._inputs))
-        for blob, result, constant in zip(top, self._tops, self._constants, strict=True):
-            if constant is None:  # DummyData's constants are filled once: what a script writes there stays
-                blob.reshape(*result.shape)  # Filter's depends on the data
-                torch.from_numpy(blob.data).copy_(result.detach())
-        if self.type == "BatchNorm" and _device.type != "cpu":  # its running sums were updated there
-            for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
-                torch.from_numpy(blob.data).copy_(weight)
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        if self.type == "Input":
+        if self._tops is None and bottom:
+            self._run(bottom)  # Caffe's backward goes by what the blobs hold, whether forward ran or not
+        if self._tops is None:
             return
         heads = [(t, blob) for t, blob in zip(self._tops, top, strict=True) if t.requires_grad]
         wanted = [(x, blob) for x, blob in zip(self._inputs, bottom, strict=True) if x.requires_grad]

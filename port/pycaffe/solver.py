@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from port.pycaffe.net import Net
+from port.pycaffe.process import LOG
 from port.training.caffe_log import CaffeLog, log_backward, log_forward, log_net, log_norms
 from port.training.loop import Solver
 from port.training.net import Output, blob_specs, saved_param
@@ -34,7 +35,7 @@ class SGDSolver:
     def __init__(self, solver_file: str | os.PathLike):
         param = read_solver(solver_file)
         param.type = self.type
-        self._solver = Solver(param, _make_net, log=_LOG, where=os.fspath(solver_file))
+        self._solver = Solver(param, _make_net, log=LOG, where=os.fspath(solver_file))
 
     @property
     def net(self) -> Net:
@@ -61,7 +62,7 @@ class SGDSolver:
 
     def solve(self, resume_file: str | os.PathLike | None = None) -> None:
         if resume_file is not None:
-            _LOG("solver.cpp:292", f"Restoring previous solver status from {os.fspath(resume_file)}")
+            LOG("solver.cpp:292", f"Restoring previous solver status from {os.fspath(resume_file)}")
             self.restore(resume_file)
         self._solver.solve()
 
@@ -214,15 +215,12 @@ class BlobNet:
         return [self.net._blobs[i] for i in plan.tops]
 
 
-_LOG = CaffeLog()
-
-
 def _make_net(source: NetSource) -> BlobNet:
     if isinstance(source.net, str):
         net, where = read_net(source.net), source.net
     else:
         net, where = source.net, "prototxt"
-    return BlobNet(Net.from_message(net, source.phase, source.level, source.stages, where), _LOG)
+    return BlobNet(Net.from_message(net, source.phase, source.level, source.stages, where), LOG)
 
 
 def _data(*groups: list[Blob]) -> list[list[torch.Tensor]]:

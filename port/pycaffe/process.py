@@ -1,0 +1,85 @@
+"""What a script sets for the whole process: the log, and its place among several solvers."""
+
+import os
+from typing import NoReturn
+
+from port.training.caffe_log import CaffeLog
+from port.training.ranks import solver_count, solver_rank
+from prototxt.errors import InputError
+from pycaffe.errors import CaffeRuntimeError
+
+_SEVERITIES = "IWEF"
+
+LOG = CaffeLog()
+"""The log of everything that runs in pycaffe."""
+
+_show = LOG.write
+_least = 0
+
+
+def init_log(level: int = 0, stderr: bool = False) -> None:
+    """Log from `level` on: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL. The lines go to stderr in any case."""
+    global _least
+    _least = level
+
+
+def log(message: str) -> None:
+    """A line of the script's own in the log."""
+    LOG("_caffe.cpp:68", message)
+
+
+def _write(line: str) -> None:
+    if _SEVERITIES.index(line[0]) >= _least:
+        _show(line)
+
+
+LOG.write = _write
+# As glog: what scripts set before they import caffe.
+init_log(int(os.environ.get("GLOG_minloglevel") or 0))  # noqa: SIM112 (glog's own spelling)
+
+
+def set_solver_count(count: int) -> None:
+    """Accepts what already is so.
+
+    Raises:
+        InputError: another number: processes that train together are started by `torchrun`.
+    """
+    _already("solver_count", count, solver_count())
+
+
+def set_solver_rank(rank: int) -> None:
+    """Accepts what already is so; raises as `set_solver_count` does."""
+    _already("solver_rank", rank, solver_rank())
+
+
+def set_multiprocess(multiprocess: bool) -> None:
+    """Accepted: several solvers are always several processes."""
+
+
+def _already(name: str, asked: int, actual: int) -> None:
+    if asked != actual:
+        raise InputError(
+            f"{name} is {actual}, not {asked}: start processes that train together with torchrun"
+        )
+
+
+def has_nccl() -> bool:
+    """False: Caffe's NCCL class is not there. (Training on several GPUs is: see `train_caffe_equiv.py`.)"""
+    return False
+
+
+class NCCL:
+    """Not there; making one says so."""
+
+    def __init__(self, solver: object, uid: str | bytes):
+        _no_nccl()
+
+    @staticmethod
+    def new_uid() -> NoReturn:
+        _no_nccl()
+
+
+def _no_nccl() -> NoReturn:
+    raise CaffeRuntimeError(
+        "caffe.NCCL is not carried: train on several GPUs with torchrun and train_caffe_equiv.py"
+    )

@@ -1,0 +1,77 @@
+"""Doing one thing to each of many images, where a bad one never stops the rest."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import TypeVar
+
+import cv2
+import typer
+
+from port.progress import progress_bar
+from prototxt.errors import InputError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+IMAGES_PER_PROCESS = 200
+"""A process takes about two seconds to start: below so many images each, more of them do not pay."""
+
+
+def for_each(
+    work: Callable[[Item], Result], items: Sequence[Item], workers: int, description: str
+) -> Iterator[tuple[Item, Result | InputError]]:
+    """Each item and `work(item)`, or the InputError that it raised, in the order of `items`.
+
+    Args:
+        work: picklable, where there are several processes.
+        workers: processes; 0 for one on each core, and fewer where there are few items.
+
+    Raises:
+        InputError: fewer than 0 workers; a process that was killed, as for memory.
+    """
+    if workers < 0:
+        raise InputError(f"--workers {workers}: give 1 or more, or 0 for one on each core")
+    processes = workers or min(_cores(), 1 + len(items) // IMAGES_PER_PROCESS)
+    attempt = partial(_attempt, work)
+    with progress_bar("images") as bar:
+        results: Iterable
+        if processes == 1:
+            results = map(attempt, items)
+            yield from zip(items, bar.track(results, len(items), description=description), strict=True)
+            return
+        context = multiprocessing.get_context("spawn")  # a forked torch or OpenCV may wait for lost threads
+        with ProcessPoolExecutor(processes, context, cv2.setNumThreads, (1,)) as pool:
+            try:
+                results = pool.map(attempt, items, chunksize=16)
+                yield from zip(items, bar.track(results, len(items), description=description), strict=True)
+            except BrokenProcessPool as error:
+                raise InputError(
+                    "a process was killed, perhaps for memory: run again with fewer --workers"
+                ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def report_failures(failed: Iterable[InputError], total: int) -> None:
+    """One line on stderr for each failure, then their number; exit status 1 if there was any."""
+    failed = list(failed)
+    for error in failed:
+        typer.echo(f"error: {error}", err=True)
+    if failed:
+        typer.echo(f"{len(failed)} of {total} failed", err=True)
+        raise typer.Exit(1)
+
+
+def _attempt(work: Callable[[Item], Result], item: Item) -> Result | InputError:
+    try:
+        return work(item)
+    except InputError as error:
+        return error
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
