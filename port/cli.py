@@ -7,6 +7,7 @@ import typer
 from port.attention_files import attention_command
 from port.demo import demo_command
 from port.parity.command import parity_command
+from port.summary import summary_command
 from port.training.command import train_command
 from port.voc_tasks.evaluate import evaluate_command
 from port.voc_tasks.proxy_labels import proxy_labels_command
@@ -28,6 +29,7 @@ app.command("evaluate")(evaluate_command)
 app.command("parity")(parity_command)
 app.command("proxy-labels")(proxy_labels_command)
 app.command("shapes")(shapes_command)
+app.command("summary")(summary_command)
 app.command("train")(train_command)
 app.command("voc-labels")(voc_labels_command)
 
