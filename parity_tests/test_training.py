@@ -688,3 +688,32 @@ def test_a_label_out_of_range_names_its_line(run_folder, capfd: pytest.CaptureFi
     (folder / "train.txt").write_text("\n".join([*lines[:2], "images/02.png 9", *lines[3:]]) + "\n")
     told = fails(capfd, "--solver", "solver.prototxt")
     assert "train.txt:3: images/02.png: label 9 is not from 0 to 4" in told and 'layer "loss"' in told
+
+
+SCALE_NET = """
+layer {{ name: "d" type: "HDF5Data" top: "x" top: "t" hdf5_data_param {{ source: "list.txt" batch_size: {batch} }} }}
+layer {{ name: "scale" type: "Scale" bottom: "x" top: "y" scale_param {{ axis: 1 }} }}
+layer {{ name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "t" top: "loss" }}
+"""
+
+
+@pytest.mark.parametrize(("batch", "passes_that_count"), [(1, 1), (2, 2)])
+def test_scale_forgets_passes_of_batch_1(
+    batch: int, passes_that_count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Caffe's Scale replaces its gradient where all axes before its own are 1: iter_size sees the last pass."""
+    monkeypatch.chdir(tmp_path)
+    with h5py.File("rows.h5", "w") as file:
+        file["x"] = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+        file["t"] = np.zeros((4, 3), np.float32)
+    Path("list.txt").write_text("rows.h5\n")
+    Path("net.prototxt").write_text(SCALE_NET.format(batch=batch))
+    Path("solver.prototxt").write_text(
+        'net: "net.prototxt" base_lr: 0.01 lr_policy: "fixed" iter_size: 2 max_iter: 1 snapshot_prefix: "s"'
+    )
+    train_command("solver.prototxt")
+    rows = np.arange(1, 13).reshape(4, 3)[: 2 * batch]
+    counted = rows[-batch * passes_that_count :]
+    gradient = (counted**2).sum(axis=0) / batch / 2  # factor 1; the mean over iter_size passes
+    (layer,) = [x for x in read_weights("s_iter_1.caffemodel") if x.name == "scale"]
+    np.testing.assert_allclose(layer.blobs[0], 1 - 0.01 * gradient, rtol=1e-5)

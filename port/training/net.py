@@ -78,6 +78,7 @@ class TrainingNet:
         self._outputs: dict[int, Tensor] = {}
         self._sources: dict[str, tuple[Tensor, ...]] = {}
         self._passed: list[tuple[LayerPlan, tuple[Tensor, ...]]] = []
+        self._replaced: list[Tensor] = []
         self._random_before: dict[str, Any] = {}
 
     def log_layers(self, net: NetParameter) -> None:
@@ -158,6 +159,8 @@ class TrainingNet:
         loss = self._pass()
         if not np.isfinite(loss):
             return loss
+        for weight in self._replaced:
+            weight.grad = None
         if self._loss.requires_grad:
             self._loss.backward()
         if self.debug:
@@ -192,7 +195,7 @@ class TrainingNet:
 
     def _pass(self) -> np.float32:
         self._random_before = caffe_rng().state()
-        self._outputs, self._sources, self._passed = {}, {}, []
+        self._outputs, self._sources, self._passed, self._replaced = {}, {}, [], []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             self._loss = self._run(self._log_forward if self.debug else None, {})
         return np.float32(self._loss.item())
@@ -211,6 +214,8 @@ class TrainingNet:
             else:
                 with plan.errors(), self._label_errors():
                     tops = as_tuple(layer(*bottoms))
+                shapes = (tuple(bottom.shape) for bottom in bottoms)
+                self._replaced += [layer.blobs[i] for i in layer.replaced_gradients(*shapes)]
             if observe:
                 observe(plan, bottoms, tops)
             for top, weight in zip(tops, plan.loss_weights, strict=True):
