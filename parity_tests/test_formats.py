@@ -762,7 +762,7 @@ def test_convert_as_a_script(tmp_path):
     assert "out.safetensors" in done.stderr  # the bar, as on a terminal
     assert_same(read_weights(dst), read_weights(src))
     done = run("missing", dst)
-    assert (done.returncode, done.stderr) == (2, "missing: there is no such file: check the path\n")
+    assert (done.returncode, done.stderr) == (2, "error: missing: there is no such file: check the path\n")
 
 
 def pth(value: object) -> bytes:
@@ -818,7 +818,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, tmp_path):
     src.write_bytes(contents)
     code, stdout, stderr = run_convert(src, dst)
     assert (code, stdout) == (2, "")
-    assert stderr.startswith(str(src))
+    assert stderr.startswith(f"error: {src}")
     assert message in stderr
     assert stderr.count("\n") == 1
     assert not dst.exists()

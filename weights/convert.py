@@ -148,7 +148,7 @@ def convert_command(
     try:
         layers = convert(src, dst, allow_nan=allow_nan)
     except InputError as error:
-        typer.echo(str(error), err=True)
+        typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     console = Console()
     console.print(_table(layers), width=None if console.is_terminal else 110)
