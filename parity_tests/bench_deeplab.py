@@ -5,14 +5,13 @@ Inference at 513² beside the same layers written directly in PyTorch with the s
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import port
+from parity_tests.bench_training import timed
 from port.deeplab import BACKBONES, UNITS
 from port.seenet import TRUNK
 
@@ -109,14 +108,6 @@ def normalised(model: port.DeepLabLargeFOV, name: str, norm: str) -> tuple[nn.Mo
     batch_norm.running_mean, batch_norm.running_var = model.get_submodule(f"bn{norm}")()
     batch_norm.weight, batch_norm.bias = scale.weight, scale.bias
     return conv, batch_norm
-
-
-def timed(run: Callable[[], object], device: str) -> float:
-    began = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

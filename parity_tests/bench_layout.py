@@ -12,17 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 import port
-from parity_tests.recordings import he_uniform
-from weights import LayerWeights
+from parity_tests.recordings import seenet_weights
 
 LAYOUTS = {"contiguous (NCHW)": torch.contiguous_format, "channels-last (NHWC)": torch.channels_last}
 
 
 def main() -> None:
     model = port.SeeNet(background=False).eval()
-    layers = {name: conv for name, conv in model.named_children() if hasattr(conv, "weight")}
-    shapes = {name: [tuple(conv.weight.shape), tuple(conv.bias.shape)] for name, conv in layers.items()}
-    model.copy_weights([LayerWeights(k, "Convolution", v) for k, v in he_uniform(shapes, 20181023).items()])
+    model.copy_weights(seenet_weights(model, 20181023))
     data = 60 * torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         truth = model.double().branch_a(model.trunk(data.double()))

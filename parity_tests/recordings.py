@@ -5,8 +5,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from pycaffe import TEST, TRAIN, Net
+from weights import LayerWeights
 
 GOLDEN = Path(__file__).parents[1] / "reference" / "golden"
 NETS = Path(__file__).parents[1] / "prototxt"
@@ -48,6 +50,13 @@ def he_uniform(shapes: dict[str, list[tuple[int, ...]]], seed: int) -> dict[str,
             bound = 0.1 if i else np.sqrt(6 / np.prod(shape[1:]))
             weights[layer].append(((2 * draw.random_sample(shape) - 1) * bound).astype(np.float32))
     return weights
+
+
+def seenet_weights(model: nn.Module, seed: int) -> list[LayerWeights]:
+    """`he_uniform` for a SeeNet module's convolutions."""
+    convolutions = {name: conv for name, conv in model.named_children() if isinstance(conv, nn.Conv2d)}
+    shapes = {name: [tuple(conv.weight.shape), tuple(conv.bias.shape)] for name, conv in convolutions.items()}
+    return [LayerWeights(name, "Convolution", blobs) for name, blobs in he_uniform(shapes, seed).items()]
 
 
 def fill_he_uniform(net: Net, seed: int) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import port
-from parity_tests.recordings import he_uniform
+from parity_tests.recordings import seenet_weights
 from port.images import read_image
 from port.voc import CLASSES, class_index
-from weights import LayerWeights, read_weights, write_weights
+from weights import read_weights, write_weights
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -21,9 +21,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with narrow weights and images, good and bad."""
     folder = tmp_path_factory.mktemp("files")
     model = port.SeeNet(background=False, channels=(4, 8, 16, 32, 32))
-    layers = {name: conv for name, conv in model.named_children() if hasattr(conv, "weight")}
-    shapes = {name: [tuple(conv.weight.shape), tuple(conv.bias.shape)] for name, conv in layers.items()}
-    weights = [LayerWeights(name, "Convolution", blobs) for name, blobs in he_uniform(shapes, 1).items()]
+    weights = seenet_weights(model, 1)
     write_weights(folder / "narrow.caffemodel", weights)
     write_weights(folder / "other.caffemodel", weights[:5])
     weights[3].blobs[0][0, 0, 0, 0] = np.nan

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,6 @@ def _imported(path: Path) -> set[str]:
 
 def test_port_shadows_no_standard_module() -> None:
     """`python port/train_caffe_equiv.py` and `python weights/convert.py` put their folder first on the path."""
-    import sys
-
     for room in ("port", "weights"):
         names = {path.stem for path in (ROOT / room).iterdir() if path.suffix == ".py" or path.is_dir()}
         assert not names & sys.stdlib_module_names

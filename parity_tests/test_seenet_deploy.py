@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 import port
-from parity_tests.recordings import NETS, WHOLE_NET, error, fill_he_uniform, he_uniform, recorded, sampled
+from parity_tests.recordings import NETS, WHOLE_NET, error, fill_he_uniform, recorded, sampled, seenet_weights
 from port.attention import MEAN_BGR
 from pycaffe import TEST, Net
 from reference import published_forward
-from weights import LayerWeights
 
 ABOUT, ARRAYS = recorded("seenet_deploy")
 SEED = ABOUT["weights"]["seed"]
@@ -32,9 +31,7 @@ def net(request: pytest.FixtureRequest) -> Iterator[Net]:
 @pytest.fixture(scope="module")
 def model() -> port.SeeNet:
     model = port.SeeNet(background=False)
-    layers = {name: conv for name, conv in model.named_children() if hasattr(conv, "weight")}
-    shapes = {name: [tuple(conv.weight.shape), tuple(conv.bias.shape)] for name, conv in layers.items()}
-    model.copy_weights([LayerWeights(k, "Convolution", v) for k, v in he_uniform(shapes, SEED).items()])
+    model.copy_weights(seenet_weights(model, SEED))
     return model.eval()
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import port
-from parity_tests.recordings import he_uniform
+from parity_tests.recordings import seenet_weights
 from port.attention import fused_maps, label_scores, prepared_views
 from port.images import read_image
 from port.voc import CLASSES, IGNORE, PALETTE
@@ -25,7 +25,7 @@ from port.voc_tasks.lists import read_entries
 from port.voc_tasks.proxy_labels import FUSIONS, Fusion, fuse
 from port.voc_tasks.shapes import make_shapes
 from port.voc_tasks.voc_labels import paper_note
-from weights import LayerWeights, write_weights
+from weights import write_weights
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -50,10 +50,8 @@ def voc(shapes: Path, tmp_path: Path) -> Path:
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SeeNet's weights, narrow, from a seed."""
     model = port.SeeNet(background=False, channels=(4, 8, 16, 32, 32))
-    layers = {name: conv for name, conv in model.named_children() if hasattr(conv, "weight")}
-    sizes = {name: [tuple(conv.weight.shape), tuple(conv.bias.shape)] for name, conv in layers.items()}
     path = tmp_path_factory.mktemp("weights") / "narrow.caffemodel"
-    write_weights(path, [LayerWeights(n, "Convolution", blobs) for n, blobs in he_uniform(sizes, 1).items()])
+    write_weights(path, seenet_weights(model, 1))
     return path
 
 

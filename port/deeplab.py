@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from port.copying import copy_by_name
 from port.layers.interp import resize_bilinear
 from port.seenet import TRUNK
 from prototxt.errors import InputError
-from weights import LayerWeights, check_finite, match_by_name, read_weights
+from weights import LayerWeights, check_finite, read_weights
 
 BACKBONES = ("vgg16", "resnet101")
 
@@ -132,13 +133,7 @@ class DeepLabLargeFOV(nn.Module):
             InputError: a shape that differs.
         """
         blobs = {name: list(module.state_dict().values()) for name, module in self.named_children()}
-        target = {name: [tuple(blob.shape) for blob in own] for name, own in blobs.items()}
-        found, skipped = match_by_name(source, target, where)
-        with torch.no_grad():
-            for name, arrays in found.items():
-                for blob, array in zip(blobs[name], arrays, strict=True):
-                    blob.copy_(torch.tensor(array))
-        return skipped
+        return copy_by_name(source, blobs, where)
 
     # ---- VGG-16
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import port.layers  # noqa: F401  (registers the layers)
+from port.copying import copy_by_name
 from port.layer import LAYERS, PYTHON_LAYERS, Layer, Shape, as_tuple
 from port.layers.python import ScriptLayer
 from prototxt.caffe_pb2 import NetParameter
@@ -14,7 +15,7 @@ from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, Plan, plan_net
 from prototxt.read import read_net
 from pycaffe.python_layer import find_layer_class
-from weights import LayerWeights, match_by_name, read_weights
+from weights import LayerWeights, read_weights
 
 
 class CaffeNet(nn.Module):
@@ -118,15 +119,8 @@ class CaffeNet(nn.Module):
 
     def copy_weights(self, source: list[LayerWeights], where: str = "weights") -> list[str]:
         """As `load_weights`, from weights already read."""
-        layers = {plan.name: self._modules[plan.name] for plan in self.plan.layers}
-        target = {name: [tuple(w.shape) for w in layer.blobs] for name, layer in layers.items()}
-        found, skipped = match_by_name(source, target, where, shared=self.plan.sharers)
-        with torch.no_grad():
-            for name, arrays in found.items():
-                for weight, array in zip(layers[name].blobs, arrays, strict=True):
-                    if array is not None:
-                        weight.copy_(torch.tensor(array))
-        return skipped
+        blobs = {plan.name: self._modules[plan.name].blobs for plan in self.plan.layers}
+        return copy_by_name(source, blobs, where, shared=self.plan.sharers)
 
     def layer_weights(self) -> list[LayerWeights]:
         """The weights with their layers' messages, for `weights.write_weights`."""

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from port.copying import copy_by_name
 from port.crelu import BackgroundMask, CReLU
 from prototxt.errors import InputError
-from weights import LayerWeights, check_finite, match_by_name, read_weights
+from weights import LayerWeights, check_finite, read_weights
 
 TRUNK = (("1_1", "1_2"), ("2_1", "2_2"), ("3_1", "3_2", "3_3"), ("4_1", "4_2", "4_3"), ("5_1", "5_2", "5_3"))
 """The trunk's convolutions by block; a 2×2 max pooling, rounding up, follows each block but the last."""
@@ -133,14 +133,12 @@ class SeeNet(nn.Module):
         Raises:
             InputError: a shape that differs.
         """
-        layers = {name: module for name, module in self.named_children() if isinstance(module, nn.Conv2d)}
-        target = {name: [tuple(conv.weight.shape), tuple(conv.bias.shape)] for name, conv in layers.items()}
-        found, skipped = match_by_name(source, target, where)
-        with torch.no_grad():
-            for name, arrays in found.items():
-                for weight, array in zip((layers[name].weight, layers[name].bias), arrays, strict=True):
-                    weight.copy_(torch.tensor(array))
-        return skipped
+        blobs = {
+            name: (conv.weight, conv.bias)
+            for name, conv in self.named_children()
+            if isinstance(conv, nn.Conv2d)
+        }
+        return copy_by_name(source, blobs, where)
 
     def _convs(self, branch: str, x: Tensor) -> Tensor:
         for name in ("conv1", "conv2"):

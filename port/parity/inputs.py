@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
-from port.attention import MEAN_BGR
+from port.attention import prepared_views
 from port.voc import CLASSES
 from prototxt.caffe_pb2 import TEST, PythonParameter
 from prototxt.errors import InputError
@@ -156,8 +155,7 @@ def published_inputs(
         name = _image_input(plan)
         if name is None:
             raise InputError(f"{where}: no input is a colour image (N×3×height×width): leave out the image")
-        resized = cv2.resize(image.astype(np.float64), (test_size, test_size), interpolation=cv2.INTER_CUBIC)
-        inputs[name] = (resized - np.array(MEAN_BGR)).transpose(2, 0, 1)[None].astype(np.float32)
+        inputs[name] = prepared_views(image, test_size, flip=False)
     if labels is not None:
         read_by_masks = {mask.label for mask in masks_of(plan)}
         names = [plan.blobs[i] for i in plan.inputs if plan.blobs[i] in {"label", *read_by_masks}]
