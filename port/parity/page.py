@@ -1,31 +1,30 @@
 """The parity report as one page of HTML that needs nothing from elsewhere."""
 
 import html
-import io
 import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
+from port.pages import document, svg
 from port.parity.command import numbers, verdict
 from port.parity.report import LEGEND, OUTSIDE, EngineReport, ParityReport, Row, allowed_difference
 from weights.files import atomic_path
 from weights.layer_weights import shape_text
 
-_COLOURS = {"port": "#1f5fbf", "reference": "#7a7a7a", "opencv": "#c96a12", "caffe": "#2a8a4a"}
+_COLOURS = {
+    "port": "#1f5fbf",
+    "reference": "#7a7a7a",
+    "opencv": "#c96a12",
+    "onnxruntime": "#8a4fb0",
+    "onnx2torch": "#b03a6f",
+    "caffe": "#2a8a4a",
+}
 
 _STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c }
-body { max-width: 72em; margin: 2em auto; padding: 0 1em }
-h1 { font-size: 1.4em }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .18em .7em; text-align: right; white-space: nowrap }
-thead tr:last-child th { border-bottom: 1px solid #999 } tr:nth-child(even) td { background: #f5f5f5 }
 th:nth-child(-n+2), td:nth-child(-n+2), th:last-child, td:last-child { text-align: left }
-.out { color: #b00020; font-weight: bold } .engine { text-align: center }
-.scroll { overflow-x: auto }
+.out { color: var(--bad); font-weight: bold } .engine { text-align: center }
 """
 
 
@@ -42,17 +41,16 @@ def write_page(path: Path, report: ParityReport) -> None:
 def _page(report: ParityReport) -> str:
     state = "within" if report.within else "OUT"
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Parity: {state}</title><style>{_STYLE}</style></head><body>
-<h1>Parity with Caffe, blob by blob: <span class="{"" if report.within else "out"}">{state}</span></h1>
-<p>{html.escape(report.title)}</p>
-<ul>{notes}</ul>
-<div class="scroll">{_chart(report)}</div>
-<p>{html.escape(LEGEND)}</p>
-<div class="scroll"><table>{_head(report)}{_body(report)}</table></div>
-<p>{html.escape(_versions())}</p>
-</body></html>
-"""
+    body = (
+        f'<h1>Parity with Caffe, blob by blob: <span class="{"" if report.within else "out"}">{state}</span></h1>',
+        f"<p>{html.escape(report.title)}</p>",
+        f"<ul>{notes}</ul>",
+        f'<div class="scroll">{_chart(report)}</div>',
+        f"<p>{html.escape(LEGEND)}</p>",
+        f'<div class="scroll"><table>{_head(report)}{_body(report)}</table></div>',
+        f"<p>{html.escape(_versions())}</p>",
+    )
+    return document(f"Parity: {state}", body, _STYLE)
 
 
 def _head(report: ParityReport) -> str:
@@ -120,18 +118,8 @@ def _chart(report: ParityReport) -> str:
     axes.set_xticks(list(places.values()), list(places), rotation=60, ha="right", fontsize=8)
     axes.grid(axis="y", linewidth=0.4)
     figure.legend(loc="outside upper left", ncols=6, fontsize=8, frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _allowed(engine: EngineReport) -> list[float]:
     return [row.allowed / row.largest if row.largest else 0.0 for row in engine.rows]
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "parity", "font.family": "sans-serif"}
-    ):
-        figure.savefig(text, format="svg", metadata=nothing)
-    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -73,35 +73,40 @@ def evaluate_labels(pred: Path, gt: Path, list_: Path, workers: int = 1) -> tupl
     """
     _check_folders(pred, gt)
     entries, failed = read_names(list_)
-    confusion = np.zeros((KINDS, KINDS + 1), np.int64)
+    counts = np.zeros((KINDS, KINDS + 1), np.int64)
     images = 0
     for _, result in for_each(partial(_confusion, pred, gt), entries, workers, "evaluating"):
         if isinstance(result, InputError):
             failed.append(result)
         else:
-            confusion += result
+            counts += result
             images += 1
-    return _label_numbers(confusion, images), failed
+    return label_numbers(counts, images), failed
 
 
 def _confusion(pred: Path, gt: Path, entry: Entry) -> np.ndarray:
-    """(true, predicted) counts of pixels; the last column is of those without an answer."""
     true = _truth(gt, entry)
     path = pred / f"{entry.name}.png"
     answer = read_label_image(path)
     same_size(answer, true, path, "the truth is")
+    return confusion(true, answer)
+
+
+def confusion(true: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """(true, predicted) counts of pixels, (21, 22); the last column is of those without an answer."""
     counted = true != IGNORE
     column = np.where(answer == IGNORE, KINDS, answer)[counted].astype(np.int64)
     pairs = true[counted].astype(np.int64) * (KINDS + 1) + column
     return np.bincount(pairs, minlength=KINDS * (KINDS + 1)).reshape(KINDS, KINDS + 1)
 
 
-def _label_numbers(confusion: np.ndarray, images: int) -> Numbers:
-    answered = confusion[:, :KINDS]
+def label_numbers(counts: np.ndarray, images: int) -> Numbers:
+    """What `evaluate_labels` tells, from the `confusion` of its images, added up."""
+    answered = counts[:, :KINDS]
     hit, true, said = np.diag(answered), answered.sum(1), answered.sum(0)
-    asked = confusion.sum(1)
+    asked = counts.sum(1)
     iou, strict = _ratio(hit, true + said - hit), _ratio(hit, asked + said - hit)
-    precision, recall, ignored = _ratio(hit, said), _ratio(hit, true), _ratio(confusion[:, KINDS], asked)
+    precision, recall, ignored = _ratio(hit, said), _ratio(hit, true), _ratio(counts[:, KINDS], asked)
     classes = {
         name: {
             "iou": iou[i],
@@ -117,7 +122,7 @@ def _label_numbers(confusion: np.ndarray, images: int) -> Numbers:
         "miou": _mean(iou),
         "strict_miou": _mean(strict),
         "accuracy": _share(hit.sum(), answered.sum()),
-        "ignored": _share(confusion[:, KINDS].sum(), confusion.sum()),
+        "ignored": _share(counts[:, KINDS].sum(), counts.sum()),
         "classes": classes,
     }
 
@@ -149,28 +154,45 @@ def evaluate_attention(
             counts[list(entry.labels)] += result
             maps[list(entry.labels)] += 1
             images += 1
-    return _attention_numbers(counts, maps, images), failed
+    return attention_numbers(counts, maps, images), failed
 
 
 def _map_counts(attention: Path, gt: Path, entry: Entry) -> np.ndarray:
-    """(labels, 3, 256): how many pixels of the class, of background, of other classes have each value."""
+    """(labels, 3, 256): each label's `map_counts`."""
     true = _truth(gt, entry)
     counts = []
     for label in entry.labels:
         path = attention / f"{entry.name}_{label}.png"
         values = read_map(path, f"the attention of {CLASSES[label]}", "run seenet attention again")
         same_size(values, true, path, "the truth is")
-        own, background = true == label + 1, true == 0
-        others = ~own & ~background & (true != IGNORE)
-        counts.append([np.bincount(values[where], minlength=256) for where in (own, background, others)])
+        counts.append(map_counts(true, values, label))
     return np.array(counts)
 
 
-def _attention_numbers(counts: np.ndarray, maps: np.ndarray, images: int) -> Numbers:
-    above = counts[:, :, ::-1].cumsum(2)[:, :, ::-1]  # at or above each value
+def map_counts(true: np.ndarray, values: np.ndarray, label: int) -> np.ndarray:
+    """(3, 256): how many pixels of the class, of background, of other classes have each value of its map."""
+    own, background = true == label + 1, true == 0
+    others = ~own & ~background & (true != IGNORE)
+    return np.array([np.bincount(values[where], minlength=256) for where in (own, background, others)])
+
+
+def _at_or_above(counts: np.ndarray) -> np.ndarray:
+    return counts[:, :, ::-1].cumsum(2)[:, :, ::-1]
+
+
+def map_ious(counts: np.ndarray) -> np.ndarray:
+    """(n, 256): the IoU of n `map_counts`, (n, 3, 256), when cut at each threshold; 0 at 0, no cut at all."""
+    above = _at_or_above(counts)
     hit, said, true = above[:, 0], above.sum(1), counts[:, 0].sum(1, keepdims=True)
     iou = hit / np.maximum(said + true - hit, 1)
-    iou[:, 0] = 0  # everything is at or above 0: no cut at all
+    iou[:, 0] = 0
+    return iou
+
+
+def attention_numbers(counts: np.ndarray, maps: np.ndarray, images: int) -> Numbers:
+    """What `evaluate_attention` tells, from (20, 3, 256) `map_counts` added up by class, of `maps` maps each."""
+    iou, above = map_ious(counts), _at_or_above(counts)
+    hit, said, true = above[:, 0], above.sum(1), counts[:, 0].sum(1, keepdims=True)
     precision, recall = hit / np.maximum(said, 1), hit / np.maximum(true, 1)
     mass = (counts * np.arange(256)).sum(2)
     share = mass / np.maximum(mass.sum(1, keepdims=True), 1)
@@ -229,27 +251,27 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def _label_table(numbers: Numbers) -> Table:
     title = (
-        f"{numbers['images']} images: mIoU {_percent(numbers['miou'])} %, "
-        f"accuracy {_percent(numbers['accuracy'])} %, ignored {_percent(numbers['ignored'])} %"
+        f"{numbers['images']} images: mIoU {percent(numbers['miou'])} %, "
+        f"accuracy {percent(numbers['accuracy'])} %, ignored {percent(numbers['ignored'])} %"
     )
     table = Table("class", *("IoU", "ignored = missed", "precision", "recall", "ignored"), title=title)
     for name, own in numbers["classes"].items():
-        table.add_row(name, *map(_percent, own.values()))
+        table.add_row(name, *map(percent, own.values()))
     table.add_section()
-    table.add_row("mean", _percent(numbers["miou"]), _percent(numbers["strict_miou"]))
+    table.add_row("mean", percent(numbers["miou"]), percent(numbers["strict_miou"]))
     return table
 
 
 def _attention_table(numbers: Numbers) -> Table:
     title = (
         f"{numbers['images']} images; all classes at {numbers['common_threshold']} of 255: "
-        f"IoU {_percent(numbers['common_iou'])} %"
+        f"IoU {percent(numbers['common_iou'])} %"
     )
     shown = ("precision", "recall", "on_class", "on_background", "on_others")
     table = Table(
@@ -261,13 +283,13 @@ def _attention_table(numbers: Numbers) -> Table:
         table.add_row(
             name,
             str(own["maps"]),
-            _percent(own["best_iou"]),
+            percent(own["best_iou"]),
             str(own["threshold"]),
-            *(_percent(own[x]) for x in shown),
+            *(percent(own[x]) for x in shown),
         )
     table.add_section()
-    means = [_percent(numbers[f"mean_{what}"]) for what in shown]
-    table.add_row("mean", "", _percent(numbers["mean_best_iou"]), "", *means)
+    means = [percent(numbers[f"mean_{what}"]) for what in shown]
+    table.add_row("mean", "", percent(numbers["mean_best_iou"]), "", *means)
     table.caption = "IoU, precision and recall at the class's best threshold; where its attention falls"
     return table
 
