@@ -18,7 +18,7 @@ from parity_tests.recordings import seenet_weights
 from port.attention import fused_maps, label_scores, prepared_views
 from port.images import read_image
 from port.voc import CLASSES, IGNORE, PALETTE
-from port.voc_tasks import attention as dataset_attention
+from port.voc_tasks import stream
 from port.voc_tasks.evaluate import evaluate_attention, evaluate_labels
 from port.voc_tasks.label_images import read_label_image, write_label_image
 from port.voc_tasks.lists import read_entries
@@ -466,6 +466,6 @@ def test_dataset_and_photographs_are_apart(seenet: Run, shapes: Path, narrow: Pa
 def test_progress_without_a_terminal(
     seenet: Run, shapes: Path, narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset_attention, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(stream, "QUIET_SECONDS", 0)
     status, _, err = attend(seenet, shapes, narrow, tmp_path)
     assert status == 0 and "attention: 8/8, " in err and "images/s, 0 min left" in err

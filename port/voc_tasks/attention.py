@@ -1,33 +1,26 @@
-"""`seenet attention` over a dataset: reading and writing beside the network, and going on where it was stopped."""
+"""`seenet attention` over a dataset."""
 
 import hashlib
-import json
 import os
 import re
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import typer
 
 from port.attention import check_request, eight_bits, fused_maps, label_scores, prepared_views
+from port.engines import with_engine
 from port.images import read_image, write_png
-from port.progress import progress_bar
 from port.seenet import SeeNet
 from port.voc_tasks.each import report_failures
 from port.voc_tasks.lists import Entry, read_entries
+from port.voc_tasks.stream import keep_settings, present_files, stream
 from prototxt.errors import InputError
-from weights.files import atomic_path
 
 SETTINGS = "attention.json"
-QUIET_SECONDS = 30
-"""Where there is no terminal, a line on progress after so long."""
 
 
 @dataclass
@@ -72,6 +65,7 @@ def attend_to_dataset(
     mint: float = 0.0,
     to_bgr: bool = False,
     device: str = "cpu",
+    engine: str = "torch",
 ) -> Done:
     """Write `out/NAME_CLASS.png` for every image of a list and each of its classes.
 
@@ -85,7 +79,7 @@ def attend_to_dataset(
         list_: lines `NAME CLASS [CLASS …]`, classes from 0. Their order matters to "accumulate".
         shard: "I/N", I from 1: images I, I + N, …
         batch: images in a batch; workers: threads that read, and as many that write.
-        test_size … device: as `attention_maps` and SeeNet have them.
+        test_size … device: as `attention_maps` and SeeNet have them; engine: as `with_engine`.
 
     Raises:
         InputError: what stops everything: the list, the weights, the folder's other settings, memory.
@@ -95,9 +89,11 @@ def attend_to_dataset(
     if not (voc / "JPEGImages").is_dir():
         raise InputError(f"{voc}: has no folder JPEGImages: is it VOC2012's own folder?")
     model = SeeNet.from_caffemodel(weights, maxt=maxt, mint=mint).to(_own_device(device))
-    _keep_settings(
-        out,
-        entries,
+    model = with_engine(model, engine)
+    mine = entries[part::parts]
+    keep_settings(
+        out / SETTINGS,
+        [name for entry in entries for name in _files(entry)],
         {
             "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
             "test_size": test_size,
@@ -107,9 +103,9 @@ def attend_to_dataset(
             "mint": mint,
             "to_bgr": to_bgr,
         },
+        "maps",
     )
-    mine = entries[part::parts]
-    present = _present(out, mine)
+    present = present_files(out, {name for entry in mine for name in _files(entry)})
     todo = [entry for entry in mine if not _files(entry).keys() <= present]
     done = Done(before=len(mine) - len(todo), failed=failed[part::parts])
 
@@ -129,43 +125,28 @@ def attend_to_dataset(
             write_png(out / name, pixels)
         return len(missing)
 
-    with (
-        ThreadPoolExecutor(workers) as readers,
-        ThreadPoolExecutor(workers) as writers,
-        _Progress(len(todo), "attention") as progress,
-    ):
-        writes: deque[Future] = deque()
-        try:
-            for reads in _ahead(readers, load, todo, batch):
-                loaded = [image for image in (_result(read, done.failed) for read in reads) if image]
-                progress.advance(len(reads) - len(loaded))
-                for image, scores in zip(loaded, _scores(model, loaded, label_state), strict=True):
-                    writes.append(writers.submit(write, image, scores))
-                while len(writes) > 2 * batch + workers:
-                    _settle(writes.popleft(), done, progress)
-            while writes:
-                _settle(writes.popleft(), done, progress)
-        except BaseException:
-            readers.shutdown(cancel_futures=True)
-            raise
+    with ThreadPoolExecutor(workers) as writers:
+        results = stream(
+            todo,
+            load,
+            lambda loaded: _scores(model, loaded, label_state),
+            write,
+            writers=writers,
+            writing=workers,
+            readers=workers,
+            batch=batch,
+            what="attention",
+        )
+        for _, result in results:
+            if isinstance(result, InputError):
+                done.failed.append(result)
+            else:
+                done.made += 1
+                done.files += result
     return done
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, load: Callable[[Entry], _Loaded], todo: Sequence[Entry], batch: int
-) -> Iterator[list[Future]]:
-    """Batches of reads, of which the next two are under way while one is used."""
-    waiting: deque[list[Future]] = deque()
-    for start in range(0, len(todo), batch):
-        waiting.append([pool.submit(load, entry) for entry in todo[start : start + batch]])
-        if len(waiting) > 2:
-            yield waiting.popleft()
-    yield from waiting
-
-
 def _scores(model: SeeNet, loaded: list[_Loaded], label_state: str) -> list[np.ndarray]:
-    if not loaded:
-        return []
     try:
         return label_scores(
             model, [image.views for image in loaded], [image.entry.labels for image in loaded], label_state
@@ -174,22 +155,6 @@ def _scores(model: SeeNet, loaded: list[_Loaded], label_state: str) -> list[np.n
         raise InputError(
             f"{len(loaded)} images do not fit the device's memory: give a smaller --batch"
         ) from error
-
-
-def _result(future: Future, failed: list[InputError]) -> Any:
-    try:
-        return future.result()
-    except InputError as error:
-        failed.append(error)
-        return None
-
-
-def _settle(write: Future, done: Done, progress: "_Progress") -> None:
-    files = _result(write, done.failed)
-    progress.advance(1)
-    if files is not None:
-        done.made += 1
-        done.files += files
 
 
 def _share(shard: str) -> tuple[int, int]:
@@ -208,65 +173,3 @@ def _own_device(device: str) -> str:
 
 def _files(entry: Entry) -> dict[str, int]:
     return {f"{entry.name}_{label}.png": label for label in entry.labels}
-
-
-def _present(out: Path, mine: Sequence[Entry]) -> set[str]:
-    """The names in `out`. What a killed run left half-written of these images is removed."""
-    names = set(os.listdir(out))
-    own = {name for entry in mine for name in _files(entry)}
-    for name in names:
-        left = re.fullmatch(r"\.(.+_\d+)\.\w{8}\.png", name)
-        if left and f"{left[1]}.png" in own:
-            (out / name).unlink(missing_ok=True)
-    return names
-
-
-def _keep_settings(out: Path, entries: Sequence[Entry], settings: dict) -> None:
-    """Write the settings to an empty folder; raise InputError where the maps in it are of others."""
-    path = out / SETTINGS
-    try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        kept = None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: choose another --out") from error
-    if kept is None:
-        found = set(os.listdir(out)) if out.is_dir() else set()
-        if any(not found.isdisjoint(_files(entry)) for entry in entries):
-            raise InputError(
-                f"{out}: holds maps, and no {SETTINGS} tells their settings: choose another --out"
-            )
-        with atomic_path(path) as beside:
-            beside.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    elif kept != settings:
-        other = ", ".join(name for name in settings if kept.get(name) != settings[name])
-        raise InputError(f"{out}: holds maps made with another {other or 'setting'}: choose another --out")
-
-
-class _Progress:
-    """Rate and time left: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, total: int, what: str):
-        self.total, self.what, self.count = total, what, 0
-        self.bar = progress_bar("images")
-        self.task = self.bar.add_task(what, total=total)
-        self.start = self.told = time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def advance(self, images: int) -> None:
-        self.count += images
-        self.bar.advance(self.task, images)
-        now = time.monotonic()
-        if self.bar.disable and self.count and now - self.told >= QUIET_SECONDS:
-            self.told = now
-            rate = self.count / (now - self.start)
-            left = (self.total - self.count) / rate / 60
-            typer.echo(
-                f"{self.what}: {self.count}/{self.total}, {rate:.1f} images/s, {left:.0f} min left", err=True
-            )

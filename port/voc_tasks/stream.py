@@ -1,0 +1,177 @@
+"""A network over a dataset: reading ahead of it, writing behind it, and going on where it was stopped."""
+
+import json
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+
+from port.progress import progress_bar
+from prototxt.errors import InputError
+from weights.files import atomic_path
+
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+Made = TypeVar("Made")
+Result = TypeVar("Result")
+
+QUIET_SECONDS = 30
+"""Where there is no terminal, a line on progress after so long."""
+
+
+def stream(
+    todo: Sequence[Item],
+    load: Callable[[Item], Loaded],
+    network: Callable[[list[Loaded]], list[Made | InputError]],
+    write: Callable[[Loaded, Made], Result],
+    *,
+    writers: Executor,
+    writing: int,
+    readers: int,
+    batch: int,
+    what: str,
+) -> Iterator[tuple[Item, Result | InputError]]:
+    """Each item and what `write` made of it, or the InputError of its reading, its network pass or its writing.
+
+    While the network has a batch, the next two are read and those before are written, in the order of `todo`.
+    So many are in memory: three batches, and two and `writing` images that wait to be written. Progress is
+    told, as `what`.
+
+    Args:
+        load: in one of `readers` threads.
+        network: in this thread; one answer for each of a batch. An InputError that it raises ends everything.
+        write: in one of the `writing` workers of `writers`, which is shut down by an error; picklable where
+            these are processes.
+
+    Raises:
+        InputError: raised by `network`; a worker that was killed.
+    """
+    writes: deque[tuple[Item, Future]] = deque()
+    with ThreadPoolExecutor(readers) as pool, _Progress(len(todo), what) as progress:
+        try:
+            for reads in _ahead(pool, load, todo, batch):
+                loaded = {item: _result(read) for item, read in reads}
+                good = {item: own for item, own in loaded.items() if not isinstance(own, InputError)}
+                made = dict(zip(good, network(list(good.values())) if good else [], strict=True))
+                for item, own in loaded.items():
+                    answer = made.get(item, own)
+                    if isinstance(answer, InputError):
+                        progress.advance(1)
+                        yield item, answer
+                    else:
+                        writes.append((item, writers.submit(write, own, answer)))
+                while writes and (len(writes) > 2 * batch + writing or writes[0][1].done()):
+                    yield _settled(writes.popleft(), progress)
+            while writes:
+                yield _settled(writes.popleft(), progress)
+        except BrokenProcessPool as error:
+            raise InputError(
+                "a process was killed, perhaps for memory: run again with fewer --workers"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+            if writes:
+                writers.shutdown(cancel_futures=True)
+
+
+def _ahead(
+    pool: Executor, load: Callable[[Item], Loaded], todo: Sequence[Item], batch: int
+) -> Iterator[list[tuple[Item, Future]]]:
+    """Batches of reads, of which the next two are under way while one is used."""
+    waiting: deque[list[tuple[Item, Future]]] = deque()
+    for start in range(0, len(todo), batch):
+        waiting.append([(item, pool.submit(load, item)) for item in todo[start : start + batch]])
+        if len(waiting) > 2:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _settled(write: tuple[Item, Future], progress: "_Progress") -> tuple[Item, Any]:
+    item, future = write
+    result = _result(future)
+    progress.advance(1)
+    return item, result
+
+
+def _result(future: Future) -> Any:
+    try:
+        return future.result()
+    except InputError as error:
+        return error
+
+
+def present_files(out: Path, own: set[str]) -> set[str]:
+    """Which of `own`, paths within `out`, are there. What a killed run left half-written of them is removed."""
+    for folder in {(out / name).parent for name in own}:
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            left = re.fullmatch(r"\.(.+)\.\w{8}(\.\w+)", name)
+            if left and (folder / f"{left[1]}{left[2]}").relative_to(out).as_posix() in own:
+                (folder / name).unlink(missing_ok=True)
+    return {name for name in own if (out / name).exists()}
+
+
+def keep_settings(path: Path, own: Iterable[str], settings: dict, what: str) -> None:
+    """Write the settings to `path`, in an empty folder.
+
+    Args:
+        own: the files that are to be made, as paths within the folder.
+        what: they are, for messages.
+
+    Raises:
+        InputError: the folder holds files of other settings, or some of `own` and no settings.
+    """
+    out = path.parent
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        kept = None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: choose another --out") from error
+    if kept is None:
+        if any((out / name).exists() for name in own):
+            raise InputError(
+                f"{out}: holds {what}, and no {path.name} tells their settings: choose another --out"
+            )
+        with atomic_path(path) as beside:
+            beside.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    elif kept != settings:
+        other = ", ".join(
+            name for name in settings if not isinstance(kept, dict) or kept.get(name) != settings[name]
+        )
+        raise InputError(f"{out}: holds {what} made with another {other or 'setting'}: choose another --out")
+
+
+class _Progress:
+    """Rate and time left: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, total: int, what: str):
+        self.total, self.what, self.count = total, what, 0
+        self.bar = progress_bar("images")
+        self.task = self.bar.add_task(what, total=total)
+        self.start = self.told = time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def advance(self, images: int) -> None:
+        self.count += images
+        self.bar.advance(self.task, images)
+        now = time.monotonic()
+        if self.bar.disable and self.count and now - self.told >= QUIET_SECONDS:
+            self.told = now
+            rate = self.count / (now - self.start)
+            left = (self.total - self.count) / rate / 60
+            typer.echo(
+                f"{self.what}: {self.count}/{self.total}, {rate:.1f} images/s, {left:.0f} min left", err=True
+            )
