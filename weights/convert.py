@@ -26,8 +26,11 @@ from rich.table import Table
 from rich.text import Text
 
 from prototxt.errors import InputError
+from prototxt.read import read_net
 from weights.formats import check_writable_format, read_weights, write_weights
 from weights.layer_weights import LayerWeights, check_finite, shape_text
+from weights.metadata import net_metadata
+from weights.tensors import read_safetensors_metadata
 from weights.wire import raw_bytes
 
 _HASH_CHUNK = 1 << 20
@@ -49,13 +52,20 @@ class ConvertedLayer:
 
 
 def convert(
-    src: str | os.PathLike, dst: str | os.PathLike, progress: bool = True, *, allow_nan: bool = False
+    src: str | os.PathLike,
+    dst: str | os.PathLike,
+    progress: bool = True,
+    *,
+    allow_nan: bool = False,
+    prototxt: str | os.PathLike | None = None,
 ) -> list[ConvertedLayer]:
     """Write the weights of `src` to `dst`, whose suffix names the format; each number stays as wide as it is.
 
     Args:
         progress: show a bar on stderr, if that is a terminal.
         allow_nan: convert NaN and infinite weights too.
+        prototxt: the net whose text a .safetensors is to hold beside the weights. From one .safetensors to
+            another, what the first holds is kept.
 
     Returns:
         What was written, layer by layer.
@@ -64,6 +74,7 @@ def convert(
         InputError: for bad input; `dst` is then as it was.
     """
     check_writable_format(dst)
+    metadata = _metadata(src, dst, prototxt)
     layers = read_weights(src)
     if not layers:
         raise InputError(f"{src}: none of its layers has weights: there is nothing to convert")
@@ -71,8 +82,22 @@ def convert(
         summary = beside.submit(lambda: [_summary(layer) for layer in layers])
         if not allow_nan:
             _refuse_nan(layers, src)
-        _write(dst, layers, progress)
+        _write(dst, layers, metadata, progress)
         return summary.result()
+
+
+def _metadata(
+    src: str | os.PathLike, dst: str | os.PathLike, prototxt: str | os.PathLike | None
+) -> dict[str, str]:
+    if Path(dst).suffix.lower() != ".safetensors":
+        if prototxt is not None:
+            raise InputError(f"{dst}: --prototxt is for a .safetensors, which alone holds the net's text")
+        return {}
+    kept = read_safetensors_metadata(src) if Path(src).suffix.lower() == ".safetensors" else {}
+    if prototxt is not None:
+        read_net(prototxt)
+        kept |= net_metadata(Path(prototxt).read_text(errors="replace"))
+    return kept
 
 
 def _refuse_nan(layers: Sequence[LayerWeights], src: str | os.PathLike) -> None:
@@ -82,11 +107,13 @@ def _refuse_nan(layers: Sequence[LayerWeights], src: str | os.PathLike) -> None:
         raise InputError(f"{error}, or convert it as it is with --allow-nan") from error
 
 
-def _write(dst: str | os.PathLike, layers: Sequence[LayerWeights], progress: bool) -> None:
+def _write(
+    dst: str | os.PathLike, layers: Sequence[LayerWeights], metadata: dict[str, str], progress: bool
+) -> None:
     total = sum(blob.nbytes for layer in layers for blob in layer.present)
     with _bar(progress) as bar:
         task = bar.add_task(Path(dst).name, total=total)
-        write_weights(dst, layers, progress=lambda count: bar.advance(task, count))
+        write_weights(dst, layers, metadata=metadata, progress=lambda count: bar.advance(task, count))
 
 
 def _bar(shown: bool) -> Progress:
@@ -143,10 +170,13 @@ def convert_command(
     ],
     dst: Annotated[Path, typer.Argument(help="What to write; its suffix names the format.")],
     allow_nan: Annotated[bool, typer.Option(help="Convert NaN and infinite weights too.")] = False,
+    prototxt: Annotated[
+        Path | None, typer.Option(help="The net; its text goes into a .safetensors, beside the weights.")
+    ] = None,
 ) -> None:
     """Convert weights between Caffe's formats, safetensors and PyTorch's."""
     try:
-        layers = convert(src, dst, allow_nan=allow_nan)
+        layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt)
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

@@ -1,7 +1,7 @@
 """Weights in and out of every format, found by what a file begins with when read, by suffix when written."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from prototxt.errors import InputError
@@ -52,20 +52,27 @@ def write_weights(
     layers: Sequence[LayerWeights],
     *,
     net_name: str = "",
+    metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Write layers in the format that the suffix of `path` names, each number as wide as it is.
 
     Args:
         net_name: the net's name, which only a .caffemodel holds.
+        metadata: entries as `weights.metadata` makes them, which only a .safetensors holds.
         progress: told each number of bytes of weights written.
 
     Raises:
-        InputError: for an unknown suffix, or where the file cannot be written; nothing is then left of it.
+        InputError: for an unknown suffix, metadata for a format that holds none, or where the file cannot be
+            written; nothing is then left of it.
     """
     check_writable_format(path)
     suffix = Path(path).suffix.lower()
-    if suffix in _BY_NAME:
+    if metadata and suffix != ".safetensors":
+        raise InputError(f"{path}: only a .safetensors holds the net's text beside its weights: name it so")
+    if metadata:
+        write_safetensors(path, layers, metadata=metadata, progress=progress)
+    elif suffix in _BY_NAME:
         _BY_NAME[suffix][1](path, layers, progress=progress)
     elif suffix in _HDF5_SUFFIXES:
         write_hdf5(path, layers, progress=progress)

@@ -7,7 +7,7 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,31 @@ def _tensor(path: str | os.PathLike, name: str, data: memoryview, entry: dict[st
     return np.frombuffer(data[start:stop], dtype).reshape(shape)
 
 
+def read_safetensors_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The entries beside the weights, as texts (see `weights.metadata`); empty where there are none.
+
+    Raises:
+        InputError: where the file is missing or damaged.
+    """
+    first_bytes(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise not_a("safetensors file", path, error) from error
+
+
 def write_safetensors(
-    path: str | os.PathLike, layers: Sequence[LayerWeights], *, progress: Callable[[int], None] | None = None
+    path: str | os.PathLike,
+    layers: Sequence[LayerWeights],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> None:
     """Write a .safetensors file, blob after blob: safetensors' own writer would first copy them all.
+
+    Args:
+        metadata: entries to hold beside the weights, as texts (see `weights.metadata`).
 
     Raises:
         InputError: where the file cannot be written or the layers cannot be named.
@@ -63,7 +84,8 @@ def write_safetensors(
     state = to_state_dict(layers, path)
     # PyTorch can only map numbers that lie at multiples of their size: doubles go first.
     state = dict(sorted(state.items(), key=lambda item: -item[1].itemsize))
-    header, offset = {}, 0
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
     for name, blob in state.items():
         dtype = "F64" if blob.itemsize == 8 else "F32"
         header[name] = {"dtype": dtype, "shape": blob.shape, "data_offsets": [offset, offset + blob.nbytes]}
