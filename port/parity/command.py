@@ -91,7 +91,9 @@ def parity_command(
     test_size: Annotated[int, typer.Option(min=1, help="Side to which the photograph is resized.")] = 256,
     engines: Annotated[
         str | None,
-        typer.Option(help=f"Of {', '.join(ENGINES)}, commas between. Without: all there are."),
+        typer.Option(
+            help=f"Of {', '.join(ENGINES)}, commas between. Without: all there are but the ONNX route."
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the table and a chart as one page.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")] = 0,

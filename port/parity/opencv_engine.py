@@ -20,16 +20,11 @@ import torch
 from google.protobuf import text_format
 from torch import nn
 
-from port.crelu import BackgroundMask, CReLU
 from port.images import quiet_opencv
+from port.parity.masks import MASKS, is_mask
 from prototxt.caffe_pb2 import BlobShape, LayerParameter, NetParameter
 from prototxt.plan import LayerPlan, Plan
 from weights import LayerWeights, write_caffemodel
-
-_MASKS = {
-    ("crelu_layer", "CReLULayer"): CReLU,
-    ("scan_background_layer", "BackgroundMaskLayer"): BackgroundMask,
-}
 
 _NOT_OPENCVS = ("bottom", "top", "blobs", "param", "include", "exclude", "propagate_down", "loss_weight")
 
@@ -201,7 +196,7 @@ def _reason(error: cv2.error) -> str:
 def _known_limit(layer: LayerPlan) -> str:
     """What OpenCV's importer is known to pass over in silence; "" for a layer that it heeds."""
     if layer.type == "Python":
-        return "" if _python_class(layer.param) in _MASKS else "OpenCV runs no script's layer"
+        return "" if is_mask(layer.param) else "OpenCV runs no script's layer"
     interp = layer.param.interp_param
     resized = interp.shrink_factor != 1 or interp.pad_beg or interp.pad_end
     unheeded = {
@@ -215,10 +210,6 @@ def _known_limit(layer: LayerPlan) -> str:
 
 
 # ---- SeeNet's masks
-
-
-def _python_class(param: LayerParameter) -> tuple[str, str]:
-    return param.python_param.module, param.python_param.layer
 
 
 class _Mask:
@@ -240,7 +231,7 @@ class _Mask:
 @contextlib.contextmanager
 def _custom_layers() -> Iterator[None]:
     """OpenCV's custom layers are the whole process's, hence not for longer than needed."""
-    types = {layer: type(layer, (_Mask,), {"module": module}) for (_, layer), module in _MASKS.items()}
+    types = {layer: type(layer, (_Mask,), {"module": module}) for (_, layer), module in MASKS.items()}
     for name, cls in types.items():
         cv2.dnn_registerLayer(name, cls)
     try:

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-OUTSIDE = ("reference", "opencv", "caffe")
+OUTSIDE = ("reference", "opencv", "onnxruntime", "onnx2torch", "caffe")
 """Engines that are held to the tolerance of whole nets; the others to the float32 reference's own error."""
 
 
@@ -97,7 +97,7 @@ class EngineReport:
     """What one engine did.
 
     Attributes:
-        seconds: of its forward pass (OpenCV's: with reading the net).
+        seconds: of its forward pass (OpenCV's and the ONNX route's: with reading or converting the net).
         rows: in the order of the net.
         flips: mask positions that were erased, negated or kept otherwise than in truth, by mask layer.
         not_carried: layers that the engine cannot run, each with the reason.
@@ -160,6 +160,7 @@ class ParityReport:
         positions: how many positions SeeNet's masks decide on, by mask layer.
         truth_seconds: of the float64 forward pass.
         remarks: on what was run.
+        absent: engines that were named and could not run, each with the reason.
     """
 
     title: str
@@ -168,6 +169,7 @@ class ParityReport:
     truth_seconds: float
     engines: list[EngineReport]
     remarks: list[str]
+    absent: dict[str, str] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[Row]:
@@ -175,7 +177,8 @@ class ParityReport:
 
     @property
     def within(self) -> bool:
-        return all(engine.within for engine in self.engines)
+        """Every engine that was named ran, and is within."""
+        return not self.absent and all(engine.within for engine in self.engines)
 
     def by_blob(self) -> Iterator[tuple[str, dict[str, Row]]]:
         """Each blob with its rows by engine."""
@@ -188,6 +191,7 @@ class ParityReport:
         """The closing lines: each engine's summary, the masks' decisions, and what else there is to say."""
         lines = [f"truth: the reference in float64, in {self.truth_seconds:.2f} s"]
         lines += [engine.summary for engine in self.engines]
+        lines += [f"{engine} takes no part: {why}" for engine, why in self.absent.items()]
         lines += [self._decided()] if self.positions else []
         return lines + [note for engine in self.engines for note in engine.notes] + self.remarks
 

@@ -29,6 +29,8 @@ ENGINES = {
     "port": "port.pycaffe",
     "reference": "reference.pycaffe",
     "opencv": "port.parity.opencv_engine",
+    "onnxruntime": "port.parity.onnx_engine",
+    "onnx2torch": "port.parity.onnx_engine",
     "caffe": "caffe",
 }
 """Engine → module. Loaded by name: the port itself does without the reference."""
@@ -54,7 +56,8 @@ def compare(
     Args:
         weights: a file in any format of `weights`, or layers; without, `rebuilt_weights` of `seed`.
         inputs: arrays by input name (see `published_inputs`). What is not given is drawn with `seed`.
-        engines: names from `ENGINES`. By default port, reference and opencv, and caffe where it is installed.
+        engines: names from `ENGINES`. By default port, reference and opencv, and caffe where it is installed:
+            the ONNX route is for whoever names it, since it needs packages and time.
         allow_modules: Python modules that the net's Python layers may load; SeeNet's are built in.
 
     Raises:
@@ -65,14 +68,22 @@ def compare(
     chosen, remarks = _choose(engines, plan, allow_modules)
     runner = _Runner(where, plan, allow_modules, seed, progress or (lambda what, done, total: None))
     truth, truth_seconds, more_remarks = runner.find_truth(weights, inputs or {})
-    reports = {name: runner.judge(name, truth) for name in dict.fromkeys(["reference", *chosen])}
+    reports, absent = {}, {}
+    for name in dict.fromkeys(["reference", *chosen]):
+        try:
+            reports[name] = runner.judge(name, truth)
+        except _AbsentError as error:
+            absent[name] = str(error)
+    if set(absent) == set(chosen):
+        raise InputError("; ".join(f"engine {name}: {why}" for name, why in absent.items()))
     return ParityReport(
         title=f"{where} · {_described(weights, seed)} · {_shapes(runner.inputs)}",
         shapes={name: truth.blobs[name].shape for name in truth.compared},
         positions={mask: decided.size for mask, decided in truth.decisions.items()},
         truth_seconds=truth_seconds,
-        engines=[reports[name] for name in chosen],
+        engines=[reports[name] for name in chosen if name in reports],
         remarks=remarks + more_remarks,
+        absent=absent,
     )
 
 
@@ -125,6 +136,10 @@ def _load(engine: str) -> ModuleType:
 
 
 # ---- running
+
+
+class _AbsentError(Exception):
+    """An engine that cannot run, for which the others need not wait."""
 
 
 @dataclass
@@ -203,22 +218,32 @@ class _Runner:
         if engine != "caffe":
             net.layers[i] = net.layer_dict[net._layer_names[i]] = None
 
-    def run_opencv(self, truth: _Truth) -> tuple[dict[str, np.ndarray], dict[str, str], float]:
-        """As `run_net`, with the layers that OpenCV does not carry; the time is with reading the net."""
+    def run_outside(self, engine: str, truth: _Truth) -> tuple[dict[str, np.ndarray], dict[str, str], float]:
+        """As `run_net`, with the layers that the engine does not carry; the time is with reading the net."""
         start = time.perf_counter()
-        self.tick("opencv", 0, 1)
-        blobs, not_carried = _load("opencv").run_opencv(self.plan, self.weights, self.inputs)
-        self.tick("opencv", 1, 1)
+        self.tick(engine, 0, 1)
+        if engine == "opencv":
+            blobs, not_carried = _load(engine).run_opencv(self.plan, self.weights, self.inputs)
+        else:
+            blobs, not_carried = self.run_onnx(engine)
+        self.tick(engine, 1, 1)
         seconds = time.perf_counter() - start
-        blobs = {name: _with_axes_of(truth.blobs[name], array) for name, array in blobs.items()}
+        if engine == "opencv":
+            blobs = {name: _with_axes_of(truth.blobs[name], array) for name, array in blobs.items()}
         return {**self.inputs, **blobs}, not_carried, seconds
+
+    def run_onnx(self, engine: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        try:
+            return _load(engine).run_onnx(engine, self.plan, self.weights, self.inputs)
+        except InputError as error:
+            raise _AbsentError(str(error)) from error
 
     def judge(self, engine: str, truth: "_Truth") -> EngineReport:
         """Run one engine and hold it against truth."""
         gc.collect()  # the engine before may have left its net in reference cycles
         not_carried: dict[str, str] = {}
-        if engine == "opencv":
-            blobs, not_carried, seconds = self.run_opencv(truth)
+        if engine in ("opencv", "onnxruntime", "onnx2torch"):
+            blobs, not_carried, seconds = self.run_outside(engine, truth)
         else:
             blobs, seconds = self.run_net(engine, self.net(engine), engine)
         rows = []
