@@ -94,8 +94,8 @@ def label_scores(
         labels: of each image, at least one.
 
     Returns:
-        For each image (labels, 2 branches, views, h, w) float32: the label's own channel of score_b1 and
-        score_b2.
+        For each image (labels, branches, views, h, w) float32: the label's own channel of score_b1 and,
+        if the model erases, of score_b2.
     """
     weight = model.score_b1.weight
     together = [np.concatenate(views)] if len(views[0]) > 1 else views
@@ -130,6 +130,9 @@ def eight_bits(attention: np.ndarray) -> np.ndarray:
 def _own_scores(model: SeeNet, features: Tensor, labels: list[int], label_state: str) -> Tensor:
     """Of one image's views (views, channels, h, w): the labels' own channels of the branches' scores."""
     score_b1 = model.branch_a(features)
+    own_b1 = score_b1[:, labels].transpose(0, 1)
+    if not model.erasing:
+        return own_b1[:, None]
     told = _label_states(labels, model.num_classes, label_state).to(score_b1)
     states, views = len(told), len(features)
     score_b2 = model.branch_b(
@@ -137,7 +140,6 @@ def _own_scores(model: SeeNet, features: Tensor, labels: list[int], label_state:
         score_b1.repeat(states, 1, 1, 1),
         told.repeat_interleave(views, dim=0),
     ).unflatten(0, (states, views))
-    own_b1 = score_b1[:, labels].transpose(0, 1)
     own_b2 = score_b2.expand(len(labels), -1, -1, -1, -1)[range(len(labels)), :, labels]
     return torch.stack([own_b1, own_b2], dim=1)
 

@@ -26,6 +26,7 @@ class SeeNet(nn.Module):
         maxt, mint: C-ReLU's thresholds δ_h and δ_l. The default is the released deploy net's (0.8, 0.0),
             what the published maps come from; [P] trains with 0.7 and 0.05.
         backward: C-ReLU's gradient, "caffe" as released (channel 0 only) or "exact". See `CReLU`.
+        erasing: whether S_B exists. Without it this is plain class attention, S_A alone.
         background: whether S_C exists. It runs in training mode only; its labels are all zero.
         dropout: in S_A before the scores, in training mode ([R]: 0.5; none in S_B).
         channels: of the five blocks; the branches have the last. (64, 128, 256, 512, 512) is VGG-16.
@@ -38,12 +39,14 @@ class SeeNet(nn.Module):
         maxt: float = 0.8,
         mint: float = 0.0,
         backward: str = "caffe",
+        erasing: bool = True,
         background: bool = True,
         dropout: float = 0.5,
         channels: Sequence[int] = (64, 128, 256, 512, 512),
     ):
         super().__init__()
-        self.num_classes, self.background, self.dropout = num_classes, background, dropout
+        self.num_classes, self.dropout = num_classes, dropout
+        self.erasing, self.background = erasing, background
         below = 3
         for names, width in zip(TRUNK, channels, strict=True):
             for name in names:
@@ -51,7 +54,7 @@ class SeeNet(nn.Module):
                 below = width
         self.mask_b2 = CReLU(maxt, mint, backward)
         self.mask_b3 = BackgroundMask((maxt + mint) / 2)
-        for branch in ("b1", "b2", "b3")[: 3 if background else 2]:
+        for branch in ("b1", *["b2"] * erasing, *["b3"] * background):
             self.add_module(f"conv1_{branch}", nn.Conv2d(below, below, 3, padding=1))
             self.add_module(f"conv2_{branch}", nn.Conv2d(below, below, 3, padding=1))
             self.add_module(f"score_{branch}", nn.Conv2d(below, num_classes, 1))
@@ -64,12 +67,14 @@ class SeeNet(nn.Module):
             label: num · classes values, 1 for the classes whose attention is erased, in any shape.
 
         Returns:
-            `(score_b1, score_b2)`, each (num, classes, ⌈height / 16⌉, ⌈width / 16⌉); in training mode with
-            `background`, also `score_b3`.
+            `(score_b1, score_b2)`, each (num, classes, ⌈height / 16⌉, ⌈width / 16⌉); without `erasing` only
+            the first; in training mode with `background`, also `score_b3`.
         """
         features = self.trunk(data)
         score_b1 = self.branch_a(features)
-        scores = (score_b1, self.branch_b(features, score_b1, label))
+        scores = (score_b1,)
+        if self.erasing:
+            scores += (self.branch_b(features, score_b1, label),)
         if self.training and self.background:
             scores += (self.branch_c(features, score_b1, label),)
         return scores
@@ -100,8 +105,8 @@ class SeeNet(nn.Module):
     def from_caffemodel(cls, path: str | os.PathLike, **settings: object) -> "SeeNet":
         """SeeNet with the weights of a file in any format that `weights` reads, in evaluation mode.
 
-        The numbers of classes and channels are read off the file, and S_C is made where the file has it;
-        `settings` are the constructor's others.
+        The numbers of classes and channels are read off the file, and S_B and S_C are made where the file
+        has them; `settings` are the constructor's others.
 
         Raises:
             InputError: an unreadable file, NaN or infinite weights, or layers of SeeNet that it lacks.
@@ -111,7 +116,9 @@ class SeeNet(nn.Module):
         check_finite(source, where)
         shapes = {layer.name: layer.blobs[0].shape for layer in source if layer.blobs}
         needed = [f"conv{name}" for names in TRUNK for name in names]
-        needed += [f"{layer}_{branch}" for branch in ("b1", "b2") for layer in ("conv1", "conv2", "score")]
+        erasing = any(name.endswith("_b2") for name in shapes)
+        branches = ("b1", "b2") if erasing else ("b1",)
+        needed += [f"{layer}_{branch}" for branch in branches for layer in ("conv1", "conv2", "score")]
         missing = [name for name in needed if name not in shapes]
         if missing:
             raise InputError(
@@ -121,6 +128,7 @@ class SeeNet(nn.Module):
         model = cls(
             num_classes=shapes["score_b1"][0],
             channels=[shapes[f"conv{names[0]}"][0] for names in TRUNK],
+            erasing=erasing,
             background="score_b3" in shapes,
             **settings,
         )
