@@ -1,11 +1,13 @@
 """Data layers: the recorded runs' batches, Caffe's draws, reading ahead, resuming, and bad input."""
 
+import importlib
 import json
 import re
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import h5py
@@ -17,9 +19,7 @@ from hypothesis import strategies as st
 
 import port.layers.data as data_layers
 import port.pycaffe
-from parity_tests.recordings import GOLDEN, NETS, recorded
-from port.data import c_random
-from port.data.transformer import PairTransformer, Transformer
+from parity_tests.recordings import ENGINES, GOLDEN, NETS, recorded
 from port.net import CaffeNet
 from port.voc_data import DEFAULTS, VocImages
 from prototxt import read_solver
@@ -27,6 +27,9 @@ from prototxt.caffe_pb2 import Datum, NetParameter, NetState, TransformationPara
 from prototxt.errors import InputError
 from prototxt.read import parse_net, read_net
 from prototxt.rules import layer_included
+from pycaffe import Net
+from pycaffe.data import c_random
+from pycaffe.data.transformer import PairTransformer, Transformer
 from weights import write_binaryproto
 from weights.rng import CaffeRNG, caffe_rng, set_random_seed
 
@@ -37,47 +40,45 @@ TRAIN, TEST = 0, 1
 
 
 @pytest.mark.parametrize("run", ["train_run", "seg_train_run"])
-def test_recorded_run_sees_the_recorded_batches(run: str, monkeypatch: pytest.MonkeyPatch):
+def test_recorded_run_sees_the_recorded_batches(run: str, caffe: ModuleType, monkeypatch: pytest.MonkeyPatch):
     """Losses follow the log only where weights, order, crops, mirrors and dropout are genuine Caffe's."""
     monkeypatch.chdir(GOLDEN / run)
     solver = read_solver("solver.prototxt")
     set_random_seed(solver.random_seed)
-    net = CaffeNet(solver.net or solver.train_net, TRAIN)
+    net = caffe.Net(solver.net or solver.train_net, TRAIN)
     if solver.test_interval:
-        test = CaffeNet(solver.net, TEST)
-        test.load_state_dict(net.state_dict())
+        test = caffe.Net(solver.net, TEST)
+        test.share_with(net)
         _hold_tests_against_the_log(test, solver.test_iter[0])
     told, other = (_logged_losses(name) for name in ("train.log", "train.other_blas.log"))
     rates = [float(rate) for rate in re.findall(r", lr = (\S+)", Path("train.log").read_text())]
     learned = [
-        (weight, spec, torch.zeros_like(weight))
-        for plan in net.plan.layers
-        for weight, spec in zip(net._modules[plan.name].blobs, plan.params, strict=True)
+        (blob, spec, np.zeros_like(blob.data))
+        for plan, blobs in zip(net.plan.layers, (layer.blobs for layer in net.layers), strict=True)
+        for blob, spec in zip(blobs, plan.params, strict=True)
     ]
     for iteration in range(15):
-        net.zero_grad()
+        net.clear_param_diffs()
         for _ in range(solver.iter_size):
-            loss = net.loss(net())
-            loss.backward()
+            loss = net._forward(0, len(net.layers) - 1)
+            net.backward()
         noise = abs(told[iteration] - other[iteration])
-        assert abs(loss.item() - told[iteration]) <= max(1e-4, 6 * noise), f"iteration {iteration}"
-        with torch.no_grad():
-            for weight, spec, history in learned:
-                slope = weight.grad / solver.iter_size + solver.weight_decay * spec.decay_mult * weight
-                history.mul_(solver.momentum).add_(rates[iteration] * spec.lr_mult * slope)
-                weight.sub_(history)
+        assert abs(loss - told[iteration]) <= max(1e-4, 6 * noise), f"iteration {iteration}"
+        for blob, spec, history in learned:
+            slope = blob.diff / solver.iter_size + solver.weight_decay * spec.decay_mult * blob.data
+            history[...] = solver.momentum * history + rates[iteration] * spec.lr_mult * slope
+            blob.data[...] -= history
 
 
 def _logged_losses(log: str) -> list[float]:
     return [float(loss) for loss in re.findall(r"Train net output #0: loss = (\S+)", Path(log).read_text())]
 
 
-def _hold_tests_against_the_log(net: CaffeNet, passes: int) -> None:
+def _hold_tests_against_the_log(net: Net, passes: int) -> None:
     sums: dict[str, float] = {}
-    with torch.no_grad():
-        for _ in range(passes):
-            for name, value in net().items():
-                sums[name] = sums.get(name, 0) + value.item()
+    for _ in range(passes):
+        for name, value in net.forward().items():
+            sums[name] = sums.get(name, 0) + value.item()
     lines = re.findall(r"Test net output #\d+: (\w+) = (\S+)", Path("train.log").read_text())
     for name, told in lines[: len(sums)]:
         assert sums[name] / passes == pytest.approx(float(told), abs=1e-5)
@@ -219,18 +220,24 @@ def test_a_restored_layer_goes_on_exactly(kind: str, request: pytest.FixtureRequ
         assert same(batches(resumed, 14 - stop), whole[stop:]), f"after {stop} batches"
 
 
-@pytest.mark.parametrize("kind", ["ImageData", "Data", "HDF5Data", "VOC"])
-def test_pycaffe_net_sees_the_same(kind: str, request: pytest.FixtureRequest):
-    wanted = batches(fresh(kind, request)(), 3)
-    fresh(kind, request)
+ON_BOTH_ENGINES = [
+    (engine, kind) for kind in LAYERS for engine in ENGINES if kind[:3] != "VOC" or engine == "port"
+]
+
+
+@pytest.mark.parametrize(("engine", "kind"), ON_BOTH_ENGINES)
+def test_pycaffe_net_sees_the_same(engine: str, kind: str, request: pytest.FixtureRequest):
+    wanted = batches(fresh(kind, request)(), 5)
     set_random_seed(3)
     c_random.process_random.restore(c_random.CRandom().state())
-    net = port.pycaffe.Net.from_message(net_of(LAYERS[kind]), TRAIN, allow_modules=())
+    caffe = importlib.import_module(f"{engine}.pycaffe")
+    net = caffe.Net.from_message(net_of(LAYERS[kind]), TRAIN, allow_modules=())
     for tops in wanted:
         net.reshape()  # draws nothing
         net.forward()
         assert {name: blob.shape for name, blob in net.blobs.items()} == {n: t.shape for n, t in tops.items()}
         assert all(np.array_equal(net.blobs[name].data, top) for name, top in tops.items())
+        net.backward()
 
 
 @pytest.mark.parametrize("kind", ["Data", "HDF5Data", "VOC"])
@@ -278,7 +285,9 @@ def test_testing_is_not_shared(database: Path, monkeypatch: pytest.MonkeyPatch):
         ("memory", TEST, "", 0),
     ],
 )
-def test_words_taken_from_the_process(kind: str, phase: int, settings: str, words: int, folder: Path):
+def test_words_taken_from_the_process(
+    kind: str, phase: int, settings: str, words: int, folder: Path, caffe: ModuleType
+):
     transform = " ".join(f"{name}: {value}" for name, value in _TRANSFORM.items() if name[:4] in settings)
     reading = " ".join(f"{name}: {value}" for name, value in _READING.items() if name in settings)
     layer = {
@@ -287,7 +296,7 @@ def test_words_taken_from_the_process(kind: str, phase: int, settings: str, word
         "memory": 'type: "MemoryData" memory_data_param { batch_size: 1 channels: 1 height: 9 width: 9 }',
     }[kind]
     set_random_seed(11)
-    CaffeNet(net_of(f"{layer} transform_param {{ {transform} }}"), phase)
+    caffe.Net.from_message(net_of(f"{layer} transform_param {{ {transform} }}"), phase)
     alone = CaffeRNG(11)
     alone.words(words)
     assert caffe_rng().words(1) == alone.words(1)
@@ -467,9 +476,9 @@ def test_hdf5_rows_are_shuffled_as_in_c(folder: Path):
     assert np.array_equal(tops["data"][:, 0] // 100, tops["label"] // 10)
 
 
-def test_memory_data_gives_what_it_was_given(folder: Path):
+def test_memory_data_gives_what_it_was_given(folder: Path, caffe: ModuleType):
     layer = 'type: "MemoryData" memory_data_param { batch_size: 2 channels: 1 height: 2 width: 3 }'
-    net = port.pycaffe.Net.from_message(net_of(layer), TEST)
+    net = caffe.Net.from_message(net_of(layer), TEST)
     data, labels = (
         np.random.RandomState(0).rand(4, 1, 2, 3).astype(np.float32),
         np.arange(4, dtype=np.float32),
@@ -724,14 +733,16 @@ PAIRS = 'type: "ImageSegData" image_data_param'
         ),
     ],
 )
-def test_one_line_says_what_is_wrong(layer: str, files: dict[str, str], message: str, folder: Path):
+def test_one_line_says_what_is_wrong(
+    layer: str, files: dict[str, str], message: str, folder: Path, caffe: ModuleType
+):
     for name, text in files.items():
         Path(name).write_text(text)
     with h5py.File("odd.h5", "w") as file:
         file["data"] = np.zeros((2, 2))
     with pytest.raises(InputError, match=message) as caught:
-        net = CaffeNet(net_of(layer), TRAIN)
-        net()
+        net = caffe.Net.from_message(net_of(layer), TRAIN)
+        net.forward()
     assert "\n" not in str(caught.value)
     assert 'layer "data"' in str(caught.value)
 

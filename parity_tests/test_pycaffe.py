@@ -12,6 +12,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 import port.pycaffe as caffe
 from parity_tests.recordings import ENGINES
@@ -121,6 +122,15 @@ def test_images_in_files(tmp_path: Path) -> None:
         assert caffe.io.load_image(tmp_path / f"{name}.png", color=False).shape == (5, 6, 1)
         image = caffe.io.load_image(tmp_path / f"{name}.png")
         assert image.shape == (5, 6, 3) and np.allclose(image[..., 2], pixels[..., 0] / 255)
+    photo = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
+    photo.convert("CMYK").save(tmp_path / "print.jpg")
+    told = np.asarray(Image.open(tmp_path / "print.jpg").convert("RGB")) / 255
+    assert np.array_equal(caffe.io.load_image(tmp_path / "print.jpg"), told.astype(np.float32))
+    photo.save(
+        tmp_path / "film.gif", save_all=True, append_images=[photo.transpose(Image.Transpose.ROTATE_180)]
+    )
+    with pytest.raises(ValueError, match=r"film\.gif: holds several images"):
+        caffe.io.load_image(tmp_path / "film.gif")
     with pytest.raises(FileNotFoundError):
         caffe.io.load_image(tmp_path / "nothing.png")
     (tmp_path / "text.png").write_text("no image")

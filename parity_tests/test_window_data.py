@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import h5py
@@ -9,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import port.pycaffe
-from port.data.windows import Window, place_window
 from port.net import CaffeNet
-from prototxt.caffe_pb2 import WindowDataParameter
+from prototxt.caffe_pb2 import NetParameter, WindowDataParameter
 from prototxt.errors import InputError
 from prototxt.read import parse_net
+from pycaffe.data.windows import Window, place_window
 from weights import write_binaryproto
 from weights.rng import CaffeRNG, caffe_rng, set_random_seed
 
@@ -54,14 +54,17 @@ def window_net(
     settings: str = "", transform: str = "crop_size: 12", fraction: float = 0.25, phase: int = TRAIN
 ) -> CaffeNet:
     set_random_seed(3)
-    return CaffeNet(
-        parse_net(
-            'layer { name: "data" type: "WindowData" top: "data" top: "label" '
-            f"transform_param {{ {transform} }} window_data_param {{ "
-            'source: "windows.txt" root_folder: "images/" batch_size: 8 fg_threshold: 0.5 bg_threshold: 0.3 '
-            f"fg_fraction: {fraction} {settings} }} }}"
-        ),
-        phase,
+    return CaffeNet(window_message(settings, transform, fraction), phase)
+
+
+def window_message(
+    settings: str = "", transform: str = "crop_size: 12", fraction: float = 0.25
+) -> NetParameter:
+    return parse_net(
+        'layer { name: "data" type: "WindowData" top: "data" top: "label" '
+        f"transform_param {{ {transform} }} window_data_param {{ "
+        'source: "windows.txt" root_folder: "images/" batch_size: 8 fg_threshold: 0.5 bg_threshold: 0.3 '
+        f"fg_fraction: {fraction} {settings} }} }}"
     )
 
 
@@ -85,6 +88,15 @@ def test_background_comes_first_and_windows_are_drawn_word_by_word(folder: Path)
                 pixels = pixels[:, ::-1]
             assert out["label"][i] == label
             assert np.array_equal(out["data"][i].numpy(), pixels.transpose(2, 0, 1)), i
+
+
+def test_pycaffe_nets_see_the_same(folder: Path, caffe: ModuleType):
+    wanted = [{name: top.numpy() for name, top in net().items()} for net in [window_net()] * 3]
+    set_random_seed(3)
+    net = caffe.Net.from_message(window_message(), TRAIN)
+    for tops in wanted:
+        net.forward()
+        assert all(np.array_equal(net.blobs[name].data, top) for name, top in tops.items())
 
 
 def test_scale_and_mean_come_before_the_empty_border(folder: Path):
@@ -166,9 +178,9 @@ layer { name: "out" type: "HDF5Output" bottom: "x" bottom: "y" hdf5_output_param
 """
 
 
-def test_hdf5_output_holds_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_hdf5_output_holds_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caffe: ModuleType):
     monkeypatch.chdir(tmp_path)
-    net = port.pycaffe.Net.from_message(parse_net(OUTPUT), TEST)
+    net = caffe.Net.from_message(parse_net(OUTPUT), TEST)
     net.blobs["x"].data[...] = np.arange(6).reshape(2, 3)
     net.blobs["y"].data[...] = 7, 8
     net.forward()
@@ -181,8 +193,8 @@ def test_hdf5_output_holds_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         net.forward()
 
 
-def test_hdf5_output_of_unlike_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_hdf5_output_of_unlike_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caffe: ModuleType):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="as many of both"):
-        CaffeNet(parse_net(OUTPUT.replace("shape { dim: 2 }", "shape { dim: 3 }")))
+        caffe.Net.from_message(parse_net(OUTPUT.replace("shape { dim: 2 }", "shape { dim: 3 }")), TEST)
     assert not Path("out.h5").exists()

@@ -44,7 +44,10 @@ class Layer(nn.Module):
 
     Attributes:
         plan, param, phase: the layer's plan, its LayerParameter, and Caffe's phase (0 TRAIN, 1 TEST).
+        exact: give the mathematical gradient where Caffe's, in place, is another.
     """
+
+    exact = False
 
     def __init__(self, plan: LayerPlan, *shapes: Shape):
         super().__init__()

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import port.layers  # noqa: F401  (registers the layers)
+from port.blobs import Blobs
 from port.copying import copy_by_name
-from port.layer import LAYERS, PYTHON_LAYERS, Layer, Shape, as_tuple
+from port.layer import LAYERS, PYTHON_LAYERS, Layer, Shape
 from port.layers.python import ScriptLayer
 from prototxt.caffe_pb2 import NetParameter
 from prototxt.errors import InputError
@@ -32,6 +33,8 @@ class CaffeNet(nn.Module):
         level, stages: what the layers' rules are judged by.
         allow_modules: Python modules that may be imported for `Python` layers; SeeNet's are built in.
         where: the file that a net came from which `read_net` gave, for messages.
+        gradient: "caffe": each layer's at what Caffe finds in the blobs, which layers in place may have
+            overwritten by then (`prototxt.memory`); "exact": the gradient of what was computed.
 
     Raises:
         InputError: `file:line: layer "x": …` for whatever Caffe, or the port, refuses.
@@ -45,8 +48,12 @@ class CaffeNet(nn.Module):
         stages: Sequence[str] = (),
         allow_modules: Collection[str] = (),
         where: str = "prototxt",
+        gradient: str = "caffe",
     ):
         super().__init__()
+        if gradient not in ("caffe", "exact"):
+            raise ValueError(f'gradient is "caffe" or "exact", not {gradient!r}')
+        self.gradient = gradient
         if not isinstance(prototxt, NetParameter):
             where, prototxt = os.fspath(prototxt), read_net(prototxt)
         self.plan: Plan = plan_net(prototxt, phase, level, stages, where)
@@ -58,6 +65,7 @@ class CaffeNet(nn.Module):
                 layer = cls(plan, *bottoms) if issubclass(cls, Layer) else ScriptLayer(cls, plan, *bottoms)
                 tops = layer.top_shapes(*bottoms)
             shapes.update(zip(plan.tops, tops, strict=True))
+            layer.exact = gradient == "exact"
             # Not add_module: Caffe's names may hold dots and repeat methods' names.
             self._modules[plan.name] = layer
         self.blob_shapes = {name: shapes[i] for i, name in enumerate(self.plan.blobs)}
@@ -76,20 +84,13 @@ class CaffeNet(nn.Module):
             The net's outputs and `blobs`, by name. Losses are not weighted: see `loss`.
         """
         given = self._inputs(inputs, named)
-        values: dict[int, Tensor] = {}
+        values = Blobs(self.plan, self.gradient == "exact")
         for plan in self.plan.layers:
             if plan.type == "Input":
-                values.update({i: given[self.plan.blobs[i]] for i in plan.tops})
+                values.keep(plan, [given[self.plan.blobs[i]] for i in plan.tops])
                 continue
-            bottoms = [values[i] for i in plan.bottoms]
-            if plan.param.propagate_down:
-                bottoms = [
-                    b if wanted else b.detach()
-                    for b, wanted in zip(bottoms, plan.param.propagate_down, strict=True)
-                ]
             with plan.errors():
-                tops = as_tuple(self._modules[plan.name](*bottoms))
-            values.update(zip(plan.tops, tops, strict=True))
+                values.run(plan, self._modules[plan.name], values.bottoms(plan))
         wanted = {*(self.plan.blobs[i] for i in self.plan.outputs), *blobs}
         return {name: values[i] for i, name in enumerate(self.plan.blobs) if name in wanted}
 

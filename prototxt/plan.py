@@ -6,13 +6,15 @@ which layers work in place, who owns a shared weight, what needs a gradient, and
 """
 
 import contextlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec
 from prototxt.errors import InputError
 from prototxt.layer_facts import LayerFacts, facts_of, param_count
+from prototxt.memory import memories, overwritten_reads
 from prototxt.read import layer_line
 from prototxt.rules import layer_included
 
@@ -51,6 +53,7 @@ class LayerPlan:
         needs_backward: whether backward runs at all.
         loss_weights: per top; 0 for what is not a loss.
         params: the weight blobs.
+        overwritten_reads: blobs that Caffe's backward of this layer reads after they were overwritten.
         where: where it stands; `str(where)` is `file:line`.
     """
 
@@ -64,6 +67,7 @@ class LayerPlan:
     loss_weights: tuple[float, ...]
     params: tuple[ParamPlan, ...]
     where: "Place"
+    overwritten_reads: tuple[int, ...] = ()
 
     @property
     def in_place(self) -> bool:
@@ -86,6 +90,7 @@ class Plan:
 
     Attributes:
         blobs: names by blob index. Unique but for `AUTOMATIC`.
+        memory: for each blob the first one that lies in its memory, most often itself.
         inputs: tops of `Input` layers, in order.
         outputs: blobs that no layer reads, by name, as Caffe lists them.
     """
@@ -94,6 +99,7 @@ class Plan:
     phase: int
     layers: tuple[LayerPlan, ...]
     blobs: tuple[str, ...]
+    memory: tuple[int, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     force_backward: bool
@@ -104,6 +110,19 @@ class Plan:
         """(layer name, blob index) of the weights that belong to another layer; Caffe's HDF5 files omit them."""
         return {
             (x.name, i) for x in self.layers for i, param in enumerate(x.params) if param.owner is not None
+        }
+
+    @cached_property
+    def memory_mates(self) -> dict[int, tuple[int, ...]]:
+        """For each blob that others share memory with, those others."""
+        mates: defaultdict[int, list[int]] = defaultdict(list)
+        for blob, first in enumerate(self.memory):
+            mates[first].append(blob)
+        return {
+            blob: tuple(other for other in together if other != blob)
+            for together in mates.values()
+            if len(together) > 1
+            for blob in together
         }
 
     def layer_index(self, name: str) -> int:
@@ -319,7 +338,7 @@ class _Builder:
             layer.params = [_forced(param) for param in layer.params]
 
     def finish(self, net: NetParameter) -> Plan:
-        layers = tuple(
+        layers = [
             LayerPlan(
                 name=draft.param.name,
                 type=draft.param.type,
@@ -333,13 +352,16 @@ class _Builder:
                 where=draft.place,
             )
             for draft in self.layers
-        )
+        ]
+        memory = memories(layers, len(self.blobs))
+        reads = overwritten_reads(layers, memory)
         outputs = tuple(self.index[name] for name in sorted(self.unread))
         return Plan(
             name=net.name,
             phase=self.phase,
-            layers=layers,
+            layers=tuple(replace(x, overwritten_reads=r) for x, r in zip(layers, reads, strict=True)),
             blobs=tuple(self.blobs),
+            memory=memory,
             inputs=tuple(self.inputs),
             outputs=outputs,
             force_backward=net.force_backward,

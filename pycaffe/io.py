@@ -4,12 +4,15 @@ scikit-image is not needed: what Caffe called of it is computed here as the scik
 0.14) computed it, which later versions do not do unasked.
 """
 
+import contextlib
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from prototxt import caffe_pb2
@@ -211,17 +214,20 @@ class Transformer:
 def load_image(filename: str | os.PathLike, color: bool = True) -> np.ndarray:
     """Read an image: float32 in 0 … 1, (height, width, 3) RGB, or (height, width, 1) for `color=False`.
 
-    A grey image's channel is repeated for `color=True`; transparency is dropped.
+    A grey image's channel is repeated for `color=True`; transparency is dropped. Values are those that
+    scikit-image's reader gives, CMYK's too.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that does not decode.
+        ValueError: a file that does not decode, or of several images, which pycaffe would stack on a fourth
+            axis that nothing of it takes.
     """
-    data = np.frombuffer(Path(filename).read_bytes(), np.uint8)
-    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(data, flags) if data.size else None
+    data = Path(filename).read_bytes()
+    image = _decoded(data)
     if image is None:
         raise ValueError(f"{os.fspath(filename)}: does not decode as an image")
+    if cv2.imcount(os.fspath(filename)) > 1:
+        raise ValueError(f"{os.fspath(filename)}: holds several images: save the one that is meant")
     if np.issubdtype(image.dtype, np.integer):
         image = image / float(np.iinfo(image.dtype).max)
     if image.ndim == 2 or image.shape[2] == 1:
@@ -231,6 +237,16 @@ def load_image(filename: str | os.PathLike, color: bool = True) -> np.ndarray:
     if not color:
         image = (image @ _LUMINANCE)[:, :, np.newaxis]
     return np.ascontiguousarray(image, np.float32)
+
+
+def _decoded(data: bytes) -> np.ndarray | None:
+    """The pixels as OpenCV orders channels, with whatever depth and channels the file has."""
+    if data.startswith(b"\xff\xd8"):  # OpenCV rounds CMYK another way
+        with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as jpeg:
+            if jpeg.mode == "CMYK":
+                return np.asarray(jpeg.convert("RGB"))[:, :, ::-1]
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
 
 
 _LUMINANCE = np.array([0.2125, 0.7154, 0.0721])

@@ -15,7 +15,7 @@ from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, Plan, plan_net
 from prototxt.read import read_net
 from pycaffe.blob import Blob, BlobVec
-from pycaffe.errors import check_opens
+from pycaffe.errors import CaffeRuntimeError, check_opens
 from weights import LayerWeights, match_by_name, read_weights, write_caffemodel, write_hdf5
 
 log = logging.getLogger("caffe")
@@ -197,6 +197,25 @@ class Net:
         return [self._blobs[i] for i in plan.bottoms], [self._blobs[i] for i in plan.tops]
 
     # ---- passes
+
+    def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """Have the first layer, a MemoryData, read from these: (n, channels, height, width), and n labels.
+
+        Both are float32 and C-contiguous, and are not copied: what is written into them later is read.
+
+        Raises:
+            CaffeRuntimeError: another first layer, other arrays, or n that is no multiple of the batch size.
+        """
+        if not self.plan.layers or self.plan.layers[0].type != "MemoryData":
+            raise CaffeRuntimeError("set_input_arrays: the net's first layer is no MemoryData")
+        for name, array in (("data", data), ("labels", labels)):
+            if array.dtype != np.float32 or not array.flags.c_contiguous:
+                raise CaffeRuntimeError(f"set_input_arrays: {name} must be C-contiguous float32")
+        try:
+            with self.plan.layers[0].errors():
+                self.layers[0].reset(data, labels)
+        except InputError as error:
+            raise CaffeRuntimeError(str(error)) from error
 
     def forward(
         self,

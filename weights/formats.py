@@ -34,8 +34,6 @@ def read_weights(path: str | os.PathLike, *, with_empty: bool = False) -> list[L
     suffix = Path(path).suffix.lower()
     if suffix in _BY_NAME:
         return _BY_NAME[suffix][0](path)
-    if suffix in _HDF5_SUFFIXES:
-        return read_hdf5(path, with_empty=with_empty)
     return read_caffemodel(path, with_empty=with_empty)
 
 

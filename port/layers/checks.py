@@ -33,14 +33,6 @@ def refuse_in_place(layer: Layer) -> None:
         raise InputError(f"{layer.plan.type} does not work in place: give the top a name of its own")
 
 
-def refuse_gradient_in_place(layer: Layer) -> None:
-    """Raises InputError where a top is a bottom and wants a gradient, which Caffe would overwrite unread."""
-    if layer.plan.in_place and any(layer.plan.propagate_down):
-        raise InputError(
-            f"{layer.plan.type} has no usable gradient in place in Caffe: give the top a name of its own"
-        )
-
-
 def check_label_count(scores: Shape, labels: Shape, axis: int) -> None:
     """Demand one label for each prediction, the classes lying along `axis`.
 

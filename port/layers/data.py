@@ -7,17 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from port.data.database import DatabaseImages
-from port.data.hdf5 import HDF5Rows
-from port.data.images import LabelledImages, PairedImages
-from port.data.memory import MemoryImages
-from port.data.prefetch import Prefetcher, Source
-from port.data.share import whole
-from port.data.windows import ImageWindows
 from port.layer import PYTHON_LAYERS, Layer, Shape, layer
 from port.training.ranks import solver_count, solver_rank
 from port.voc_data import VocImages, settings_of
 from prototxt.errors import InputError
+from pycaffe.data.database import DatabaseImages
+from pycaffe.data.hdf5 import HDF5Rows
+from pycaffe.data.images import LabelledImages, PairedImages
+from pycaffe.data.memory import MemoryImages
+from pycaffe.data.prefetch import Prefetcher
+from pycaffe.data.share import whole
+from pycaffe.data.source import Source
+from pycaffe.data.windows import ImageWindows
 from weights.rng import caffe_rng
 
 AHEAD = 4

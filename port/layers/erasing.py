@@ -26,7 +26,11 @@ class _Erasing(SameShape):
 class CReLULayer(_Erasing):
     def set_up(self, *shapes: Shape) -> None:
         maxt, mint = literal_params(self.param, "maxt", "mint")
-        self.mask = CReLU(maxt, mint, backward="caffe")
+        self.mask = CReLU(maxt, mint)
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        self.mask.backward = "exact" if self.exact else "caffe"
+        return super().forward(*bottoms)
 
 
 class BackgroundMaskLayer(_Erasing):

@@ -11,38 +11,42 @@ from prototxt.errors import InputError
 
 
 def with_slope(
-    x: Tensor, value: Tensor, slope: Callable[[], Tensor | float], overwritten: bool = False
+    x: Tensor,
+    value: Tensor,
+    slope: Callable[..., Tensor | float],
+    *reads: Tensor,
+    overwritten: bool = False,
 ) -> Tensor:
-    """`value`, with `slope()` as its elementwise derivative by `x`.
+    """`value`, with `slope(*reads)` as its elementwise derivative by `x`.
 
     Args:
         x: what the gradient goes to, shaped like `value`.
         value: computed from `x.detach()`.
-        slope: called only where a gradient is wanted.
+        slope: called in the backward pass.
+        reads: the tensors that it is computed from, without graphs. Where Caffe's backward reads the bottom
+            or the top, which something may have overwritten by then, it is `x`'s or `value`'s memory.
         overwritten: in place, some of Caffe's layers write the slope over the gradient that they were to
             multiply it with: what they pass on is the slope's square.
     """
     if not (torch.is_grad_enabled() and x.requires_grad):
         return value
-    with torch.no_grad():
-        factor = torch.as_tensor(slope(), dtype=value.dtype, device=value.device)
-    return _WithSlope.apply(x, value, factor, overwritten)
+    return _WithSlope.apply(x, value, slope, overwritten, *reads)
 
 
 class _WithSlope(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, value: Tensor, slope: Tensor, overwritten: bool) -> Tensor:
-        ctx.save_for_backward(slope)
-        ctx.overwritten = overwritten
+    def forward(ctx, x: Tensor, value: Tensor, slope: Callable, overwritten: bool, *reads: Tensor) -> Tensor:
+        ctx.save_for_backward(*reads)
+        ctx.slope, ctx.overwritten, ctx.reads = slope, overwritten, len(reads)
         return value.view_as(value)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
+        slope = torch.as_tensor(ctx.slope(*ctx.saved_tensors), dtype=grad.dtype, device=grad.device)
         if ctx.overwritten:
             grad = slope.expand_as(grad)
-        return grad * slope, None, None, None
+        return grad * slope, *(None,) * (3 + ctx.reads)
 
 
 def refuse_gradient(layer: Layer, top: Tensor, bottom: Tensor, index: int, what: str) -> Tensor:

@@ -44,13 +44,17 @@ class PReLU(SameShape):
 @layer("ELU")
 class ELU(SameShape):
     def forward(self, x: Tensor) -> Tensor:
-        return F.elu(x, self.param.elu_param.alpha)
+        alpha = self.param.elu_param.alpha
+        value = x.detach()
+        top = F.elu(value, alpha)
+        return with_slope(x, top, lambda x, y: torch.where(x > 0, 1, alpha + y), value, top)
 
 
 @layer("Sigmoid")
 class Sigmoid(SameShape):
     def forward(self, x: Tensor) -> Tensor:
-        return _sigmoid(x)
+        top = _sigmoid(x.detach())
+        return with_slope(x, top, lambda y: y * (1 - y), top)
 
 
 @layer("TanH")
@@ -62,7 +66,11 @@ class TanH(SameShape):
 @layer("Swish")
 class Swish(SameShape):
     def forward(self, x: Tensor) -> Tensor:
-        return x * _sigmoid(self.param.swish_param.beta * x)
+        beta = self.param.swish_param.beta
+        value = x.detach()
+        gate = _sigmoid(beta * value)
+        top = value * gate
+        return with_slope(x, top, lambda y, gate: beta * y + gate * (1 - beta * y), top, gate)
 
 
 @layer("AbsVal")
@@ -82,41 +90,29 @@ class Threshold(SameShape):
         return (x > self.param.threshold_param.threshold).to(x.dtype)
 
 
-class _ReadsBottom(SameShape):
-    """A layer whose backward reads the bottom. In place Caffe finds the top there, and so does this."""
-
-    def seen(self, x: Tensor, top: Tensor) -> Tensor:
-        return top if self.plan.in_place else x
-
-
 @layer("BNLL")
-class BNLL(_ReadsBottom):
+class BNLL(SameShape):
     """log(1 + exp(x))."""
 
     def forward(self, x: Tensor) -> Tensor:
         value = x.detach()
         top = F.softplus(value, threshold=50)
-        return with_slope(x, top, lambda: torch.sigmoid(self.seen(value, top)))
+        return with_slope(x, top, torch.sigmoid, value)
 
 
 @layer("Clip")
-class Clip(_ReadsBottom):
+class Clip(SameShape):
     """Between `min` and `max`, bounds included in what passes the gradient on."""
 
     def forward(self, x: Tensor) -> Tensor:
         low, high = self.param.clip_param.min, self.param.clip_param.max
         value = x.detach()
         top = value.clamp(max=high).clamp(min=low)  # where min > max, Caffe's min wins
-
-        def slope() -> Tensor:
-            seen = self.seen(value, top)
-            return (seen >= low) & (seen <= high)
-
-        return with_slope(x, top, slope)
+        return with_slope(x, top, lambda x: (x >= low) & (x <= high), value)
 
 
 @layer("Power")
-class Power(_ReadsBottom):
+class Power(SameShape):
     """(shift + scale · x) ^ power."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,17 +121,17 @@ class Power(_ReadsBottom):
         value = x.detach()
         if scale * power == 0:
             return with_slope(x, torch.full_like(value, shift) ** power, lambda: 0.0)
-        base = value * scale + shift
-        top = base**power
+        top = (value * scale + shift) ** power
+        overwritten = self.plan.in_place and not self.exact
+        if power == 1:
+            return with_slope(x, top, lambda: scale, overwritten=overwritten)
 
-        def slope() -> Tensor | float:
-            if power == 1:
-                return scale
-            seen = self.seen(value, top) * scale + shift
+        def slope(x: Tensor, y: Tensor) -> Tensor:
+            base = x * scale + shift
             # Caffe divides by the base, so the gradient at a base of 0 is not a number.
-            return scale * power * (seen if power == 2 else top / seen)
+            return scale * power * (base if power == 2 else y / base)
 
-        return with_slope(x, top, slope, overwritten=self.plan.in_place)
+        return with_slope(x, top, slope, value, top, overwritten=overwritten)
 
 
 @layer("Exp")
@@ -149,11 +145,12 @@ class Exp(SameShape):
         self.outer = float(np.exp(log_base * param.shift))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.exp(self.inner * x) * self.outer
+        top = torch.exp(self.inner * x.detach()) * self.outer
+        return with_slope(x, top, lambda y: y * self.inner, top)
 
 
 @layer("Log")
-class Log(_ReadsBottom):
+class Log(SameShape):
     """log_base(shift + scale · x), base e by default."""
 
     def set_up(self, shape: Shape) -> None:
@@ -166,10 +163,10 @@ class Log(_ReadsBottom):
         value = x.detach()
         top = torch.log(value * scale + shift) * (1 / self.log_base)
 
-        def slope() -> Tensor:
-            return scale / self.log_base / (self.seen(value, top) * scale + shift)
+        def slope(x: Tensor) -> Tensor:
+            return scale / self.log_base / (x * scale + shift)
 
-        return with_slope(x, top, slope, overwritten=self.plan.in_place)
+        return with_slope(x, top, slope, value, overwritten=self.plan.in_place and not self.exact)
 
 
 @layer("Dropout")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from port.layer import Layer, SameShape, Shape, layer
-from port.layers.checks import legacy_shape, refuse_gradient_in_place
+from port.layers.checks import legacy_shape, refuse_in_place
 from prototxt.caffe_pb2 import FillerParameter, LRNParameter
 from prototxt.errors import InputError
 from prototxt.geometry import canonical_axis
@@ -34,7 +34,8 @@ class LRN(SameShape):
     def set_up(self, shape: Shape) -> None:
         if self.param.lrn_param.local_size % 2 == 0:
             raise InputError(f"lrn_param: local_size {self.param.lrn_param.local_size} must be odd")
-        refuse_gradient_in_place(self)
+        if self.param.lrn_param.norm_region == LRNParameter.ACROSS_CHANNELS:
+            refuse_in_place(self)  # Caffe overwrites the bottom before it has read it
 
     def top_shapes(self, shape: Shape) -> list[Shape]:
         if len(shape) != 4:
@@ -45,9 +46,41 @@ class LRN(SameShape):
         self.top_shapes(tuple(x.shape))
         param = self.param.lrn_param
         if param.norm_region == LRNParameter.ACROSS_CHANNELS:
-            return F.local_response_norm(x, param.local_size, param.alpha, param.beta, param.k)
+            wanted = torch.is_grad_enabled() and x.requires_grad
+            return _AcrossChannels.apply(x, param) if wanted else _across_channels(x, param)[0]
         mean = F.avg_pool2d(x.square(), param.local_size, 1, param.local_size // 2)
         return x * (1 + param.alpha * mean) ** -param.beta
+
+
+class _AcrossChannels(torch.autograd.Function):
+    """LRN over channels, whose backward reads the top, as Caffe's does."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, param: LRNParameter) -> Tensor:
+        top, size = _across_channels(x, param)
+        ctx.save_for_backward(x, top, size)
+        ctx.param = param
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (x, top, size), param = ctx.saved_tensors, ctx.param
+        ratios = _channel_sums(grad * top / size, param.local_size)
+        factor = 2 * param.alpha * param.beta / param.local_size
+        return grad * size**-param.beta - factor * x * ratios, None
+
+
+def _across_channels(x: Tensor, param: LRNParameter) -> tuple[Tensor, Tensor]:
+    """The top, and what a power of it was divided by."""
+    size = param.k + param.alpha / param.local_size * _channel_sums(x.square(), param.local_size)
+    return x * size**-param.beta, size
+
+
+def _channel_sums(x: Tensor, count: int) -> Tensor:
+    """Sums over `count` channels, an odd number, around each; its own adjoint."""
+    padded = F.pad(x.unsqueeze(1), (0, 0, 0, 0, count // 2, count // 2))
+    return F.avg_pool3d(padded, (count, 1, 1), 1, divisor_override=1).squeeze(1)
 
 
 @layer("MVN")
@@ -64,7 +97,8 @@ class MVN(Layer):
         if not param.normalize_variance:
             return x - x.mean(axes, keepdim=True)
         variance, mean = _moments(x, axes)
-        return _Standardised.apply(x, mean, variance.sqrt() + param.eps, axes, self.plan.in_place)
+        overwritten = self.plan.in_place and not self.exact
+        return _Standardised.apply(x, mean, variance.sqrt() + param.eps, axes, overwritten)
 
 
 @layer("BatchNorm")
@@ -141,8 +175,9 @@ class _Standardised(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         top, deviation = ctx.saved_tensors
-        along = top * (grad * top).mean(ctx.axes, keepdim=True)
+        share = (grad * top).mean(ctx.axes, keepdim=True)
         if ctx.overwritten:
-            return -2 * along / deviation, None, None, None, None
-        common = grad.mean(ctx.axes, keepdim=True) + along
+            left = -2 * share * (top + top.sum(ctx.axes, keepdim=True))
+            return left / deviation, None, None, None, None
+        common = grad.mean(ctx.axes, keepdim=True) + top * share
         return (grad - common) / deviation, None, None, None, None

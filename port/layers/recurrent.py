@@ -181,6 +181,6 @@ def lstm_unit(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor
     i, f, o, g = gates.chunk(4, -1)
     kept = cont * torch.sigmoid(f.detach())
     # Caffe's derivative of cont · sigmoid(f) takes cont to be 0 or 1.
-    forget = with_slope(f, kept, lambda: kept * (1 - kept))
+    forget = with_slope(f, kept, lambda kept: kept * (1 - kept), kept)
     cell = forget * cell + torch.sigmoid(i) * torch.tanh(g)
     return cell, torch.sigmoid(o) * torch.tanh(cell)

@@ -26,13 +26,16 @@ class Input(Layer):
 
 @layer("Parameter")
 class Parameter(Layer):
-    """A weight as a blob of the net."""
+    """A weight as a blob of the net, in one memory: its gradient is the last pass's alone, not a sum."""
 
     def set_up(self) -> None:
         self.add_weight(tuple(self.param.parameter_param.shape.dim), FillerParameter(value=0))
 
     def forward(self) -> Tensor:
         return self.blobs[0]
+
+    def replaced_gradients(self) -> list[int]:
+        return [0]
 
 
 @layer("DummyData")

@@ -1,15 +1,18 @@
 """`caffe.Net` over the port's layers: each layer runs, and is differentiated, on the net's blobs."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from port.blobs import Rereading
 from port.layer import LAYERS, Layer, as_tuple
 from port.net import layer_class
 from prototxt.errors import InputError
+from prototxt.memory import blobs_read, shares_memory
 from prototxt.plan import LayerPlan
 from pycaffe.blob import Blob, BlobVec
-from pycaffe.errors import CaffeRuntimeError
 from pycaffe.net import EngineLayer, log
 from pycaffe.net import Net as _Net
 from pycaffe.python_layer import new_python_layer
@@ -29,25 +32,6 @@ class Net(_Net):
         if issubclass(cls, Layer):
             return _BlobLayer(cls, plan, self.dtype)
         return new_python_layer(cls, plan.param)
-
-    def set_input_arrays(self, data: np.ndarray, labels: np.ndarray) -> None:
-        """Have the first layer, a MemoryData, read from these: (n, channels, height, width), and n labels.
-
-        Both are float32 and C-contiguous, and are not copied: what is written into them later is read.
-
-        Raises:
-            CaffeRuntimeError: another first layer, other arrays, or n that is no multiple of the batch size.
-        """
-        if not self.plan.layers or self.plan.layers[0].type != "MemoryData":
-            raise CaffeRuntimeError("set_input_arrays: the net's first layer is no MemoryData")
-        for name, array in (("data", data), ("labels", labels)):
-            if array.dtype != np.float32 or not array.flags.c_contiguous:
-                raise CaffeRuntimeError(f"set_input_arrays: {name} must be C-contiguous float32")
-        try:
-            with self.plan.layers[0].errors():
-                self.layers[0].module.reset(data, labels)
-        except InputError as error:
-            raise CaffeRuntimeError(str(error)) from error
 
 
 class _BlobLayer:
@@ -71,7 +55,7 @@ class _BlobLayer:
             self._shapes, self._top_shapes = shapes, self.module.top_shapes(*shapes)
         for blob, shape in zip(top, self._top_shapes, strict=True):
             blob.reshape(*shape)
-            if _shares_memory(self.plan):
+            if shares_memory(self.plan):
                 blob.share_data(bottom[0])
                 if self.type != "Split":
                     blob.share_diff(bottom[0])
@@ -82,7 +66,9 @@ class _BlobLayer:
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         if self.type == "Input":
             return
-        self._run(bottom)
+        if self.type == "Parameter":
+            top[0].share_data(self.blobs[0])
+        self._run(bottom, top)
         for blob, result, constant in zip(top, self._tops, self._constants, strict=True):
             if constant is None:  # DummyData's constants are filled once: what a script writes there stays
                 blob.reshape(*result.shape)  # Filter's depends on the data
@@ -91,7 +77,11 @@ class _BlobLayer:
             for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
                 torch.from_numpy(blob.data).copy_(weight)
 
-    def _run(self, bottom: list[Blob]) -> None:
+    def reset(self, data: np.ndarray, labels: np.ndarray) -> None:
+        """MemoryData's."""
+        self.module.reset(data, labels)
+
+    def _run(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Compute the tops, leaving the graph that backward differentiates."""
         for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
             weight.data = _tensor(blob.data)  # sharing may have moved it
@@ -101,12 +91,18 @@ class _BlobLayer:
             self._inputs = [x.clone() for x in self._inputs]
         for x, wanted in zip(self._inputs, self.plan.propagate_down, strict=True):
             x.requires_grad_(wanted)
-        with torch.set_grad_enabled(self.plan.needs_backward):
+        rereading = Rereading()
+        with torch.set_grad_enabled(self.plan.needs_backward), rereading:
             self._tops = as_tuple(self.module(*self._inputs))
+        # Caffe's backward reads the blobs again, with whatever was written into them since.
+        tensors, blobs = (*self._inputs, *self._tops), (*bottom, *top)
+        for i, tensor, blob in zip((*self.plan.bottoms, *self.plan.tops), tensors, blobs, strict=True):
+            if i in blobs_read(self.plan):
+                rereading.take(tensor, partial(_data, blob))
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if self._tops is None and bottom:
-            self._run(bottom)  # Caffe's backward goes by what the blobs hold, whether forward ran or not
+            self._run(bottom, top)  # Caffe's backward goes by what the blobs hold, whether forward ran or not
         if self._tops is None:
             return
         heads = [(t, blob) for t, blob in zip(self._tops, top, strict=True) if t.requires_grad]
@@ -134,10 +130,8 @@ class _BlobLayer:
             _store(blob, gradient, add=not any(blob is self.blobs[i] for i in replaced))
 
 
-def _shares_memory(plan: LayerPlan) -> bool:
-    """Whether Caffe has the tops in the bottom's memory: what works in place on a top changes the bottom."""
-    single = plan.type in ("Concat", "Slice") and len(plan.bottoms) == len(plan.tops) == 1
-    return single or plan.type in ("Flatten", "Reshape", "Split")
+def _data(blob: Blob) -> Tensor:
+    return _tensor(blob.data)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

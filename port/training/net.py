@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from port.blobs import Blobs
 from port.layer import as_tuple
 from port.layers.checks import LabelError
 from port.net import CaffeNet
@@ -202,18 +203,16 @@ class TrainingNet:
 
     def _run(self, observe: Observer | None, sources: dict[str, tuple[Tensor, ...]]) -> Tensor:
         """All layers in order. `sources`: an earlier pass's tops of layers without bottoms, to use again."""
-        values: dict[int, Tensor] = {}
+        values = Blobs(self.plan)
         loss = torch.zeros((), device=self.device)
         for plan, layer in self._layers:
-            bottoms = tuple(values[i] for i in plan.bottoms)
-            if plan.param.propagate_down:
-                wanted = zip(bottoms, plan.param.propagate_down, strict=True)
-                bottoms = tuple(b if keep else b.detach() for b, keep in wanted)
+            bottoms = values.bottoms(plan)
             if not plan.bottoms:
                 tops = sources[plan.name] if plan.name in sources else self._source(plan, layer)
+                values.keep(plan, tops)
             else:
                 with plan.errors(), self._label_errors():
-                    tops = as_tuple(layer(*bottoms))
+                    tops = values.run(plan, layer, bottoms)
                 shapes = (tuple(bottom.shape) for bottom in bottoms)
                 self._replaced += [layer.blobs[i] for i in layer.replaced_gradients(*shapes)]
             if observe:
@@ -221,7 +220,6 @@ class TrainingNet:
             for top, weight in zip(tops, plan.loss_weights, strict=True):
                 if weight:
                     loss = loss + weight * top.sum()
-            values.update(zip(plan.tops, tops, strict=True))
         self._outputs = {i: values[i].detach() for i in self.plan.outputs}
         return loss
 

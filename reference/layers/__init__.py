@@ -3,6 +3,7 @@
 from reference.layers import (
     combining,
     convolution,
+    data,
     erasing,
     inner_product,
     interp,
@@ -22,6 +23,7 @@ from reference.layers import (
 __all__ = [
     "combining",
     "convolution",
+    "data",
     "erasing",
     "inner_product",
     "interp",

@@ -5,7 +5,7 @@ import numpy as np
 from prototxt.caffe_pb2 import FillerParameter, LRNParameter
 from prototxt.errors import InputError
 from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.checks import legacy_shape
+from reference.layers.checks import legacy_shape, refuse_in_place
 
 
 @layer("LRN")
@@ -21,6 +21,8 @@ class LRN(Layer):
         if param.local_size % 2 == 0:
             raise InputError(f"local_size {param.local_size} must be odd")
         within = param.norm_region == LRNParameter.WITHIN_CHANNEL
+        if not within:
+            refuse_in_place(self)  # Caffe overwrites the bottom before it has read it
         self.axes = (2, 3) if within else (1,)
         self.k = self.dtype.type(1 if within else param.k)
         self.alpha = self.dtype.type(param.alpha) / self.dtype.type(param.local_size ** len(self.axes))
@@ -37,6 +39,8 @@ class LRN(Layer):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (x,), (y,), (dy,) = bottoms, tops, top_diffs
+        if self.axes == (2, 3):  # built of other layers, which read the bottom only
+            y = x * self.size**-self.beta
         ratios = self._sums(dy * y / self.size)
         return dy * self.size**-self.beta - 2 * self.alpha * self.beta * x * ratios
 
@@ -72,9 +76,11 @@ class MVN(Layer):
         x, y, dy = bottoms[0], self._rows(tops[0]), self._rows(top_diffs[0])
         if not self.param.mvn_param.normalize_variance:
             return (dy - dy.mean(axis=1, keepdims=True)).reshape(x.shape)
-        along = y * (dy * y).mean(axis=1, keepdims=True)
-        # In place, Caffe has by now overwritten the gradient that it would subtract this from.
-        dx = -2 * along if self.plan.in_place else dy - dy.mean(axis=1, keepdims=True) - along
+        share = (dy * y).mean(axis=1, keepdims=True)
+        if self.plan.in_place:  # Caffe has by now overwritten the gradient that it goes on to read
+            dx = -2 * share * (y + y.sum(axis=1, keepdims=True))
+        else:
+            dx = dy - dy.mean(axis=1, keepdims=True) - share * y
         return (dx / self.deviation).reshape(x.shape)
 
     def _rows(self, x: np.ndarray) -> np.ndarray:

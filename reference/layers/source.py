@@ -6,6 +6,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
+from pycaffe.blob import Blob
 from reference.layer import Arrays, Layer, Shape, layer
 from weights.fillers import fill
 from weights.rng import caffe_rng
@@ -37,7 +38,10 @@ class Input(Layer):
 
 @layer("Parameter")
 class Parameter(Layer):
-    """A weight as a blob of the net."""
+    """A weight as a blob of the net, in one memory: what writes to the blob writes to the weight.
+
+    So in Caffe its gradient is the last pass's alone, not a sum over `iter_size`.
+    """
 
     def add_weights(self) -> None:
         shape = tuple(self.param.parameter_param.shape.dim)
@@ -46,11 +50,12 @@ class Parameter(Layer):
     def top_shapes(self) -> Sequence[Shape]:
         return [self.blobs[0].shape]
 
-    def run(self) -> np.ndarray:
-        return self.weight(0)
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        top[0].share_data(self.blobs[0])
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> None:
-        self.add_grad(0, top_diffs[0])
+        if self.wants_weight(0):
+            self.blobs[0].diff[...] = top_diffs[0]
 
 
 @layer("DummyData")

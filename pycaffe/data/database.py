@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from port.data.naming import naming
-from port.data.reading import decode, stack_images
-from port.data.share import Share
-from port.data.transformer import Transformer
 from prototxt.caffe_pb2 import DataParameter, Datum, LayerParameter
 from prototxt.errors import InputError
+from pycaffe.data.naming import naming
+from pycaffe.data.reading import decode, stack_images
+from pycaffe.data.share import Share
+from pycaffe.data.transformer import Transformer
 from weights.rng import CaffeRNG
 
 _open_ones: weakref.WeakValueDictionary = weakref.WeakValueDictionary()

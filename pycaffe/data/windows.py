@@ -13,11 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from port.data.naming import naming
-from port.data.reading import decode
-from port.data.transformer import Transformer
 from prototxt.caffe_pb2 import LayerParameter, WindowDataParameter
 from prototxt.errors import InputError
+from pycaffe.data.naming import naming
+from pycaffe.data.reading import decode
+from pycaffe.data.transformer import Transformer
 from weights.rng import CaffeRNG
 
 Drawn = list[tuple["Window", bool]]

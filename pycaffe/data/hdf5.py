@@ -5,11 +5,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from port.data.c_random import process_random
-from port.data.reading import read_names
-from port.data.share import Share
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
+from pycaffe.data.c_random import process_random
+from pycaffe.data.reading import read_names
+from pycaffe.data.share import Share
 
 Tops = tuple[np.ndarray, ...]
 

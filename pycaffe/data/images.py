@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from port.data.naming import naming
-from port.data.order import ListOrder
-from port.data.reading import Listed, read_labelled_list, read_paired_list, read_pixels, stack_images
-from port.data.transformer import PairTransformer, Transformer
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
+from pycaffe.data.naming import naming
+from pycaffe.data.order import ListOrder
+from pycaffe.data.reading import Listed, read_labelled_list, read_paired_list, read_pixels, stack_images
+from pycaffe.data.transformer import PairTransformer, Transformer
 from weights.rng import CaffeRNG
 
 Drawn = tuple[list[Listed], list[list[int]]]

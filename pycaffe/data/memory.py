@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from port.data.transformer import Transformer
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
+from pycaffe.data.transformer import Transformer
 from weights.rng import CaffeRNG
 
 

@@ -1,0 +1,112 @@
+"""The blobs of one pass through a net, where layers in place overwrite what Caffe's backward reads again."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from port.layer import Layer, as_tuple
+from prototxt.plan import LayerPlan, Plan
+
+
+class Blobs(dict[int, Tensor]):
+    """Tensors by blob index, as a pass goes on. A blob that is worked on in place is the last layer's.
+
+    Args:
+        exact: differentiate what each layer computed, and not what Caffe finds in the blobs afterwards.
+    """
+
+    def __init__(self, plan: Plan, exact: bool = False):
+        super().__init__()
+        self._memory, self._mates, self._exact = plan.memory, plan.memory_mates, exact
+        self._weights: dict[int, Tensor] = {}
+        # Without graphs: what autograd's saved tensors lead to must not lead back to them.
+        self._now: dict[int, Tensor] = {}
+
+    def bottoms(self, plan: LayerPlan) -> tuple[Tensor, ...]:
+        """A layer's bottoms, cut off from the graph where the prototxt's propagate_down says so.
+
+        Its force_backward, which the plan has heeded, overrules that.
+        """
+        bottoms = tuple(self[i] for i in plan.bottoms)
+        if not plan.param.propagate_down:
+            return bottoms
+        wanted = zip(bottoms, plan.param.propagate_down, plan.propagate_down, strict=True)
+        return tuple(bottom if asked or forced else bottom.detach() for bottom, asked, forced in wanted)
+
+    def run(self, plan: LayerPlan, layer: Layer, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Run a layer that has bottoms and keep its tops, which are returned."""
+        reads = plan.overwritten_reads if torch.is_grad_enabled() and not self._exact else ()
+        rereading = Rereading()
+        with rereading if reads else contextlib.nullcontext():
+            tops = as_tuple(layer(*bottoms))
+        self.keep(plan, tops)
+        for i, tensor in zip((*plan.bottoms, *plan.tops), (*bottoms, *tops), strict=True):
+            if i in reads:
+                rereading.take(tensor, self._current(i))
+        return tops
+
+    def keep(self, plan: LayerPlan, tops: Iterable[Tensor]) -> None:
+        """Make `tops` the values of a layer's tops, and of whatever lies in their memory, if in place."""
+        for i, top in zip(plan.tops, tops, strict=True):
+            if plan.type == "Parameter":
+                self._weights[i] = top
+            elif i in self._weights:
+                self._weights[i].data.copy_(top)
+            self[i] = top
+            if i in plan.bottoms:
+                for mate in self._mates.get(i, ()):
+                    if mate in self:
+                        self[mate] = _Overwritten.apply(self[mate], top)
+            if self._memory[i] in self._now:
+                self._now[self._memory[i]] = top.detach()
+
+    def _current(self, blob: int) -> Callable[[], Tensor]:
+        now, memory = self._now, self._memory[blob]
+        now.setdefault(memory, self[blob].detach())
+        return lambda: now[memory]
+
+
+class Rereading(saved_tensors_hooks):
+    """While a layer runs: what autograd saves of the blobs named to `take` is read from there in backward."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[int, Callable[[Tensor], Tensor]] = {}
+        super().__init__(Tensor.detach, self._read)
+
+    def take(self, tensor: Tensor, current: Callable[[], Tensor]) -> None:
+        """`current` gives what the blob holds by then, in whatever shape; `tensor` is what it holds now."""
+        shape, stride, offset = tensor.shape, tensor.stride(), tensor.storage_offset()
+        contiguous = tensor.is_contiguous()
+
+        def read(saved: Tensor) -> Tensor:
+            value = current().to(saved).reshape(shape).contiguous()
+            if not contiguous:
+                value = torch.empty_strided(shape, stride, dtype=saved.dtype, device=saved.device).copy_(
+                    value
+                )
+            return value.as_strided(saved.shape, saved.stride(), saved.storage_offset() - offset)
+
+        self._blobs[_storage(tensor)] = read
+
+    def _read(self, saved: Tensor) -> Tensor:
+        read = self._blobs.get(_storage(saved))
+        return read(saved) if read and saved.numel() else saved
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class _Overwritten(torch.autograd.Function):
+    """A blob of which the data, but not the gradient, is another's: they share memory in Caffe."""
+
+    @staticmethod
+    def forward(ctx, blob: Tensor, other: Tensor) -> Tensor:
+        return other.detach().reshape(blob.shape).clone()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
