@@ -1,46 +1,48 @@
 """Why attention_maps feeds contiguous images: python -m parity_tests.bench_layout
 
-SeeNet's trunk and S_A at 256², both memory layouts in turn, medians of five: time, and the largest difference of
-score_b1 from a float64 computation over its largest magnitude.
+SeeNet's trunk and S_A at 256², both memory layouts and the Winograd engine in turn, medians of five: time, and the
+largest difference of score_b1 from a float64 computation over its largest magnitude.
 """
 
-import statistics
-import time
+import copy
+from functools import partial
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 import port
 from parity_tests.recordings import seenet_weights
-
-LAYOUTS = {"contiguous (NCHW)": torch.contiguous_format, "channels-last (NHWC)": torch.channels_last}
+from port.bench.timing import side_by_side
+from port.engines import with_engine
 
 
 def main() -> None:
     model = port.SeeNet(background=False).eval()
     model.copy_weights(seenet_weights(model, 20181023))
     data = 60 * torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        truth = model.double().branch_a(model.trunk(data.double()))
-        model.float()
-        seconds: dict[str, list[float]] = {name: [] for name in LAYOUTS}
-        errors = {}
-        for turn in range(6):
-            for name, layout in LAYOUTS.items():
-                model.to(memory_format=layout)
-                images = data.to(memory_format=layout)
-                start = time.perf_counter()
-                scores = model.branch_a(model.trunk(images))
-                if turn:  # the first is for warming up
-                    seconds[name].append(time.perf_counter() - start)
-                errors[name] = float((scores - truth).abs().max() / truth.abs().max())
+    last = torch.channels_last
+    actions = {
+        "contiguous (NCHW)": partial(scores, model, data),
+        "channels-last (NHWC)": partial(
+            scores, copy.deepcopy(model).to(memory_format=last), data.to(memory_format=last)
+        ),
+        "engine winograd": partial(scores, with_engine(model, "winograd"), data),
+    }
+    truth = scores(copy.deepcopy(model).double(), data.double())
+    timings = side_by_side(actions, rounds=5)
     table = Table("layout", "seconds", "times the first", "error of score_b1")
-    first = statistics.median(next(iter(seconds.values())))
-    for name in LAYOUTS:
-        median = statistics.median(seconds[name])
-        table.add_row(name, f"{median:.3f}", f"{median / first:.2f}", f"{errors[name]:.1e}")
+    first = next(iter(timings.values()))
+    for name, timing in timings.items():
+        error = float((actions[name]() - truth).abs().max() / truth.abs().max())
+        table.add_row(name, f"{timing.median:.3f}", f"{timing.ratio(first):.2f}", f"{error:.1e}")
     Console().print(table)
+
+
+@torch.inference_mode()
+def scores(model: port.SeeNet, data: Tensor) -> Tensor:
+    return model.branch_a(model.trunk(data))
 
 
 if __name__ == "__main__":

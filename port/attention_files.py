@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from port.attention import LABEL_STATES, attention_maps, eight_bits
+from port.engines import with_engine
 from port.figures import attention_figure
 from port.images import read_image, write_png
 from port.progress import progress_bar
@@ -58,6 +59,9 @@ def attention_command(
     npz: Annotated[bool, typer.Option("--npz", help="Also write the maps as floats, NAME.npz.")] = False,
     to_bgr: Annotated[bool, typer.Option("--to-bgr", help="Take grey, 16-bit and RGBA images too.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    engine: Annotated[
+        str, typer.Option(help='What computes the convolutions: "torch", or on a CPU "winograd", for speed.')
+    ] = "torch",
 ) -> None:
     """Attention maps, NAME_CLASS.png (8 bits, original size).
 
@@ -84,6 +88,7 @@ def attention_command(
                 mint,
                 to_bgr,
                 device,
+                engine,
             ),
             out,
         )
@@ -91,7 +96,7 @@ def attention_command(
     if not images:
         raise InputError("give photographs, or a dataset with --voc and --list")
     rows, failed = attend_to_files(
-        images, labels, weights, out, test_size, flip, label_state, maxt, mint, npz, to_bgr, device
+        images, labels, weights, out, test_size, flip, label_state, maxt, mint, npz, to_bgr, device, engine
     )
     print_attention(rows, out, Console())
     for error in failed:
@@ -124,6 +129,7 @@ def attend_to_files(
     npz: bool = False,
     to_bgr: bool = False,
     device: str = "cpu",
+    engine: str = "torch",
 ) -> tuple[list[tuple[str, ...]], list[InputError]]:
     """Write `NAME_CLASS.png`, `NAME_attention.png` and, on request, `NAME.npz` for each image.
 
@@ -138,7 +144,7 @@ def attend_to_files(
     """
     wanted = class_indices(labels)
     _check_options(images, wanted, label_state, test_size, device)
-    model = SeeNet.from_caffemodel(weights, maxt=maxt, mint=mint).to(device)
+    model = with_engine(SeeNet.from_caffemodel(weights, maxt=maxt, mint=mint).to(device), engine)
     rows, failed = [], []
     with progress_bar() as bar:
         for path in bar.track(images, description="attention"):

@@ -67,13 +67,13 @@ def seconds(action: Callable[[Path, Path], object], src: Path, dst: Path) -> flo
 
 def measure_memory(src: Path, dst: Path) -> None:
     """Convert in this process, and print its memory in MB."""
-    before, most = _anonymous_mb(), 0.0
+    before, most = anonymous_mb(), 0.0
     done = threading.Event()
 
     def watch() -> None:
         nonlocal most
         while not done.wait(0.002):
-            most = max(most, _anonymous_mb())
+            most = max(most, anonymous_mb())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -85,7 +85,8 @@ def measure_memory(src: Path, dst: Path) -> None:
     print(f"resident at most {resident:.0f} MB, the mapped file included")
 
 
-def _anonymous_mb() -> float:
+def anonymous_mb() -> float:
+    """What this process holds that is its own (anonymous): the mapped files are the system's cache."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) / 1e3
 

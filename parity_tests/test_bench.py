@@ -1,0 +1,113 @@
+"""`seenet bench`: what it measures is the same computation in every engine; nothing here asks how long it took."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import port
+from port.bench import engines, parts
+from port.bench.engines import NotHere, make_files, open_engine
+from port.bench.parts import notebook_maps
+from port.bench.timing import Timing, side_by_side
+from port.cli import app
+from prototxt.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> engines.Files:
+    return make_files(tmp_path_factory.mktemp("bench"), "cpu", torch.get_num_threads(), narrow=True)
+
+
+@pytest.fixture(autouse=True)
+def opencvs_threads():
+    before = cv2.getNumThreads()
+    yield
+    cv2.setNumThreads(before)
+
+
+@pytest.mark.parametrize("name", engines.OPENERS)
+def test_every_engine_computes_the_same_scores(name: str, files: engines.Files) -> None:
+    try:
+        forward = open_engine(name, files)
+    except NotHere as why:
+        pytest.skip(str(why))
+    draw = np.random.default_rng(0)
+    label = np.zeros((1, 1, 1, 20), np.float32)
+    label[..., 5] = 1
+    model = files.model().double()
+    for size in (64, 48):
+        data = draw.normal(0, 60, (1, 3, size, size)).astype(np.float32)
+        with torch.inference_mode():
+            truth = model(torch.from_numpy(data).double(), torch.from_numpy(label))
+        for score, true in zip(forward(data, label), truth, strict=True):
+            assert np.abs(score - true.numpy()).max() <= 1e-5 * true.abs().max()
+
+
+def test_the_notebooks_way_gives_the_ports_maps(files: engines.Files) -> None:
+    model = files.model()
+    image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
+    theirs = notebook_maps(engines.port_forward(model), image, [3, 14, 0], 64)
+    ours = port.attention_maps(model, image, [3, 14, 0], 64)
+    assert np.abs(theirs - ours).max() <= 2e-5
+
+
+def test_the_command_tells_table_json_and_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(files: engines.Files):
+        raise ModuleNotFoundError("No module named 'caffe'", name="caffe")
+
+    few = {name: engines.OPENERS[name] for name in ("port", "port, winograd", "opencv")}
+    few["caffe"] = missing
+    monkeypatch.setattr(parts, "OPENERS", few)
+    monkeypatch.setattr(engines, "OPENERS", few)
+    report, chart = tmp_path / "bench.json", tmp_path / "bench.png"
+    threads = torch.get_num_threads()
+    arguments = f"bench --quick --rounds 2 --threads {threads} --only forward,job,training,convert".split()
+    told = CliRunner().invoke(app, [*arguments, "--json", str(report), "--chart", str(chart)])
+    assert told.exit_code == 0, told.output
+    assert "caffe takes no part: caffe is not installed" in told.output
+    measured = json.loads(report.read_text())["parts"]
+    forward = measured[0]["rows"]
+    assert list(forward) == ["port", "port, winograd", "opencv", "limit"]
+    assert forward["port"]["ratio_to_base"] == 1 and forward["port"]["error"] <= 1e-5
+    assert len(measured) == 6 and all(
+        len(row["rounds"]) == 2 for part in measured for row in part["rows"].values()
+    )
+    assert cv2.imread(str(chart)).shape[0] > 500
+
+
+def test_memory_is_measured_in_a_process_of_its_own(files: engines.Files) -> None:
+    folder = files.weights.parent
+    settings = parts.Settings(folder, files, 1, size=64, crop=64, batch=1, narrow=True)
+    few = {name: engines.OPENERS[name] for name in ("port",)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "OPENERS", few)
+        patch.setattr(parts, "onnx_file", lambda files: None)
+        (part,) = parts.bench_memory(settings)
+    assert 0 < part.rows["port"].median < 2000
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    assert Timing([1, 10, 100]).ratio(Timing([2, 20, 200])) == 0.5
+    calls = []
+    timings = side_by_side({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2)
+    assert calls == ["a", "b"] * 3
+    assert all(len(timing.seconds) == 2 for timing in timings.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--only speed", "the parts are forward, job"),
+        ("--device tpu", "use cpu"),
+        ("--chart bench.pdf", "is a .png"),
+        ("--json .", "is a folder"),
+    ],
+)
+def test_refusals(arguments: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        CliRunner().invoke(app, ["bench", "--quick", *arguments.split()], catch_exceptions=False)

@@ -1,0 +1,65 @@
+"""Actions timed side by side: in turn, round after round, so that what else the machine does falls on all alike."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Timing:
+    """The seconds that something took in each round (or another figure: a `Part` tells its unit)."""
+
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        return min(self.seconds), max(self.seconds)
+
+    def ratio(self, base: "Timing") -> float:
+        """The median of the rounds' ratios to the base's of the same round."""
+        return statistics.median(
+            mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True)
+        )
+
+
+def side_by_side(
+    actions: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    device: str = "cpu",
+    tick: Callable[[], None] = lambda: None,
+) -> dict[str, Timing]:
+    """Time each action once a round, after a round that does not count.
+
+    Args:
+        device: "cuda": what was started there is waited for, before and after.
+        tick: called after each action, also in the first round.
+    """
+    timings = {name: Timing() for name in actions}
+    for turn in range(rounds + 1):
+        gc.collect()
+        for name, action in actions.items():
+            seconds = timed(action, device)
+            if turn:
+                timings[name].seconds.append(seconds)
+            tick()
+    return timings
+
+
+def timed(action: Callable[[], Any], device: str = "cpu") -> float:
+    """Seconds that an action takes, what it started on the device included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
