@@ -5,13 +5,19 @@ import sys
 import typer
 
 from port.attention_files import attention_command
+from port.bench.command import bench_command
 from port.demo import demo_command
+from port.export_command import export_command
 from port.parity.command import parity_command
 from port.summary import summary_command
 from port.training.command import train_command
 from port.voc_tasks.evaluate import evaluate_command
+from port.voc_tasks.gallery import gallery_command
+from port.voc_tasks.pipeline import pipeline_command
 from port.voc_tasks.proxy_labels import proxy_labels_command
+from port.voc_tasks.segment import segment_command
 from port.voc_tasks.shapes import shapes_command
+from port.voc_tasks.studies import studies_command
 from port.voc_tasks.voc_labels import voc_labels_command
 from prototxt.errors import InputError
 from weights.convert import convert_command
@@ -23,12 +29,18 @@ app = typer.Typer(
     help="SeeNet and any Caffe net on PyTorch, with the evidence.",
 )
 app.command("attention")(attention_command)
+app.command("bench")(bench_command)
 app.command("convert")(convert_command)
 app.command("demo")(demo_command)
 app.command("evaluate")(evaluate_command)
+app.command("export")(export_command)
+app.command("gallery")(gallery_command)
 app.command("parity")(parity_command)
+app.command("pipeline")(pipeline_command)
 app.command("proxy-labels")(proxy_labels_command)
+app.command("segment")(segment_command)
 app.command("shapes")(shapes_command)
+app.command("studies")(studies_command)
 app.command("summary")(summary_command)
 app.command("train")(train_command)
 app.command("voc-labels")(voc_labels_command)

@@ -49,3 +49,29 @@ def attention_figure(path: Path, image: np.ndarray, labels: Sequence[int], maps:
         axis.set_yticks([])
     with atomic_path(path) as beside:
         figure.savefig(beside, dpi=110)
+
+
+def coloured(attention: np.ndarray, image: np.ndarray, label: int) -> np.ndarray:
+    """(height, width, 3) in 0 … 1, red green blue: `overlay` in the class's colours."""
+    return class_colormap(label)(overlay(attention, image))[:, :, :3]
+
+
+def picture_grid(path: Path, titles: Sequence[str], rows: Sequence[tuple[str, Sequence[np.ndarray]]]) -> None:
+    """Write pictures in rows and columns as PNG.
+
+    Args:
+        titles: of the columns.
+        rows: each its name and its pictures, red green blue: uint8, or 0 … 1.
+    """
+    figure = Figure(figsize=(2.1 * len(titles), 2.0 * len(rows) + 0.4), layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for line, (name, pictures) in zip(axes, rows, strict=True):
+        for axis, picture in zip(line, pictures, strict=True):
+            axis.imshow(picture)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(name, fontsize=9)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    with atomic_path(path) as beside:
+        figure.savefig(beside, dpi=90)

@@ -94,14 +94,15 @@ class ImageData(DataLayer):
 class ImageSegData(DataLayer):
     """Images and label images from a list of pairs: the SeeNet group's fork.
 
-    Set `rescale` to True on the class before nets are built to have `scale_factors` used, which that fork
-    reads and then ignores.
+    Set on the class, before nets are built: `rescale` to have `scale_factors` used, which that fork reads and
+    then ignores; `palette_indices` to have the indices of palette label images, which Caffe cannot read.
     """
 
     rescale = False
+    palette_indices = False
 
     def make_source(self) -> Source:
-        return PairedImages(self.param, caffe_rng(), self.rescale)
+        return PairedImages(self.param, caffe_rng(), self.rescale, self.palette_indices)
 
 
 @layer("WindowData")

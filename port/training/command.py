@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
+from port.layers.data import ImageSegData
 from port.progress import progress_bar
 from port.training.caffe_log import CaffeLog
 from port.training.loop import Solver
@@ -51,6 +52,13 @@ def train_command(
     allow_module: Annotated[
         list[str] | None, typer.Option(help="A Python module that the net may load; may be repeated.")
     ] = None,
+    palette_labels: Annotated[
+        bool,
+        typer.Option(
+            "--palette-labels",
+            help="ImageSegData: take palette label images' indices, which Caffe cannot read.",
+        ),
+    ] = False,
     tensorboard: Annotated[Path | None, typer.Option(help="Also write curves for TensorBoard there.")] = None,
     amp: Annotated[
         bool, typer.Option("--amp", help="Mixed precision, bfloat16: faster, and no longer Caffe's numbers.")
@@ -64,6 +72,7 @@ def train_command(
     Paths are relative to the current folder. Under torchrun each process trains on its own batches and the
     gradients are averaged, as Caffe does on several GPUs.
     """
+    ImageSegData.palette_indices = palette_labels
     param = _solver_param(solver, weights, snapshot, level, stage)
     for name, value, known in (
         ("--sigint_effect", sigint_effect, EFFECTS),

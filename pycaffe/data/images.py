@@ -10,7 +10,14 @@ from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from pycaffe.data.naming import naming
 from pycaffe.data.order import ListOrder
-from pycaffe.data.reading import Listed, read_labelled_list, read_paired_list, read_pixels, stack_images
+from pycaffe.data.reading import (
+    Listed,
+    read_labelled_list,
+    read_labels,
+    read_paired_list,
+    read_pixels,
+    stack_images,
+)
 from pycaffe.data.transformer import PairTransformer, Transformer
 from weights.rng import CaffeRNG
 
@@ -111,10 +118,13 @@ class PairedImages(_ListedImages):
 
     As the fork's code: each list line names an image and a label image, whatever `label_type` says, and
     new_height and new_width resize label images bilinearly too.
+
+    Args:
+        rescale: use `scale_factors`, see `PairTransformer`; indices: take palettes' indices, see `read_labels`.
     """
 
-    def __init__(self, param: LayerParameter, rng: CaffeRNG, rescale: bool):
-        self.rescale = rescale
+    def __init__(self, param: LayerParameter, rng: CaffeRNG, rescale: bool = False, indices: bool = False):
+        self.rescale, self.indices = rescale, indices
         super().__init__(param, rng)
 
     def load(self, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +135,8 @@ class PairedImages(_ListedImages):
 
     def _load_one(self, entry: Listed, words: list[int]) -> tuple[np.ndarray, np.ndarray]:
         image = self._pixels(entry.name, self.param.is_color, entry)
-        labels = self._pixels(str(entry.value), False, entry)[:, :, 0]
+        where = f"{self.param.source}:{entry.line}"
+        labels = read_labels(self.param.root_folder + str(entry.value), self.size, where, self.indices)
         if self.param.normalize:
             labels = (labels >= 128).astype(np.uint8)  # v / 255, rounded into a byte
         with naming(self._place(entry)):

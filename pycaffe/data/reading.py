@@ -1,5 +1,6 @@
 """Lists of images and the images that they name, read as Caffe's data layers read them."""
 
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from prototxt.errors import InputError
 
@@ -87,16 +89,59 @@ def read_pixels(path: str, colour: bool, size: tuple[int, int] | None, where: st
     Raises:
         InputError: a file that is missing or does not decode.
     """
+    image = decode(_read(path, where), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
+    return _resized(image, size, path, where)
+
+
+def read_labels(path: str, size: tuple[int, int] | None, where: str, indices: bool) -> np.ndarray:
+    """A label image as (height, width) uint8; grey ones hold the classes themselves.
+
+    Of one with a palette, as VOC has them, Caffe (by OpenCV) would take the brightness of its colours for
+    classes: 15, a person, for VOC's blue of class 4.
+
+    Args:
+        indices: take a palette image's indices; else it is refused.
+
+    Raises:
+        InputError: as `read_pixels`, and a palette.
+    """
+    data = _read(path, where)
+    if not _has_palette(data):
+        image = decode(data, cv2.IMREAD_GRAYSCALE)
+    elif indices:
+        image = _indices(data)
+    else:
+        raise InputError(
+            f"{where}: {path} has a palette: Caffe would take its colours' brightness for classes: store "
+            "classes in grey, or give --palette-labels to have its indices"
+        )
+    return _resized(image, size, path, where)[:, :, 0]
+
+
+def _indices(data: bytes) -> np.ndarray | None:
+    """(height, width, 1) of a palette PNG's indices, or None where it does not decode."""
     try:
-        data = Path(path).read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image)[:, :, None]
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _has_palette(data: bytes) -> bool:
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\x03"
+
+
+def _read(path: str, where: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{where}: {path} cannot be read ({error.strerror}): check root_folder") from error
-    image = decode(data, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
+
+
+def _resized(image: np.ndarray | None, size: tuple[int, int] | None, path: str, where: str) -> np.ndarray:
     if image is None:
         raise InputError(f"{where}: {path} does not decode as an image: is it whole, and a JPEG or PNG?")
-    if size:
-        image = with_channels(cv2.resize(image, size[::-1]))
-    return image
+    return with_channels(cv2.resize(image, size[::-1])) if size else image
 
 
 def decode(data: bytes, flag: int) -> np.ndarray | None:

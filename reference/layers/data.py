@@ -50,7 +50,7 @@ class ImageData(_DataLayer):
 @layer("ImageSegData")
 class ImageSegData(_DataLayer):
     def make_source(self) -> Source:
-        return PairedImages(self.param, caffe_rng(), rescale=False)
+        return PairedImages(self.param, caffe_rng())
 
 
 @layer("WindowData")
