@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import port
-from parity_tests.bench_training import timed
+from port.bench.timing import timed
 from port.deeplab import BACKBONES, UNITS
 from port.seenet import TRUNK
 

@@ -332,3 +332,10 @@ def test_hub(weights: Path) -> None:
     with contextlib.suppress(InputError):
         load("seenet", weights="missing.caffemodel")
         pytest.fail("a missing file was accepted")
+
+
+def test_a_net_without_s_b_is_refused(tmp_path: Path) -> None:
+    model = port.SeeNet(erasing=False, background=False, channels=(4, 8, 16, 32, 32)).eval()
+    with pytest.raises(InputError, match="S_A alone"):
+        export_torchscript(model, tmp_path / "cam.pt")
+    assert not list(tmp_path.iterdir())

@@ -1,12 +1,16 @@
 """SeeNet as an nn.Module: training mode, batches, every size, export."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import port
-from parity_tests.recordings import NETS
+from parity_tests.recordings import NETS, seenet_weights
+from weights import read_weights, write_weights
 
 NARROW = (4, 8, 16, 32, 32)
 
@@ -89,3 +93,20 @@ def test_refusals() -> None:
         port.attention_maps(model, image[:, :, 0], [1])
     with pytest.raises(port.InputError, match='label_state "never"'):
         port.attention_maps(model, image, [1], label_state="never")
+
+
+def test_without_s_b_it_is_plain_attention(tmp_path: Path) -> None:
+    """A file of S_A alone, as stage cam trains it: the same score_b1, and maps of S_A's alone."""
+    whole = _model(background=False).eval()
+    write_weights(tmp_path / "whole.caffemodel", seenet_weights(whole, 3))
+    layers = read_weights(tmp_path / "whole.caffemodel")
+    write_weights(tmp_path / "cam.caffemodel", [layer for layer in layers if not layer.name.endswith("_b2")])
+    whole, plain = (port.SeeNet.from_caffemodel(tmp_path / f"{name}.caffemodel") for name in ("whole", "cam"))
+    assert not plain.erasing and not plain.background
+    data, label = 50 * torch.randn(1, 3, 64, 64), torch.ones(1, 20)
+    with torch.no_grad():
+        (score_b1,) = plain(data, label)
+        torch.testing.assert_close(score_b1, whole(data, label)[0], rtol=0, atol=0)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    maps = [port.attention_maps(model, image, [3, 7], test_size=64) for model in (plain, whole)]
+    assert (maps[0] <= maps[1]).all() and (maps[0] < maps[1]).any()

@@ -152,7 +152,13 @@ def seenet_metadata(model: SeeNet) -> dict[str, str]:
 
 
 def seenet_prototxt(model: SeeNet) -> str:
-    """The released deploy net's text, with this model's channels and C-ReLU thresholds."""
+    """The released deploy net's text, with this model's channels and C-ReLU thresholds.
+
+    Raises:
+        InputError: a model without S_B.
+    """
+    if not model.erasing:
+        raise InputError("these weights are of S_A alone: export them with --prototxt and a net without S_B")
     net = read_net(Path(prototxt.__file__).parent / "seenet" / "deploy.prototxt")
     for layer in net.layer:
         if layer.type == "Convolution":
@@ -226,11 +232,11 @@ def _job(
     module.training = False
     if isinstance(model, SeeNet):
         module.__class__ = _DeployedSeeNet
+        entries = seenet_metadata(model) if metadata is None else dict(metadata)
         weight = model.score_b1.weight
         data = torch.zeros(2, 3, 70, 90).to(weight)
         label = torch.zeros(2, model.num_classes).to(weight)
         free = ({0: "num", 2: "height", 3: "width"}, {0: "num"})
-        entries = seenet_metadata(model) if metadata is None else dict(metadata)
         return _Job(module, (data, label), ["data", "label"], list(SEENET_OUTPUTS), free, entries)
     module.__class__, module.gradient = _DeployedNet, "exact"  # there is none: nothing is to be kept for it
     if example is None:

@@ -38,7 +38,7 @@ KEPT_AT_ONCE = 1 << 17
 
 
 class WinogradConv2d(nn.Module):
-    """What `nn.Conv2d(…, 3, padding=1)` computes, to float32's rounding; no gradients.
+    """What the ReLU of `nn.Conv2d(…, 3, padding=1)` computes, to float32's rounding; no gradients.
 
     Takes four times the memory of the weights, beside them.
     """
@@ -66,30 +66,21 @@ class WinogradConv2d(nn.Module):
         """
         num, _, height, width = x.shape
         if height * width < SMALLEST:
-            return self.conv(x.contiguous())
+            return self.conv(x.contiguous()).relu_()
         down, right = -(-height // OUT), -(-width // OUT)
-        padded = F.pad(
-            x.permute(0, 2, 3, 1), (0, 0, 1, OUT * right + 1 - width, 1, OUT * down + 1 - height)
-        ).contiguous()
         out = x.new_empty(num, OUT * down, OUT * right, len(self.bias))
         images = max(1, TILES_AT_ONCE // (down * right))
         rows = max(1, TILES_AT_ONCE // right)
         parts = [
             (
-                padded[i : i + images, OUT * row : OUT * (row + rows) + 2],
+                _padded(x[i : i + images], OUT * row, OUT * min(row + rows, down), OUT * right),
                 out[i : i + images, OUT * row : OUT * (row + rows)],
             )
             for i in range(0, num, images)
             for row in range(0, down, rows)
         ]
-        threads = torch.get_num_threads()
-        shares = self._shares(-(-threads // len(parts)))
-        jobs = [(*part, share) for part in parts for share in shares]
-        if threads > 1:
-            list(_pool(threads).map(self._convolve, *zip(*jobs, strict=True)))
-        else:
-            for job in jobs:
-                self._convolve(*job)
+        shares = self._shares(-(-workers() // len(parts)))
+        in_parallel(self._convolve, [(*part, share) for part in parts for share in shares])
         return out[:, :height, :width].permute(0, 3, 1, 2)
 
     def _shares(self, count: int) -> list[slice]:

@@ -15,7 +15,7 @@ from port.engines import with_engine
 from port.export import export_onnx
 from port.images import quiet_opencv
 from port.parity.inputs import rebuilt_weights
-from port.parity.opencv_engine import _custom_layers
+from port.parity.opencv_engine import custom_layers
 from port.pycaffe import TEST, Net
 from port.seenet import SeeNet
 from prototxt.errors import InputError
@@ -137,11 +137,11 @@ def _opencv(files: Files) -> Forward:
     _need_cpu(files, "OpenCV from PyPI")
     text = files.prototxt.read_text(encoding="utf-8").replace('"Python"', '"CReLULayer"')
     model = np.fromfile(files.weights, np.uint8)
-    with _custom_layers(), quiet_opencv():
+    with custom_layers(), quiet_opencv():
         net = cv2.dnn.readNetFromCaffe(np.frombuffer(text.encode(), np.uint8), model)
 
     def forward(data: np.ndarray, label: np.ndarray) -> list[np.ndarray]:
-        with _custom_layers():  # layers are made when the shapes are known
+        with custom_layers():  # layers are made when the shapes are known
             net.setInput(data, "data")
             net.setInput(label, "label")
             return list(net.forward(["score_b1", "score_b2"]))

@@ -44,7 +44,7 @@ def run_opencv(
         reads from one of these is not carried either.
     """
     steps, last_top = _steps(plan)
-    with _custom_layers(), quiet_opencv(), tempfile.TemporaryDirectory() as folder:
+    with custom_layers(), quiet_opencv(), tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "net.caffemodel")
         write_caffemodel(model, _weights(steps, weights))
         refused = {step.name: why for step in steps if (why := _known_limit(step.plan))}
@@ -229,7 +229,7 @@ class _Mask:
 
 
 @contextlib.contextmanager
-def _custom_layers() -> Iterator[None]:
+def custom_layers() -> Iterator[None]:
     """OpenCV's custom layers are the whole process's, hence not for longer than needed."""
     types = {layer: type(layer, (_Mask,), {"module": module}) for (_, layer), module in MASKS.items()}
     for name, cls in types.items():
