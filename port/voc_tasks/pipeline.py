@@ -23,7 +23,7 @@ from port.voc_tasks.gallery import Folders, gather_gallery, write_gallery
 from port.voc_tasks.lists import read_entries
 from port.voc_tasks.segment import Segmenting, segment_dataset
 from port.voc_tasks.shapes import make_shapes
-from port.voc_tasks.stages import STAGE, file_key, losses, run_stage, train_in
+from port.voc_tasks.stages import STAGE, file_key, losses, run_stage, solver_key, train_in
 from port.voc_tasks.weak_labels import Images, Recipe, last_weights, make_weak_labels, none_failed
 from prototxt.errors import InputError
 from weights.files import atomic_path
@@ -220,7 +220,7 @@ def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcom
     settings = {
         "labels": source.key,
         "list": file_key(list_),
-        "solver": file_key(how.nets.segmentation),
+        "solver": solver_key(how.nets.segmentation),
         "weights": file_key(how.nets.weights),
         "seed": how.seed,
         "iterations": how.iterations,

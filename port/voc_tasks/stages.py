@@ -130,6 +130,11 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return sorted({int(at): float(loss) for at, loss in found}.items())
 
 
+def solver_key(solver: Path) -> list[str | None]:
+    """What a solver's file and its net's hold, for a stage's settings."""
+    return [file_key(solver), file_key(_net_of(read_solver(solver), solver))]
+
+
 def file_key(path: Path | None) -> str | None:
     """What a file holds, for a stage's settings."""
     if path is None:
@@ -145,10 +150,9 @@ def _solver(
 ) -> SolverParameter:
     """Write `solver.prototxt` and `train.prototxt`; the solver."""
     param = read_solver(path)
-    field = "train_net" if param.HasField("train_net") else "net"
-    net = read_net(_found(getattr(param, field), path))
+    net = read_net(_net_of(param, path))
     _point(net, data, seed, path)
-    setattr(param, field, "train.prototxt")
+    setattr(param, _net_field(param), "train.prototxt")
     param.snapshot_prefix = "net"
     if seed is not None:
         param.random_seed = seed
@@ -163,8 +167,15 @@ def _solver(
     return param
 
 
-def _found(net: str, solver: Path) -> Path:
-    """A net's path counts from the current folder, as Caffe has it; our own solvers' also from their project's."""
+def _net_field(param: SolverParameter) -> str:
+    return "train_net" if param.HasField("train_net") else "net"
+
+
+def _net_of(param: SolverParameter, solver: Path) -> Path:
+    """The net's file. Its path counts from the current folder, as Caffe has it; our own also from our project's."""
+    net = getattr(param, _net_field(param))
+    if not net:
+        raise InputError(f"{solver}: names no net or train_net: give its file")
     ours = Path(port.__file__).parent.parent / net
     return Path(net) if Path(net).is_file() or not ours.is_file() else ours
 

@@ -19,7 +19,7 @@ from port.voc import CLASSES, PALETTE
 from port.voc_tasks.label_images import read_label_image, read_map
 from port.voc_tasks.lists import Entry, read_entries
 from port.voc_tasks.shapes import make_shapes
-from port.voc_tasks.stages import file_key, run_stage
+from port.voc_tasks.stages import run_stage
 from port.voc_tasks.weak_labels import Images, Recipe, judge_weak_labels, make_weak_labels
 from weights.files import atomic_path
 
@@ -91,8 +91,7 @@ def run_studies(
         for seed in range(1, seeds + 1):
             recipe = Recipe(NETS / solver, TRUNK, TEST_SIZE, seed=seed, iterations=iterations, device=device)
             folder = run_folder(out, study, seed)
-            nets = {"net": file_key(NETS / "train.prototxt"), "images": key}
-            make_weak_labels(f"{study}, seed {seed}", folder, images, recipe, json.dumps(nets), workers)
+            make_weak_labels(f"{study}, seed {seed}", folder, images, recipe, key, workers)
             attention, labels = judge_weak_labels(folder, images, workers)
             results.setdefault(study, []).append(
                 {

@@ -6,7 +6,7 @@ from pathlib import Path
 from port.voc_tasks.attention import attend_to_dataset
 from port.voc_tasks.evaluate import Numbers, evaluate_attention, evaluate_labels
 from port.voc_tasks.proxy_labels import Fusion, make_proxy_labels
-from port.voc_tasks.stages import file_key, run_stage, train_in
+from port.voc_tasks.stages import file_key, run_stage, solver_key, train_in
 from prototxt.errors import InputError
 
 
@@ -63,7 +63,7 @@ def make_weak_labels(name: str, out: Path, images: Images, recipe: Recipe, key: 
     settings = {
         "images": key,
         "list": file_key(images.train),
-        "solver": file_key(recipe.solver),
+        "solver": solver_key(recipe.solver),
         "weights": file_key(recipe.weights),
         "seed": recipe.seed,
         "iterations": recipe.iterations,
