@@ -1,6 +1,7 @@
 """The engines of SeeNet's convolutions: each as near to float64 as the port itself has to be."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 import port
 import reference.pycaffe
 from parity_tests.recordings import NETS, error, seenet_weights
-from port.engines import ENGINES, with_engine
+from port.engines import ENGINES, DirectConv2d, with_engine
 from port.parity.inputs import write_weights
 from port.winograd import POINTS, WinogradConv2d, transforms
 from prototxt.errors import InputError
@@ -47,8 +48,9 @@ def test_transforms_make_a_convolution_of_any_numbers() -> None:
     torch.testing.assert_close(sums, torch.einsum("nik,nk->ni", numbers.unfold(1, 3, 1), weights))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
+    engine=st.sampled_from([WinogradConv2d, DirectConv2d]),
     num=st.integers(1, 3),
     height=st.integers(1, 37),
     width=st.integers(1, 37),
@@ -57,13 +59,15 @@ def test_transforms_make_a_convolution_of_any_numbers() -> None:
     last=st.booleans(),
     parallel=st.integers(1, 3),
 )
-def test_one_layer_of_any_shape(num, height, width, inputs, outputs, last, parallel) -> None:
+def test_one_layer_of_any_shape(engine, num, height, width, inputs, outputs, last, parallel) -> None:
     torch.manual_seed(height * 100 + width)
     conv = nn.Conv2d(inputs, outputs, 3, padding=1)
     x = torch.randn(num, inputs, height, width)
     x = x.to(memory_format=torch.channels_last) if last else x
+    negated = nn.Conv2d(inputs, outputs, 3, padding=1)
+    negated.load_state_dict({name: -values for name, values in conv.state_dict().items()})
     with threads(parallel):
-        ours = WinogradConv2d(conv)(x)
+        ours = engine(conv)(x) - engine(negated)(x)  # what ReLU leaves of the numbers and of their opposites
         assert torch.get_num_threads() == parallel
     truth = F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1)
     assert error(ours.numpy(), truth.detach().numpy()) <= ONE_LAYER
@@ -91,7 +95,10 @@ def test_every_blob_keeps_the_rule(engine: str, seed: int, height: int, width: i
         allowed = 1.5 * error(yardstick[name], truth[name]) + 1e-7
         assert error(ours, truth[name]) <= allowed, name
     assert blobs.keys() == {name for name, _ in model.named_children() if name != "mask_b3"}
-    assert np.array_equal(truth["mask_b2"] == 0, blobs["mask_b2"].numpy() == 0), "a C-ReLU decision differs"
+    erased = (blobs["mask_b2"].numpy() == 0).all(1)
+    assert erased.any() and np.array_equal(erased, (truth["mask_b2"] == 0).all(1)), (
+        "a C-ReLU decision differs"
+    )
 
 
 def caffe_blobs(weights: list, data: np.ndarray, label: np.ndarray, dtype: type) -> dict[str, np.ndarray]:
@@ -132,3 +139,10 @@ def test_narrow_nets_stay_with_pytorch() -> None:
 def test_refusals(model: port.SeeNet, engine: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         with_engine(model, engine)
+
+
+def test_threads_that_start_later_have_pytorchs_number() -> None:
+    with threads(3):
+        with_engine(port.SeeNet(channels=(4, 4, 4, 4, 4)).eval(), "winograd").trunk(torch.zeros(1, 3, 64, 64))
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3

@@ -74,4 +74,4 @@ def picture_grid(path: Path, titles: Sequence[str], rows: Sequence[tuple[str, Se
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10)
     with atomic_path(path) as beside:
-        figure.savefig(beside, dpi=90)
+        figure.savefig(beside, dpi=72)

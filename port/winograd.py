@@ -7,14 +7,14 @@ points 0, ±1, ±2, ∞ SeeNet's blobs end up two to three times as far from a f
 keep them as near: the points, and short sums. See `POINTS` and `SUMMED_AT_ONCE`.
 """
 
-import functools
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from port.workers import alone, in_parts, workers
 
 OUT, WINDOW = 4, 3
 IN = OUT + WINDOW - 1
@@ -25,7 +25,8 @@ POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
 these gave the smallest error (0.7 of that of 0, 1, -1, 1/2, -2)."""
 
 SUMMED_AT_ONCE = 32
-"""Channels that are summed in one chain. Chains of 64 have up to half as much error again; shorter ones cost time."""
+"""Channels that are summed in one chain, but at most an eighth of them: what there are few of to sum, others too
+sum nearly exactly. Chains of 64 have up to half as much error again; shorter ones cost time."""
 
 SMALLEST = 64
 """Positions of a map that is worth it. Of smaller ones BLAS and oneDNN sum in shorter chains, and stay nearer."""
@@ -38,7 +39,7 @@ KEPT_AT_ONCE = 1 << 17
 
 
 class WinogradConv2d(nn.Module):
-    """What the ReLU of `nn.Conv2d(…, 3, padding=1)` computes, to float32's rounding; no gradients.
+    """What a ReLU gives after `nn.Conv2d(…, 3, padding=1)`, to float32's rounding; no gradients.
 
     Takes four times the memory of the weights, beside them.
     """
@@ -55,6 +56,7 @@ class WinogradConv2d(nn.Module):
         self.register_buffer("tile", torch.kron(tile, tile).float())
 
     @torch.no_grad()
+    @alone()
     def forward(self, x: Tensor) -> Tensor:
         """
         Args:
@@ -62,25 +64,23 @@ class WinogradConv2d(nn.Module):
 
         Returns:
             (num, channels, height, width), in memory channels last; of fewer than `SMALLEST` positions, what
-            `conv` gives.
+            `conv` and a ReLU give.
         """
         num, _, height, width = x.shape
         if height * width < SMALLEST:
             return self.conv(x.contiguous()).relu_()
         down, right = -(-height // OUT), -(-width // OUT)
+        x = x.permute(0, 2, 3, 1)
         out = x.new_empty(num, OUT * down, OUT * right, len(self.bias))
         images = max(1, TILES_AT_ONCE // (down * right))
         rows = max(1, TILES_AT_ONCE // right)
         parts = [
-            (
-                _padded(x[i : i + images], OUT * row, OUT * min(row + rows, down), OUT * right),
-                out[i : i + images, OUT * row : OUT * (row + rows)],
-            )
+            (x[i : i + images], OUT * row, out[i : i + images, OUT * row : OUT * (row + rows)])
             for i in range(0, num, images)
             for row in range(0, down, rows)
         ]
         shares = self._shares(-(-workers() // len(parts)))
-        in_parallel(self._convolve, [(*part, share) for part in parts for share in shares])
+        in_parts(self._convolve, [(*part, share) for part in parts for share in shares])
         return out[:, :height, :width].permute(0, 3, 1, 2)
 
     def _shares(self, count: int) -> list[slice]:
@@ -89,35 +89,38 @@ class WinogradConv2d(nn.Module):
         return [slice(start, start + step) for start in range(0, len(self.bias), step)]
 
     @torch.inference_mode()
-    def _convolve(self, x: Tensor, out: Tensor, share: slice) -> None:
-        """From (num, 4 · down + 2, 4 · right + 2, channels) to (num, 4 · down, 4 · right, channels)."""
-        windows = x.unfold(1, IN, OUT).unfold(2, IN, OUT)  # num, down, right, channels, 6, 6
-        num, down, right, inputs = windows.shape[:4]
+    def _convolve(self, x: Tensor, top: int, out: Tensor, share: slice) -> None:
+        """From (num, height, width, channels) to (num, 4 · down, 4 · right, channels): these rows, from `top` on."""
+        num, down, right = len(out), out.shape[1] // OUT, out.shape[2] // OUT
+        windows = _padded(x, top, *out.shape[1:3]).unfold(1, IN, OUT).unfold(2, IN, OUT)
         seen = self.window @ windows.permute(4, 5, 0, 1, 2, 3).reshape(IN * IN, -1)
-        products = _products(seen.view(IN * IN, -1, inputs), self.weight[:, :, share])
+        products = _products(seen.view(IN * IN, num * down * right, -1), self.weight[:, :, share])
         tiles = self.tile @ products.view(IN * IN, -1)
         tiles = tiles.view(OUT, OUT, num, down, right, -1).permute(2, 3, 0, 4, 1, 5)
-        torch.add(
-            tiles, self.bias[share], out=out[..., share].unflatten(2, (right, OUT)).unflatten(1, (down, OUT))
-        )
+        out = out[..., share]
+        torch.add(tiles, self.bias[share], out=out.unflatten(2, (right, OUT)).unflatten(1, (down, OUT)))
+        out.relu_()
+
+
+def _padded(x: Tensor, top: int, height: int, width: int) -> Tensor:
+    """(num, height + 2, width + 2, channels), contiguous: what these rows of outputs see, 0 outside of x."""
+    first, last = max(top - 1, 0), min(top + height + 1, x.shape[1])
+    above, below = first - (top - 1), top + height + 1 - last
+    return F.pad(x[:, first:last], (0, 0, 1, width + 1 - x.shape[2], above, below)).contiguous()
 
 
 def _products(seen: Tensor, weight: Tensor) -> Tensor:
     """(36, tiles, inputs) by (36, inputs, outputs), summing `SUMMED_AT_ONCE` channels at a time."""
+    inputs = seen.shape[2]
+    chain = min(SUMMED_AT_ONCE, -(-inputs // 8))
     products = seen.new_empty(len(seen), seen.shape[1], weight.shape[2])
     step = max(1, KEPT_AT_ONCE // products[0].numel())
     for first in range(0, len(seen), step):
         group = slice(first, first + step)
-        for some in range(0, seen.shape[2], SUMMED_AT_ONCE):
-            these = slice(some, some + SUMMED_AT_ONCE)
+        for some in range(0, inputs, chain):
+            these = slice(some, some + chain)
             products[group].baddbmm_(seen[group, :, these], weight[group, these], beta=int(some > 0))
     return products
-
-
-@functools.cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that compute a part each, alone: PyTorch's own would meet after each of the many small operations."""
-    return ThreadPoolExecutor(threads, "winograd", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def transforms(points: Sequence[float], out: int) -> tuple[Tensor, Tensor, Tensor]:

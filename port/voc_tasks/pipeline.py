@@ -17,14 +17,15 @@ import prototxt
 import weights as weights_room
 from port import pages
 from port.crf import CrfSettings, load_crf
+from port.devices import check_device
 from port.segmentation import MULTI_SCALE, Views
 from port.voc_tasks.evaluate import Numbers, evaluate_labels, percent
 from port.voc_tasks.gallery import Folders, gather_gallery, write_gallery
-from port.voc_tasks.lists import read_entries
+from port.voc_tasks.lists import Entry, read_entries, read_names
 from port.voc_tasks.segment import Segmenting, segment_dataset
 from port.voc_tasks.shapes import make_shapes
-from port.voc_tasks.stages import STAGE, file_key, losses, run_stage, solver_key, train_in
-from port.voc_tasks.weak_labels import Images, Recipe, last_weights, make_weak_labels, none_failed
+from port.voc_tasks.stages import STAGE, file_key, last_weights, losses, run_stage, solver_key, train_in
+from port.voc_tasks.weak_labels import Images, Recipe, make_weak_labels, none_failed
 from prototxt.errors import InputError
 from weights.files import atomic_path
 
@@ -105,7 +106,9 @@ def pipeline_command(
     ] = False,
     crf: Annotated[bool, typer.Option(help="Refine by a dense CRF.")] = True,
     number: Annotated[int, typer.Option("-n", "--number", min=10, help="Images, without --voc.")] = 1500,
-    seed: Annotated[int | None, typer.Option(help="Of all trainings.", show_default="the solvers'")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of all trainings.", show_default="the solvers'")
+    ] = None,
     classifier_iterations: Annotated[
         int | None, typer.Option(min=1, show_default="the solver's", help="Of the classifiers.")
     ] = None,
@@ -120,8 +123,10 @@ def pipeline_command(
     Called again, it goes on where it was stopped, and passes over what is current.
     """
     chosen = _nets(nets or ("published" if voc else "shapes"), weights)
+    check_device(device)
     if crf:
         load_crf()
+    _no_spaces(out, voc or out)
     if voc is None:
         voc = out / "shapes"
         key = _generated(voc, number)
@@ -131,6 +136,12 @@ def pipeline_command(
     val = val_list or voc / "ImageSets" / "Segmentation" / "val.txt"
     if not val.is_file() or not images.truth:
         raise InputError(f"{voc}: judging needs {val} and label images in SegmentationClass: name --val-list")
+    unknown, names = _without_truth(images, read_names(val)[0])
+    if unknown:
+        raise InputError(
+            f"{images.truth}: {len(unknown)} of {len(names)} images of {val} have no label image to be judged by, "
+            f"{unknown[0]} first: name others with --val-list"
+        )
     recipe = Recipe(
         chosen.seenet,
         chosen.weights,
@@ -153,7 +164,11 @@ def pipeline_command(
     if compare:
         plain = replace(recipe, solver=chosen.cam)
         sources.append(_weak_source(CAM, out / "cam", images, plain, key, workers))
-        sources.append(Source(MASKS, out / "masks", images.truth, key))
+        unknown, names = _without_truth(images, read_entries(images.attend)[0])
+        if unknown:
+            typer.echo(f"{MASKS}: left out, {len(unknown)} of {len(names)} training images have none")
+        else:
+            sources.append(Source(MASKS, out / "masks", images.truth, key))
     outcomes = [train_and_judge(source, images, how) for source in sources]
     head, rows = outcome_rows(outcomes)
     table = Table(*head, box=box.SIMPLE_HEAD)
@@ -185,10 +200,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one source: how good its labels were, and the segmentation by it."""
+    """What came of one source: how good its labels were, where the truth is known, and the segmentation by it."""
 
     source: Source
-    labels: Numbers
+    labels: Numbers | None
     segmentation: Numbers
     losses: dict[str, list[tuple[int, float]]]
 
@@ -208,7 +223,7 @@ class Segmentation:
 
 
 def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcome:
-    """Train on a source's labels, segment the images of `val`, and judge both.
+    """Judge a source's labels, train on them, segment the images of `val`, and judge that.
 
     Raises:
         InputError: whatever a stage raises.
@@ -217,9 +232,10 @@ def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcom
     list_ = source.folder / "train_seg.txt"
     names = [entry.name for entry in read_entries(images.attend)[0]]
     _write_pairs(list_, images.voc / "JPEGImages", source.labels, names)
+    of_labels = _judge_labels(source, images, how.workers)
     settings = {
         "labels": source.key,
-        "list": file_key(list_),
+        "list": file_key(images.attend),
         "solver": solver_key(how.nets.segmentation),
         "weights": file_key(how.nets.weights),
         "seed": how.seed,
@@ -246,13 +262,32 @@ def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcom
     settings = {"net": key, "list": file_key(how.val), "by": by.record()}
     run_stage(f"{source.name}: segmentation", segmented, settings, segment)
     judged, failed = evaluate_labels(segmented, images.truth, how.val, how.workers)
-    of_labels, also = evaluate_labels(source.labels, images.truth, images.attend, how.workers)
-    none_failed(failed + also)
+    none_failed(failed)
     classifier = source.folder / "classifier"
     curves = {"segmentation net": losses(trained)} | (
         {"classifier": losses(classifier)} if classifier.is_dir() else {}
     )
     return Outcome(source, of_labels, judged, curves)
+
+
+def _judge_labels(source: Source, images: Images, workers: int) -> Numbers | None:
+    """By the images whose truth is known. Before training: it finds what is no label image, too."""
+    unknown, names = _without_truth(images, read_entries(images.attend)[0])
+    if len(unknown) == len(names):
+        return None
+    list_ = source.folder / "judged.txt"
+    known = sorted(set(names) - set(unknown))
+    with atomic_path(list_) as beside:
+        beside.write_text("".join(f"{name}\n" for name in known), encoding="utf-8")
+    numbers, failed = evaluate_labels(source.labels, images.truth, list_, workers)
+    none_failed(failed)
+    return numbers
+
+
+def _without_truth(images: Images, entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+    """The names whose true label image is not there, and all names."""
+    names = [entry.name for entry in entries]
+    return [name for name in names if not (images.truth / f"{name}.png").is_file()], names
 
 
 def outcome_rows(outcomes: Sequence[Outcome]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -261,8 +296,7 @@ def outcome_rows(outcomes: Sequence[Outcome]) -> tuple[tuple[str, ...], list[tup
     rows = [
         (
             outcome.source.name,
-            percent(outcome.labels["miou"]),
-            percent(outcome.labels["ignored"]),
+            *(percent(outcome.labels and outcome.labels[what]) for what in ("miou", "ignored")),
             percent(outcome.segmentation["miou"]),
             percent(outcome.segmentation["accuracy"]),
         )
@@ -278,7 +312,9 @@ def curves(outcomes: Sequence[Outcome]) -> Figure:
     for axis, kind in zip(figure.subplots(1, 2), kinds, strict=True):
         for outcome in outcomes:
             if kind in outcome.losses:
-                axis.plot(*zip(*outcome.losses[kind], strict=True), label=outcome.source.name, lw=1.2)
+                points = outcome.losses[kind]
+                marker = "." if len(points) == 1 else ""
+                axis.plot(*zip(*points, strict=True), label=outcome.source.name, lw=1.2, marker=marker)
         axis.set(title=kind, xlabel="iteration", ylabel="loss", ylim=(0, None))
         axis.legend()
     return figure
@@ -286,7 +322,10 @@ def curves(outcomes: Sequence[Outcome]) -> Figure:
 
 def write_page(path: Path, outcomes: Sequence[Outcome], images: Images, how: Segmentation) -> None:
     """The table, the losses, and every image of `val` with each segmentation of it, sortable by IoU."""
-    segmented = {outcome.source.name: outcome.source.folder / "segmentation" for outcome in outcomes}
+    segmented = {
+        outcome.source.name.removesuffix(" labels"): outcome.source.folder / "segmentation"
+        for outcome in outcomes
+    }
     folders = Folders(images.voc, {}, segmented, images.truth)
     head = [pages.table(*outcome_rows(outcomes)), f"<figure>{pages.svg(curves(outcomes))}</figure>"]
     write_gallery(
@@ -324,12 +363,22 @@ def _dataset(voc: Path, train: Path | None, saliency: Path | None) -> Images:
         raise InputError(
             f"{train}: there is no such list: make it with seenet voc-labels, or name one with --train-list"
         )
+    if saliency and not saliency.is_dir():
+        raise InputError(f"--saliency {saliency}: there is no such folder")
     saliency = saliency or (voc / "Saliency" if (voc / "Saliency").is_dir() else None)
     return Images(voc, train, train, saliency, _truth(voc))
 
 
 def _truth(voc: Path) -> Path | None:
     return next((f for f in (voc / "SegmentationClassAug", voc / "SegmentationClass") if f.is_dir()), None)
+
+
+def _no_spaces(*folders: Path) -> None:
+    for folder in folders:
+        if len(str(folder.resolve()).split()) > 1:
+            raise InputError(
+                f'"{folder.resolve()}": a list of images cannot hold spaces: use a folder without'
+            )
 
 
 def _write_pairs(path: Path, images: Path, labels: Path, names: Sequence[str]) -> None:
@@ -341,8 +390,5 @@ def _write_pairs(path: Path, images: Path, labels: Path, names: Sequence[str]) -
             f"{labels}: {len(missing)} of {len(names)} label images are missing, {missing[0]}.png first: {again}"
         )
     pairs = [(images.resolve() / f"{name}.jpg", labels.resolve() / f"{name}.png") for name in names]
-    spaced = next((file for pair in pairs for file in pair if " " in str(file)), None)
-    if spaced:
-        raise InputError(f'"{spaced}": a list of images cannot hold spaces: use a folder without')
     with atomic_path(path) as beside:
         beside.write_text("".join(f"{image} {label}\n" for image, label in pairs), encoding="utf-8")

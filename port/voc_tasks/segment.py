@@ -14,13 +14,13 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 import prototxt as prototxts
 from port.crf import CrfSettings, dense_crf, load_crf
+from port.devices import check_device
 from port.images import read_image
 from port.segmentation import KINDS, MULTI_SCALE, SegmentationNet, Views, class_probabilities
 from port.voc import CLASSES, PALETTE
@@ -85,8 +85,7 @@ def segment_command(
     """
     if bool(images) == bool(voc or list_) or bool(voc) != bool(list_):
         raise InputError("give photographs, or a dataset with --voc and --list")
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f'--device "{device}" is not to be had here: use cpu')
+    check_device(device)
     if multi_scale and scales != "1":
         raise InputError("--multi-scale and --scales: give one of them")
     settings = Segmenting(

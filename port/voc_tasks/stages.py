@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -110,12 +111,20 @@ def train_in(
         subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process,
     ):
         task = bar.add_task(f"training {folder.name}", total=param.max_iter)
-        for line in process.stderr:
-            log.write(line)
-            log.flush()
-            last = line.strip() or last
-            if at := _ITERATION.search(line):
-                bar.update(task, completed=int(at[1]))
+        try:
+            for line in process.stderr:
+                log.write(line)
+                log.flush()
+                last = line.strip() or last
+                if at := _ITERATION.search(line):
+                    bar.update(task, completed=int(at[1]))
+        except KeyboardInterrupt:
+            bar.update(task, description="stopping: writing a snapshot")
+            process.send_signal(
+                signal.SIGINT
+            )  # it may have it from the terminal already: one is as good as two
+            log.write(process.stderr.read())
+            raise
     if process.returncode or not final.is_file():
         raise InputError(
             f"{folder}: training stopped: {last.removeprefix('error: ')}: mend that, and run this again"
@@ -124,10 +133,30 @@ def train_in(
 
 
 def losses(folder: Path) -> list[tuple[int, float]]:
-    """(iteration, smoothed loss) as `train.log` in a training's folder has it."""
-    text = (folder / "train.log").read_text(encoding="utf-8", errors="replace")
+    """(iteration, smoothed loss) as `train.log` in a training's folder has it.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        text = (folder / "train.log").read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise _missing(folder, "train.log") from error
     found = re.findall(r"\] Iteration (\d+) \(.*\), loss = (\S+)", text)
     return sorted({int(at): float(loss) for at, loss in found}.items())
+
+
+def last_weights(folder: Path) -> Path:
+    """The caffemodel of the highest iteration in a training's folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = folder.glob("net_iter_*.caffemodel")
+    last = max(found, key=lambda path: int(path.stem.split("_")[-1]), default=None)
+    if last is None:
+        raise _missing(folder, "net_iter_*.caffemodel")
+    return last
 
 
 def solver_key(solver: Path) -> list[str | None]:
@@ -198,12 +227,17 @@ def _point(net: NetParameter, data: Mapping[str, str], seed: int | None, solver:
         raise InputError(f"{solver}: its net reads no images by a VOCDataLayer or ImageSegData")
 
 
+def _missing(folder: Path, name: str) -> InputError:
+    return InputError(f"{folder}: {name} is missing: delete the folder to have it made again")
+
+
 def _read(folder: Path) -> dict[str, Any]:
     if not folder.is_dir() or not any(folder.iterdir()):
         return {}
     try:
-        return json.loads((folder / STAGE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        kept = json.loads((folder / STAGE).read_text(encoding="utf-8"))
+        return {name: kept[name] for name in ("settings", "done")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{folder}: holds files, but no {STAGE} that says what made them: name another folder"
         ) from error

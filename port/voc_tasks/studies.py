@@ -13,6 +13,7 @@ from rich.table import Table
 
 import prototxt
 import weights
+from port.devices import check_device
 from port.figures import coloured, picture_grid
 from port.images import read_image
 from port.voc import CLASSES, PALETTE
@@ -63,6 +64,7 @@ def studies_command(
 
     Stopped in any way, it goes on where it was when called again.
     """
+    check_device(device)
     results, images = run_studies(out, seeds, number, iterations, workers, device)
     with atomic_path(out / "studies.json") as beside:
         beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -110,9 +112,10 @@ def run_folder(out: Path, study: str, seed: int) -> Path:
 
 
 def studies_table(results: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
-    """Mean ± standard deviation over the seeds, in per cent."""
+    """Mean ± standard deviation over the seeds, in per cent; of one seed its own numbers."""
     count = min(len(runs) for runs in results.values())
-    table = Table("study", *MEASURES.values(), box=box.SIMPLE_HEAD, title=f"{count} seeds, mean ± spread, %")
+    title = "1 seed, %" if count == 1 else f"{count} seeds, mean ± spread, %"
+    table = Table("study", *MEASURES.values(), box=box.SIMPLE_HEAD, title=title)
     for study, runs in results.items():
         table.add_row(study, *(_mean_and_spread([100 * run[what] for run in runs]) for what in MEASURES))
     return table
@@ -141,4 +144,5 @@ def several_classes(entries: Sequence[Entry], count: int) -> list[Entry]:
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
-    return f"{np.mean(values):.1f} ± {np.std(values, ddof=len(values) > 1):.1f}"
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.1f}{spread}"

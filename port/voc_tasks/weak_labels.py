@@ -1,12 +1,13 @@
 """From image labels to label images: train a classifier, attend, fuse. What the studies and the pipeline share."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from port.voc_tasks.attention import attend_to_dataset
 from port.voc_tasks.evaluate import Numbers, evaluate_attention, evaluate_labels
 from port.voc_tasks.proxy_labels import Fusion, make_proxy_labels
-from port.voc_tasks.stages import file_key, run_stage, solver_key, train_in
+from port.voc_tasks.stages import file_key, last_weights, run_stage, solver_key, train_in
 from prototxt.errors import InputError
 
 
@@ -95,7 +96,8 @@ def make_weak_labels(name: str, out: Path, images: Images, recipe: Recipe, key: 
             make_proxy_labels(attention, images.saliency, images.attend, labels, recipe.fusion, workers)[2]
         )
 
-    settings = {"attention": key, "saliency": images.saliency is not None, "fusion": vars(recipe.fusion)}
+    saliency = images.saliency and os.path.relpath(images.saliency, images.voc)
+    settings = {"attention": key, "saliency": saliency, "fusion": vars(recipe.fusion)}
     return run_stage(f"{name}: labels", labels, settings, fuse)
 
 
@@ -105,11 +107,6 @@ def judge_weak_labels(out: Path, images: Images, workers: int) -> tuple[Numbers,
     labels, also = evaluate_labels(out / "labels", images.truth, images.attend, workers)
     none_failed(failed + also)
     return attention, labels
-
-
-def last_weights(folder: Path) -> Path:
-    """The caffemodel of the highest iteration in a training's folder."""
-    return max(folder.glob("net_iter_*.caffemodel"), key=lambda path: int(path.stem.split("_")[-1]))
 
 
 def none_failed(failed: list[InputError]) -> None:
