@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from port.attention import LABEL_STATES, attention_maps, eight_bits
+from port.devices import check_device
 from port.engines import with_engine
 from port.figures import attention_figure
 from port.images import read_image, write_png
@@ -174,8 +174,7 @@ def _check_network_options(label_state: str, test_size: int, device: str) -> Non
         raise InputError(f'--label-state "{label_state}": one of {", ".join(LABEL_STATES)} is due')
     if not 16 <= test_size <= 4096:
         raise InputError(f"--test-size {test_size}: a side of 16 to 4096 pixels is due")
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f'--device "{device}" is not to be had here: use cpu')
+    check_device(device)
 
 
 def _write(

@@ -11,6 +11,7 @@ from rich.console import Console
 from port.bench.engines import make_files, use_threads
 from port.bench.parts import PARTS, Part, Settings
 from port.bench.report import print_part, write_chart, write_json
+from port.devices import check_device
 from port.progress import progress_bar
 from prototxt.errors import InputError
 
@@ -36,8 +37,7 @@ def bench_command(
     unknown = [name for name in wanted if name not in PARTS]
     if unknown:
         raise InputError(f"--only {unknown[0]}: the parts are {', '.join(PARTS)}")
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f'--device "{device}" is not to be had here: use cpu')
+    check_device(device)
     for path in (json, chart):
         if path is not None and path.is_dir():
             raise InputError(f"{path}: is a folder: name a file")

@@ -111,8 +111,8 @@ class EngineReport:
 
     @property
     def within(self) -> bool:
-        """Every blob is within the rule, and not one decision differs."""
-        return not self.out and not any(self.flips.values())
+        """There are blobs, every one is within the rule, and not one decision differs."""
+        return bool(self.rows) and not self.out and not any(self.flips.values())
 
     @property
     def out(self) -> list[Row]:

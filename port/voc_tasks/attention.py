@@ -102,6 +102,7 @@ def attend_to_dataset(
             "maxt": maxt,
             "mint": mint,
             "to_bgr": to_bgr,
+            "engine": engine,
         },
         "maps",
     )
