@@ -22,6 +22,7 @@ import port.pycaffe
 from parity_tests.recordings import ENGINES, GOLDEN, NETS, recorded
 from port.net import CaffeNet
 from port.voc_data import DEFAULTS, VocImages
+from port.voc_tasks.label_images import write_label_image
 from prototxt import read_solver
 from prototxt.caffe_pb2 import Datum, NetParameter, NetState, TransformationParameter
 from prototxt.errors import InputError
@@ -29,6 +30,7 @@ from prototxt.read import parse_net, read_net
 from prototxt.rules import layer_included
 from pycaffe import Net
 from pycaffe.data import c_random
+from pycaffe.data.reading import read_labels
 from pycaffe.data.transformer import PairTransformer, Transformer
 from weights import write_binaryproto
 from weights.rng import CaffeRNG, caffe_rng, set_random_seed
@@ -796,3 +798,20 @@ def test_state_of_another_list_is_refused(folder: Path):
     Path("list.txt").write_text("images/0.png 1\n" * 10)
     with pytest.raises(InputError, match="is not the list"):
         CaffeNet(net_of(LAYERS["ImageData"]), TRAIN)._modules["data"].restore(state)
+
+
+@pytest.mark.parametrize("indices", [False, True])
+def test_a_palette_is_refused_or_its_indices_taken(tmp_path: Path, indices: bool) -> None:
+    """OpenCV reads the brightness of VOC's colours: 14, a motorbike, for class 4. Grey indices are as they are."""
+    labels = np.array([[0, 4], [8, 255]], np.uint8)
+    write_label_image(tmp_path / "palette.png", labels)
+    cv2.imwrite(str(tmp_path / "grey.png"), labels)
+    assert cv2.imread(str(tmp_path / "palette.png"), cv2.IMREAD_GRAYSCALE).tolist()[0] == [0, 14]
+    np.testing.assert_array_equal(read_labels(str(tmp_path / "grey.png"), None, "list:1", indices), labels)
+    if indices:
+        np.testing.assert_array_equal(
+            read_labels(str(tmp_path / "palette.png"), None, "list:1", True), labels
+        )
+    else:
+        with pytest.raises(InputError, match=r"list:1: .*palette\.png has a palette: .*--palette-labels"):
+            read_labels(str(tmp_path / "palette.png"), None, "list:1", False)

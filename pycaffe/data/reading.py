@@ -97,7 +97,7 @@ def read_labels(path: str, size: tuple[int, int] | None, where: str, indices: bo
     """A label image as (height, width) uint8; grey ones hold the classes themselves.
 
     Of one with a palette, as VOC has them, Caffe (by OpenCV) would take the brightness of its colours for
-    classes: 15, a person, for VOC's blue of class 4.
+    classes: 14, a motorbike, for VOC's blue of class 4.
 
     Args:
         indices: take a palette image's indices; else it is refused.
