@@ -12,7 +12,8 @@ from parity_tests.recordings import NETS
 from port.voc_tasks import stages
 from port.voc_tasks.shapes import make_shapes
 from port.voc_tasks.stages import last_weights, losses, run_stage, train_in
-from port.voc_tasks.studies import STUDIES, TRUNK
+from port.voc_tasks.studies import STUDIES
+from port.voc_tasks.weak_labels import TRUNK
 from prototxt.errors import InputError
 from weights import read_weights
 

@@ -29,7 +29,8 @@ from port.voc_tasks.label_images import read_label_image, read_map
 from port.voc_tasks.lists import read_entries
 from port.voc_tasks.proxy_labels import Fusion, make_proxy_labels
 from port.voc_tasks.shapes import make_shapes
-from port.voc_tasks.studies import TEST_SIZE, several_classes
+from port.voc_tasks.studies import several_classes
+from port.voc_tasks.weak_labels import TEST_SIZE
 from prototxt.errors import InputError
 from weights import write_weights
 

@@ -67,22 +67,30 @@ def seconds(action: Callable[[Path, Path], object], src: Path, dst: Path) -> flo
 
 def measure_memory(src: Path, dst: Path) -> None:
     """Convert in this process, and print its memory in MB."""
-    before, most = anonymous_mb(), 0.0
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.002):
-            most = max(most, anonymous_mb())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    convert(src, dst, progress=False)
-    done.set()
-    watcher.join()
+    with MemoryWatch() as own:
+        convert(src, dst, progress=False)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(f"own memory {before:.0f} MB before, at most {most:.0f} MB while converting")
+    print(f"own memory {own.before:.0f} MB before, at most {own.most:.0f} MB while converting")
     print(f"resident at most {resident:.0f} MB, the mapped file included")
+
+
+class MemoryWatch:
+    """What this process holds of its own, in MB: `before`, and at `most` within a `with`."""
+
+    def __enter__(self) -> "MemoryWatch":
+        self.before, self.most = anonymous_mb(), 0.0
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.002):
+            self.most = max(self.most, anonymous_mb())
 
 
 def anonymous_mb() -> float:

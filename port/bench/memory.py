@@ -1,41 +1,28 @@
 """The memory of one engine, in a process of its own: what `port.bench.parts.bench_memory` starts."""
 
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from port.bench.engines import NotHere, make_files, open_engine, use_threads
-from weights.bench_convert import anonymous_mb
+from weights.bench_convert import MemoryWatch
 
 
 def main(name: str, folder: str, device: str, threads: str, width: str, size: str) -> None:
     """Print the MB that opening an engine and one forward added at most; a line and status 1 if it cannot."""
     use_threads(int(threads))
     files = make_files(Path(folder), device, int(threads), width == "narrow")
-    before, most = anonymous_mb(), 0.0
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal most
-        while not done.wait(0.002):
-            most = max(most, anonymous_mb())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     try:
-        forward = open_engine(name, files)
-        label = np.zeros((1, 1, 1, 20), np.float32)
-        forward(np.zeros((1, 3, int(size), int(size)), np.float32), label)
+        with MemoryWatch() as own:
+            forward = open_engine(name, files)
+            label = np.zeros((1, 1, 1, 20), np.float32)
+            forward(np.zeros((1, 3, int(size), int(size)), np.float32), label)
     except NotHere as error:
         sys.exit(str(error))
-    finally:
-        done.set()
-        watcher.join()
     device_mb = torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else 0
-    print(max(most - before, 0) + device_mb)
+    print(max(own.most - own.before, 0) + device_mb)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from port.voc_tasks.each import for_each, report_failures
 from port.voc_tasks.evaluate import attention_numbers, confusion, label_numbers, map_counts, map_ious, percent
 from port.voc_tasks.label_images import read_label_image, read_map, same_size
 from port.voc_tasks.lists import Entry, read_entries, read_names
+from port.voc_tasks.voc_labels import first_folder
 from prototxt.errors import InputError
 from weights.files import atomic_path
 
@@ -172,9 +173,7 @@ def gallery_command(
     workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
 ) -> None:
     """One page of HTML: images, attention, labels and truth side by side, to be sorted by IoU."""
-    truth = gt or next(
-        (f for f in (voc / "SegmentationClassAug", voc / "SegmentationClass") if f.is_dir()), None
-    )
+    truth = gt or first_folder(voc)
     folders = Folders(
         voc,
         named_folders("--attention", attention or ()),

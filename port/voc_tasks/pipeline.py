@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 
 import prototxt
-import weights as weights_room
 from port import pages
 from port.crf import CrfSettings, load_crf
 from port.devices import check_device
@@ -23,9 +22,17 @@ from port.voc_tasks.evaluate import Numbers, evaluate_labels, percent
 from port.voc_tasks.gallery import Folders, gather_gallery, write_gallery
 from port.voc_tasks.lists import Entry, read_entries, read_names
 from port.voc_tasks.segment import Segmenting, segment_dataset
-from port.voc_tasks.shapes import make_shapes
 from port.voc_tasks.stages import STAGE, file_key, last_weights, losses, run_stage, solver_key, train_in
-from port.voc_tasks.weak_labels import Images, Recipe, make_weak_labels, none_failed
+from port.voc_tasks.voc_labels import first_folder
+from port.voc_tasks.weak_labels import (
+    TEST_SIZE,
+    TRUNK,
+    Images,
+    Recipe,
+    generated_images,
+    make_weak_labels,
+    none_failed,
+)
 from prototxt.errors import InputError
 from weights.files import atomic_path
 
@@ -69,8 +76,8 @@ SETS = {
         NETS / "shapes" / "solver_cam.prototxt",
         NETS / "shapes" / "deeplab_solver.prototxt",
         NETS / "shapes" / "deeplab_deploy.prototxt",
-        Path(weights_room.__file__).parent / "shapes" / "trunk.caffemodel",
-        192,
+        TRUNK,
+        TEST_SIZE,
         0,
     ),
 }
@@ -129,7 +136,7 @@ def pipeline_command(
     _no_spaces(out, voc or out)
     if voc is None:
         voc = out / "shapes"
-        key = _generated(voc, number)
+        key = generated_images(voc, number, workers=0)
     else:
         key = str(voc.resolve())
     images = _dataset(voc, train_list, saliency)
@@ -348,15 +355,6 @@ def _nets(name: str, weights: Path | None) -> Nets:
     return nets
 
 
-def _generated(voc: Path, number: int) -> str:
-    """Draw `shapes`; its key."""
-
-    def draw() -> None:
-        none_failed(make_shapes(voc, number, workers=0)[1])
-
-    return run_stage("images", voc, {"number": number, "seed": 0}, draw)
-
-
 def _dataset(voc: Path, train: Path | None, saliency: Path | None) -> Images:
     train = train or voc / "train_cls.txt"
     if not train.is_file():
@@ -366,11 +364,7 @@ def _dataset(voc: Path, train: Path | None, saliency: Path | None) -> Images:
     if saliency and not saliency.is_dir():
         raise InputError(f"--saliency {saliency}: there is no such folder")
     saliency = saliency or (voc / "Saliency" if (voc / "Saliency").is_dir() else None)
-    return Images(voc, train, train, saliency, _truth(voc))
-
-
-def _truth(voc: Path) -> Path | None:
-    return next((f for f in (voc / "SegmentationClassAug", voc / "SegmentationClass") if f.is_dir()), None)
+    return Images(voc, train, train, saliency, first_folder(voc))
 
 
 def _no_spaces(*folders: Path) -> None:

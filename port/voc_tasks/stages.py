@@ -99,7 +99,7 @@ def train_in(
         device,
         "--palette-labels",
     ]
-    snapshots = sorted(folder.glob("net_iter_*.solverstate"), key=lambda path: int(path.stem.split("_")[-1]))
+    snapshots = sorted(folder.glob("net_iter_*.solverstate"), key=_iteration)
     if snapshots:
         command += ["--snapshot", snapshots[-1].name]
     elif weights:
@@ -153,7 +153,7 @@ def last_weights(folder: Path) -> Path:
         InputError: there is none.
     """
     found = folder.glob("net_iter_*.caffemodel")
-    last = max(found, key=lambda path: int(path.stem.split("_")[-1]), default=None)
+    last = max(found, key=_iteration, default=None)
     if last is None:
         raise _missing(folder, "net_iter_*.caffemodel")
     return last
@@ -225,6 +225,10 @@ def _point(net: NetParameter, data: Mapping[str, str], seed: int | None, solver:
             found = True
     if not found:
         raise InputError(f"{solver}: its net reads no images by a VOCDataLayer or ImageSegData")
+
+
+def _iteration(snapshot: Path) -> int:
+    return int(snapshot.stem.split("_")[-1])
 
 
 def _missing(folder: Path, name: str) -> InputError:

@@ -12,20 +12,24 @@ from rich.console import Console
 from rich.table import Table
 
 import prototxt
-import weights
 from port.devices import check_device
 from port.figures import coloured, picture_grid
 from port.images import read_image
 from port.voc import CLASSES, PALETTE
 from port.voc_tasks.label_images import read_label_image, read_map
 from port.voc_tasks.lists import Entry, read_entries
-from port.voc_tasks.shapes import make_shapes
-from port.voc_tasks.stages import run_stage
-from port.voc_tasks.weak_labels import Images, Recipe, judge_weak_labels, make_weak_labels
+from port.voc_tasks.weak_labels import (
+    TEST_SIZE,
+    TRUNK,
+    Images,
+    Recipe,
+    generated_images,
+    judge_weak_labels,
+    make_weak_labels,
+)
 from weights.files import atomic_path
 
 NETS = Path(prototxt.__file__).parent / "shapes"
-TRUNK = Path(weights.__file__).parent / "shapes" / "trunk.caffemodel"
 
 STUDIES = {
     "S_A alone (CAM)": "solver_cam.prototxt",
@@ -43,7 +47,6 @@ MEASURES = {
 }
 """What is told of each, in per cent."""
 
-TEST_SIZE = 192
 SHOWN = 6
 """Images in the figure."""
 
@@ -78,13 +81,7 @@ def run_studies(
 ) -> tuple[Results, Images]:
     """Train, attend and fuse for each study and seed; the measures of each, as shares, and the images."""
     voc = out / "shapes"
-
-    def draw() -> None:
-        failed = make_shapes(voc, number, workers=workers)[1]
-        if failed:
-            raise failed[0]
-
-    key = run_stage("images", voc, {"number": number, "seed": 0}, draw)
+    key = generated_images(voc, number, workers)
     images = Images(
         voc, voc / "train_cls.txt", voc / "val_cls.txt", voc / "Saliency", voc / "SegmentationClass"
     )

@@ -1,6 +1,7 @@
 """`seenet voc-labels`: from VOC's annotations to the list of images and classes that training reads."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,11 @@ PAPER_COUNTS = {"train": 10582, "val": 1449, "test": 1456}
 """[P]'s images of VOC 2012: training with the augmented annotations, validation, test."""
 
 MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
+
+
+def first_folder(voc: Path, names: Sequence[str] = MASK_FOLDERS) -> Path | None:
+    """The first of a dataset's folders that is there: by default that of its label images."""
+    return next((voc / name for name in names if (voc / name).is_dir()), None)
 
 
 def voc_labels_command(
@@ -63,7 +69,7 @@ def image_labels(
     if source not in ("xml", "masks"):
         raise InputError(f'--from "{source}": xml or masks is due')
     folders = ["Annotations"] if source == "xml" else MASK_FOLDERS
-    folder = next((voc / name for name in folders if (voc / name).is_dir()), None)
+    folder = first_folder(voc, folders)
     if folder is None:
         raise InputError(f"{voc}: has no folder {' or '.join(folders)}: is it VOC2012's own folder?")
     entries, failed = read_names(list_)

@@ -4,11 +4,17 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import weights
 from port.voc_tasks.attention import attend_to_dataset
 from port.voc_tasks.evaluate import Numbers, evaluate_attention, evaluate_labels
 from port.voc_tasks.proxy_labels import Fusion, make_proxy_labels
+from port.voc_tasks.shapes import make_shapes
 from port.voc_tasks.stages import file_key, last_weights, run_stage, solver_key, train_in
 from prototxt.errors import InputError
+
+TRUNK = Path(weights.__file__).parent / "shapes" / "trunk.caffemodel"
+TEST_SIZE = 192
+"""What the nets for generated images start from, and the square on which their attention is taken."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,15 @@ class Recipe:
     seed: int | None = None
     iterations: int | None = None
     device: str = "cpu"
+
+
+def generated_images(voc: Path, number: int, workers: int) -> str:
+    """Draw `shapes`, as a stage; its key."""
+
+    def draw() -> None:
+        none_failed(make_shapes(voc, number, workers=workers)[1])
+
+    return run_stage("images", voc, {"number": number, "seed": 0}, draw)
 
 
 def make_weak_labels(name: str, out: Path, images: Images, recipe: Recipe, key: str, workers: int) -> str:
