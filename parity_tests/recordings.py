@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from pycaffe import TEST, TRAIN, Net
+from runtime import TEST, TRAIN, Net
 from weights import LayerWeights
 
 GOLDEN = Path(__file__).parents[1] / "reference" / "golden"

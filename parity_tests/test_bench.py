@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 import port
-from port.bench import engines, parts
-from port.bench.engines import NotHere, make_files, open_engine
-from port.bench.parts import notebook_maps
-from port.bench.timing import Timing, side_by_side
+from parity_tests.bench import engines, parts
+from parity_tests.bench.engines import NotHere, make_files, open_engine
+from parity_tests.bench.parts import notebook_maps
+from parity_tests.bench.timing import Timing, side_by_side
 from port.cli import app
 from prototxt.errors import InputError
 

@@ -14,8 +14,8 @@ from port.net import CaffeNet
 from prototxt import parse_net
 from prototxt.caffe_pb2 import NetParameter
 from prototxt.errors import InputError
-from pycaffe import TRAIN, Net
-from weights.rng import set_random_seed
+from runtime import TRAIN, Net
+from runtime.rng import set_random_seed
 
 
 def net_of(

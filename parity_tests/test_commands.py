@@ -10,7 +10,7 @@ import pytest
 import port
 from parity_tests.recordings import seenet_weights
 from port.images import read_image
-from port.voc import CLASSES, class_index
+from port.voc.classes import CLASSES, class_index
 from weights import read_weights, write_weights
 
 Run = Callable[..., tuple[int, str, str]]

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 import port
 import reference.pycaffe
 from parity_tests.recordings import NETS
-from port.crelu import BackgroundMask
+from port.models.crelu import BackgroundMask
 from prototxt import InputError, parse_net
-from pycaffe import TEST, TRAIN
 from reference.layers.erasing import normalised_attention
+from runtime import TEST, TRAIN
 
 CLASSES = 20
 

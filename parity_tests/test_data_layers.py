@@ -20,20 +20,19 @@ from hypothesis import strategies as st
 import port.layers.data as data_layers
 import port.pycaffe
 from parity_tests.recordings import ENGINES, GOLDEN, NETS, recorded
+from port.caffe_layers.voc_data import DEFAULTS, VocImages
 from port.net import CaffeNet
-from port.voc_data import DEFAULTS, VocImages
-from port.voc_tasks.label_images import write_label_image
+from port.voc.label_images import write_label_image
 from prototxt import read_solver
 from prototxt.caffe_pb2 import Datum, NetParameter, NetState, TransformationParameter
 from prototxt.errors import InputError
 from prototxt.read import parse_net, read_net
 from prototxt.rules import layer_included
-from pycaffe import Net
-from pycaffe.data import c_random
-from pycaffe.data.reading import read_labels
-from pycaffe.data.transformer import PairTransformer, Transformer
+from runtime import Net, c_random
+from runtime.data.reading import read_labels
+from runtime.data.transformer import PairTransformer, Transformer
+from runtime.rng import CaffeRNG, caffe_rng, set_random_seed
 from weights import write_binaryproto
-from weights.rng import CaffeRNG, caffe_rng, set_random_seed
 
 TRAIN, TEST = 0, 1
 
@@ -504,7 +503,7 @@ def test_tops_follow_the_net(folder: Path):
 
 
 def test_pycaffe_twin_draws_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(Path(data_layers.__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(Path(data_layers.__file__).parents[1] / "caffe_layers"))
     for kind in ("VOC", "VOC random"):
         script = CaffeNet(net_of(LAYERS[kind]), TRAIN, allow_modules=["voc_layers"])
         assert type(script._modules["data"]).__name__ == "ScriptLayer"
@@ -518,7 +517,7 @@ def test_pycaffe_twin_draws_the_same(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_pycaffe_twin_shares_with_other_ranks(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(Path(data_layers.__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(Path(data_layers.__file__).parents[1] / "caffe_layers"))
 
     def make() -> CaffeNet:
         return CaffeNet(net_of(LAYERS["VOC random"]), TRAIN, allow_modules=["voc_layers"])
@@ -561,7 +560,7 @@ def test_voc_shuffles_every_round(folder: Path):
 
 def test_pycaffe_background_mask_is_the_built_in(monkeypatch: pytest.MonkeyPatch):
     """C-ReLU's module is the authors'; S_C's is ours, and genuine Caffe needs it."""
-    monkeypatch.syspath_prepend(str(Path(data_layers.__file__).parents[1]))
+    monkeypatch.syspath_prepend(str(Path(data_layers.__file__).parents[1] / "caffe_layers"))
     net = parse_net(
         'layer { name: "in" type: "Input" top: "x" top: "scores" top: "labels" input_param { '
         "shape { dim: [3, 4, 6, 5] } shape { dim: [3, 20, 6, 5] } shape { dim: [3, 20] } } }"

@@ -16,7 +16,7 @@ import reference.pycaffe
 from parity_tests.recordings import NET_GRADIENT, NETS, WHOLE_NET, error
 from port.training.command import train_command
 from prototxt import read_net, read_solver
-from pycaffe import TEST, TRAIN, Net
+from runtime import TEST, TRAIN, Net
 from weights import LayerWeights, read_weights, write_weights
 
 FOLDERS = {"vgg16": "deeplab_largefov", "resnet101": "deeplab_largefov_resnet101"}

@@ -14,12 +14,12 @@ from torch import nn
 
 import port
 import reference.pycaffe
+from parity_tests.compare.inputs import write_weights
 from parity_tests.recordings import NETS, error, seenet_weights
-from port.engines import ENGINES, DirectConv2d, with_engine
-from port.parity.inputs import write_weights
-from port.winograd import POINTS, WinogradConv2d, transforms
+from port.models.fast import ENGINES, DirectConv2d, with_engine
+from port.models.winograd import POINTS, WinogradConv2d, transforms
 from prototxt.errors import InputError
-from pycaffe import TEST
+from runtime import TEST
 
 ONE_LAYER = 2e-6
 

@@ -10,10 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 import port
+from parity_tests.compare.inputs import rebuilt_weights
 from parity_tests.recordings import NETS
-from port import cli, export_check
-from port.crelu import normalised_attention
-from port.export import (
+from port import cli
+from port.export import check as export_check
+from port.export.writers import (
     EXPORTERS,
     PREPROCESSING,
     SEENET_OUTPUTS,
@@ -22,9 +23,9 @@ from port.export import (
     seenet_metadata,
     seenet_prototxt,
 )
-from port.parity.inputs import rebuilt_weights
+from port.models.crelu import normalised_attention
 from port.pycaffe import TEST, Net
-from port.voc import CLASSES
+from port.voc.classes import CLASSES
 from prototxt.errors import InputError
 from prototxt.read import parse_net
 from weights import read_weights, write_weights

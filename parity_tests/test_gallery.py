@@ -15,11 +15,11 @@ import pytest
 from matplotlib.figure import Figure
 
 from port.images import write_png
-from port.pages import picture, svg, table
-from port.voc import CLASSES
-from port.voc_tasks.evaluate import evaluate_attention, evaluate_labels
-from port.voc_tasks.gallery import Folders, gather_gallery, named_folders, write_gallery
-from port.voc_tasks.label_images import read_label_image, write_label_image
+from port.report.pages import picture, svg, table
+from port.voc.classes import CLASSES
+from port.voc.evaluate import evaluate_attention, evaluate_labels
+from port.voc.gallery import Folders, gather_gallery, named_folders, write_gallery
+from port.voc.label_images import read_label_image, write_label_image
 from prototxt.errors import InputError
 
 Run = Callable[..., tuple[int, str, str]]

@@ -7,7 +7,7 @@ import pytest
 
 from parity_tests.recordings import ENGINES, ONE_LAYER, PHASES, error, recorded
 from prototxt import parse_net
-from pycaffe import Net
+from runtime import Net
 
 SUITES = ("layers", "deeplab_layers")
 

@@ -15,8 +15,8 @@ import pytest
 from parity_tests.recordings import NET_GRADIENT, WHOLE_NET, error
 from prototxt import parse_net, read_net
 from prototxt.caffe_pb2 import LayerParameter, NetParameter
-from pycaffe import TEST, TRAIN, Net
-from weights.rng import set_random_seed
+from runtime import TEST, TRAIN, Net
+from runtime.rng import set_random_seed
 
 SOURCES = [Path(folder) for folder in os.environ.get("CAFFE_SOURCE", "").split(os.pathsep) if folder]
 

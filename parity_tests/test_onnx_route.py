@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parity_tests.compare import onnx_engine, onnx_route
+from parity_tests.compare.onnx_route import NotConvertibleError, convert_layers, read_onnx
+from parity_tests.compare.report import EngineReport
+from parity_tests.compare.run import compare
 from parity_tests.recordings import NETS
-from port.parity import onnx_engine
-from port.parity.report import EngineReport
-from port.parity.run import compare
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from weights import onnx_route
-from weights.onnx_route import NotConvertibleError, convert_layers, read_onnx
 
 pytest.importorskip("caffe2onnx", reason="the ONNX route's packages are an extra")
 onnx = pytest.importorskip("onnx")

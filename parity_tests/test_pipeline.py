@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from parity_tests.recordings import NETS
-from port.voc_tasks import stages
-from port.voc_tasks.shapes import make_shapes
-from port.voc_tasks.stages import last_weights, losses, run_stage, train_in
-from port.voc_tasks.studies import STUDIES
-from port.voc_tasks.weak_labels import TRUNK
+from port.voc import stages
+from port.voc.shapes import make_shapes
+from port.voc.stages import last_weights, losses, run_stage, train_in
+from port.voc.studies import STUDIES
+from port.voc.weak_labels import TRUNK
 from prototxt.errors import InputError
 from weights import read_weights
 

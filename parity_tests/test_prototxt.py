@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from parity_tests.recordings import GOLDEN, NETS
 from prototxt import InputError, parse_net, plan_net, read_net, read_solver
 from prototxt.caffe_pb2 import PoolingParameter
-from prototxt.geometry import Window, pooled_sizes
-from pycaffe import TEST, TRAIN
+from prototxt.layers.windows import Window, pooled_sizes
+from runtime import TEST, TRAIN
 
 INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 dim: 5 dim: 5 } } }\n'
 

@@ -21,7 +21,7 @@ from port.pycaffe import params as P
 from prototxt import parse_net
 from prototxt.caffe_pb2 import BlobProto, LayerParameter, NetParameter
 from prototxt.errors import InputError
-from pycaffe.python_layer import import_caffe_as
+from runtime.python_layer import import_caffe_as
 from weights import read_caffemodel, read_hdf5
 
 CAFFE_SOURCE = os.environ.get("CAFFE_SOURCE")

@@ -7,7 +7,7 @@ import pytest
 
 from parity_tests.recordings import recorded
 from prototxt import parse_net
-from pycaffe import TRAIN
+from runtime import TRAIN
 
 CASES, ARRAYS = recorded("rng")
 

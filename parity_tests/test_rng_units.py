@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from prototxt.caffe_pb2 import FillerParameter, NetParameter
 from prototxt.errors import InputError
-from weights.fillers import FILLERS, fill
-from weights.rng import CaffeRNG, caffe_rng, set_random_seed
-from weights.ziggurat import standard_normals
+from runtime.fillers import FILLERS, fill
+from runtime.rng import CaffeRNG, caffe_rng, set_random_seed
+from runtime.ziggurat import standard_normals
 
 GOLDEN = Path(__file__).parents[1] / "reference" / "golden"
 RECORDED = json.loads((GOLDEN / "rng.json").read_text())

@@ -10,11 +10,11 @@ import pytest
 from prototxt import caffe_pb2
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("prototxt", "weights", "pycaffe", "reference", "port", "parity_tests")
+ROOMS = ("prototxt", "weights", "runtime", "reference", "port", "parity_tests")
 MAY_NOT = {
-    "prototxt": {"numpy", "torch", "weights", "pycaffe", "reference", "port", "parity_tests"},
-    "weights": {"pycaffe", "reference", "port", "parity_tests"},
-    "pycaffe": {"torch", "reference", "port", "parity_tests"},
+    "prototxt": {"numpy", "torch", "weights", "runtime", "reference", "port", "parity_tests"},
+    "weights": {"runtime", "reference", "port", "parity_tests"},
+    "runtime": {"torch", "reference", "port", "parity_tests"},
     "reference": {"torch", "port", "parity_tests"},
     "port": {"reference", "parity_tests"},
     "parity_tests": set(),

@@ -13,10 +13,10 @@ import pytest
 import port.pycaffe
 import reference.pycaffe
 from parity_tests.recordings import ENGINES, GOLDEN, NETS, error, fill_he_uniform, recorded
-from port.figures import overlay
+from port.attention.figures import overlay
 from port.images import read_image
 from prototxt import parse_net
-from pycaffe import TEST
+from runtime import TEST
 
 RELEASE = os.environ.get("SEENET_RELEASE")
 

@@ -8,9 +8,9 @@ import pytest
 
 import port
 from parity_tests.recordings import NETS, WHOLE_NET, error, fill_he_uniform, recorded, sampled, seenet_weights
-from port.attention import MEAN_BGR
-from pycaffe import TEST, Net
+from port.attention.maps import MEAN_BGR
 from reference import published_forward
+from runtime import TEST, Net
 
 ABOUT, ARRAYS = recorded("seenet_deploy")
 SEED = ABOUT["weights"]["seed"]

@@ -7,7 +7,7 @@ import pytest
 
 from parity_tests.recordings import NET_GRADIENT, WHOLE_NET, error, fill_he_uniform, recorded, sampled
 from prototxt import parse_net
-from pycaffe import TRAIN
+from runtime import TRAIN
 
 CASES, ARRAYS = recorded("seenet_train")
 

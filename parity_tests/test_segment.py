@@ -19,16 +19,16 @@ from PIL import Image
 import reference.pycaffe
 from parity_tests.recordings import NETS
 from parity_tests.test_deeplab import drawn_weights, net_file
-from port.crf import FLOOR, CrfSettings, dense_crf
 from port.images import read_image
-from port.segmentation import KINDS, MEAN_BGR, SegmentationNet, Views, class_probabilities, window_starts
-from port.voc import PALETTE
-from port.voc_tasks.label_images import read_label_image
-from port.voc_tasks.segment import blend
-from port.voc_tasks.shapes import make_shapes
+from port.voc.classes import PALETTE
+from port.voc.crf import FLOOR, CrfSettings, dense_crf
+from port.voc.label_images import read_label_image
+from port.voc.segment import blend
+from port.voc.segmentation import KINDS, MEAN_BGR, SegmentationNet, Views, class_probabilities, window_starts
+from port.voc.shapes import make_shapes
 from prototxt import read_net
 from prototxt.errors import InputError
-from pycaffe import TEST
+from runtime import TEST
 from weights import LayerWeights, write_weights
 
 Run = Callable[..., tuple[int, str, str]]

@@ -10,9 +10,9 @@ import typer
 from typer.testing import CliRunner, Result
 
 from parity_tests.recordings import NETS
-from port.graph import boxes_of, net_svg
 from port.net import CaffeNet
-from port.summary import LayerSummary, NetSummary, size_text, summarise, summary_command
+from port.report.graph import boxes_of, net_svg
+from port.report.summary import LayerSummary, NetSummary, size_text, summarise, summary_command
 from prototxt import parse_net
 from prototxt.errors import InputError
 from weights import LayerWeights, read_weights, write_weights

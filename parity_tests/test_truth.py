@@ -7,7 +7,7 @@ import port.pycaffe
 import reference.pycaffe
 from parity_tests.recordings import NETS, error, fill_he_uniform, recorded
 from parity_tests.test_seenet_deploy import feed
-from pycaffe import TEST
+from runtime import TEST
 
 ABOUT, ARRAYS = recorded("seenet_deploy")
 

@@ -15,16 +15,16 @@ from PIL import Image
 
 import port
 from parity_tests.recordings import seenet_weights
-from port.attention import fused_maps, label_scores, prepared_views
+from port.attention.maps import fused_maps, label_scores, prepared_views
 from port.images import read_image
-from port.voc import CLASSES, IGNORE, PALETTE
-from port.voc_tasks import stream
-from port.voc_tasks.evaluate import evaluate_attention, evaluate_labels
-from port.voc_tasks.label_images import read_label_image, write_label_image
-from port.voc_tasks.lists import read_entries
-from port.voc_tasks.proxy_labels import FUSIONS, Fusion, fuse
-from port.voc_tasks.shapes import make_shapes
-from port.voc_tasks.voc_labels import paper_note
+from port.voc import stream
+from port.voc.classes import CLASSES, IGNORE, PALETTE
+from port.voc.evaluate import evaluate_attention, evaluate_labels
+from port.voc.label_images import read_label_image, write_label_image
+from port.voc.lists import read_entries
+from port.voc.proxy_labels import FUSIONS, Fusion, fuse
+from port.voc.shapes import make_shapes
+from port.voc.voc_labels import paper_note
 from weights import write_weights
 
 Run = Callable[..., tuple[int, str, str]]

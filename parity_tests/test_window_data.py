@@ -14,9 +14,9 @@ from port.net import CaffeNet
 from prototxt.caffe_pb2 import NetParameter, WindowDataParameter
 from prototxt.errors import InputError
 from prototxt.read import parse_net
-from pycaffe.data.windows import Window, place_window
+from runtime.data.windows import Window, place_window
+from runtime.rng import CaffeRNG, caffe_rng, set_random_seed
 from weights import write_binaryproto
-from weights.rng import CaffeRNG, caffe_rng, set_random_seed
 
 TRAIN, TEST = 0, 1
 

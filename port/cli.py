@@ -4,21 +4,21 @@ import sys
 
 import typer
 
-from port.attention_files import attention_command
-from port.bench.command import bench_command
+from parity_tests.bench.command import bench_command
+from parity_tests.compare.command import parity_command
+from port.attention.command import attention_command
 from port.demo import demo_command
-from port.export_command import export_command
-from port.parity.command import parity_command
-from port.summary import summary_command
+from port.export.command import export_command
+from port.report.summary import summary_command
 from port.training.command import train_command
-from port.voc_tasks.evaluate import evaluate_command
-from port.voc_tasks.gallery import gallery_command
-from port.voc_tasks.pipeline import pipeline_command
-from port.voc_tasks.proxy_labels import proxy_labels_command
-from port.voc_tasks.segment import segment_command
-from port.voc_tasks.shapes import shapes_command
-from port.voc_tasks.studies import studies_command
-from port.voc_tasks.voc_labels import voc_labels_command
+from port.voc.evaluate import evaluate_command
+from port.voc.gallery import gallery_command
+from port.voc.pipeline import pipeline_command
+from port.voc.proxy_labels import proxy_labels_command
+from port.voc.segment import segment_command
+from port.voc.shapes import shapes_command
+from port.voc.studies import studies_command
+from port.voc.voc_labels import voc_labels_command
 from prototxt.errors import InputError
 from weights.convert import convert_command
 

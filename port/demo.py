@@ -11,26 +11,26 @@ from rich.table import Table
 
 import prototxt
 import weights as weights_room
-from port.attention_files import attend_to_files, print_attention
-from port.figures import coloured, picture_grid
+from parity_tests.compare.command import print_report, show_on
+from parity_tests.compare.inputs import published_inputs, rebuilt_weights
+from parity_tests.compare.page import write_page
+from parity_tests.compare.run import compare
+from port.attention.command import attend_to_files, print_attention
+from port.attention.dataset import attend_to_dataset
+from port.attention.figures import coloured, picture_grid
 from port.images import read_image
-from port.parity.command import print_report, show_on
-from port.parity.inputs import published_inputs, rebuilt_weights
-from port.parity.page import write_page
-from port.parity.run import compare
 from port.progress import progress_bar
 from port.pycaffe import TEST, Net
-from port.voc import CLASSES, PALETTE, class_indices
-from port.voc_tasks.attention import attend_to_dataset
-from port.voc_tasks.each import report_failures
-from port.voc_tasks.evaluate import Numbers, evaluate_attention, evaluate_labels, percent
-from port.voc_tasks.gallery import Folders, gather_gallery, write_gallery
-from port.voc_tasks.label_images import read_label_image, read_map
-from port.voc_tasks.lists import read_entries
-from port.voc_tasks.proxy_labels import Fusion, make_proxy_labels
-from port.voc_tasks.shapes import make_shapes
-from port.voc_tasks.studies import several_classes
-from port.voc_tasks.weak_labels import TEST_SIZE
+from port.voc.classes import CLASSES, PALETTE, class_indices
+from port.voc.each import report_failures
+from port.voc.evaluate import Numbers, evaluate_attention, evaluate_labels, percent
+from port.voc.gallery import Folders, gather_gallery, write_gallery
+from port.voc.label_images import read_label_image, read_map
+from port.voc.lists import read_entries
+from port.voc.proxy_labels import Fusion, make_proxy_labels
+from port.voc.shapes import make_shapes
+from port.voc.studies import several_classes
+from port.voc.weak_labels import TEST_SIZE
 from prototxt.errors import InputError
 from weights import write_weights
 

@@ -9,9 +9,9 @@ from torch.func import functional_call
 from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, ParamPlan
-from weights.fillers import first_values
+from runtime.fillers import first_values
+from runtime.rng import caffe_rng
 from weights.names import param_names
-from weights.rng import caffe_rng
 
 LAYERS: dict[str, type["Layer"]] = {}
 """Caffe's layer type → our class."""

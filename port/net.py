@@ -15,7 +15,7 @@ from prototxt.caffe_pb2 import NetParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, Plan, plan_net
 from prototxt.read import read_net
-from pycaffe.python_layer import find_layer_class
+from runtime.python_layer import find_layer_class
 from weights import LayerWeights, read_weights
 
 
@@ -25,7 +25,7 @@ class CaffeNet(nn.Module):
     The state dict's keys are Caffe's layer names (`conv1_1.weight`, `conv1_1.bias`). The phase is fixed, as
     in Caffe: `train()` and `eval()` change nothing. Works on batches and sizes other than the prototxt's
     wherever the layers do, on any device, under autograd; dropout masks and fillers come from Caffe's own
-    generator (`weights.rng.set_random_seed`).
+    generator (`runtime.rng.set_random_seed`).
 
     Args:
         prototxt: a path, or a net that `read_net` gave.
@@ -34,7 +34,7 @@ class CaffeNet(nn.Module):
         allow_modules: Python modules that may be imported for `Python` layers; SeeNet's are built in.
         where: the file that a net came from which `read_net` gave, for messages.
         gradient: "caffe": each layer's at what Caffe finds in the blobs, which layers in place may have
-            overwritten by then (`prototxt.memory`); "exact": the gradient of what was computed.
+            overwritten by then (`prototxt.layers.memory`); "exact": the gradient of what was computed.
 
     Raises:
         InputError: `file:line: layer "x": …` for whatever Caffe, or the port, refuses.

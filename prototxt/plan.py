@@ -13,8 +13,8 @@ from functools import cached_property
 
 from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec
 from prototxt.errors import InputError
-from prototxt.layer_facts import LayerFacts, facts_of, param_count
-from prototxt.memory import memories, overwritten_reads
+from prototxt.layers.declare import LayerFacts, facts_of, param_count
+from prototxt.layers.memory import memories, overwritten_reads
 from prototxt.read import layer_line
 from prototxt.rules import layer_included
 

@@ -7,9 +7,9 @@ import numpy as np
 from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
-from pycaffe.blob import Blob, BlobVec
-from weights.fillers import first_values
-from weights.rng import caffe_rng
+from runtime.blob import Blob, BlobVec
+from runtime.fillers import first_values
+from runtime.rng import caffe_rng
 
 LAYERS: dict[str, type["Layer"]] = {}
 """Caffe's layer type → our class."""

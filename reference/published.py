@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pycaffe.resizing import resize_cubic
+from runtime.resizing import resize_cubic
 
 MEAN_BGR = (104.007, 116.669, 122.679)
 """Subtracted from BGR pixels in 0 … 255."""

@@ -12,13 +12,15 @@ import sys
 import reference.layers  # noqa: F401  (registers the layers)
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
-from pycaffe import TEST, TRAIN, Layer, SGDSolver, coord_map, draw, io, net_spec, proto, run_script
-from pycaffe import Net as _Net
-from pycaffe.net import EngineLayer
-from pycaffe.net_spec import NetSpec, layers, params, to_proto
-from pycaffe.python_layer import find_layer_class, new_python_layer
 from reference.layer import LAYERS, PYTHON_LAYERS
-from weights.rng import set_random_seed
+from reference.solver import SGDSolver
+from runtime import TEST, TRAIN, Layer, run_script
+from runtime import Net as _Net
+from runtime.net import EngineLayer
+from runtime.pycaffe import coord_map, draw, io, net_spec, proto
+from runtime.pycaffe.net_spec import NetSpec, layers, params, to_proto
+from runtime.python_layer import find_layer_class, new_python_layer
+from runtime.rng import set_random_seed
 
 __all__ = [
     "TEST",
@@ -44,7 +46,7 @@ __all__ = [
 
 
 class Net(_Net):
-    """A net computed in NumPy; see `pycaffe.Net`."""
+    """A net computed in NumPy; see `runtime.Net`."""
 
     def _make_layer(self, plan: LayerPlan) -> EngineLayer:
         if plan.type == "Python":

@@ -7,19 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from port.caffe_layers.voc_data import VocImages, settings_of
 from port.layer import PYTHON_LAYERS, Layer, Shape, layer
-from port.training.ranks import solver_count, solver_rank
-from port.voc_data import VocImages, settings_of
+from port.ranks import solver_count, solver_rank
 from prototxt.errors import InputError
-from pycaffe.data.database import DatabaseImages
-from pycaffe.data.hdf5 import HDF5Rows
-from pycaffe.data.images import LabelledImages, PairedImages
-from pycaffe.data.memory import MemoryImages
-from pycaffe.data.prefetch import Prefetcher
-from pycaffe.data.share import whole
-from pycaffe.data.source import Source
-from pycaffe.data.windows import ImageWindows
-from weights.rng import caffe_rng
+from runtime.data.database import DatabaseImages
+from runtime.data.hdf5 import HDF5Rows
+from runtime.data.images import LabelledImages, PairedImages
+from runtime.data.memory import MemoryImages
+from runtime.data.output import HDF5Pass
+from runtime.data.prefetch import Prefetcher, Source, whole
+from runtime.data.windows import ImageWindows
+from runtime.rng import caffe_rng
 
 AHEAD = 4
 """Batches read ahead: Caffe's default `prefetch`."""
@@ -160,3 +159,19 @@ class VOCDataLayer(DataLayer):
 
 
 PYTHON_LAYERS["voc_layers", "VOCDataLayer"] = VOCDataLayer
+
+
+@layer("HDF5Output")
+class HDF5Output(Layer):
+    """Writes its two bottoms to `hdf5_output_param.file_name`, once."""
+
+    def set_up(self, data: Shape, label: Shape) -> None:
+        self.file = HDF5Pass(self.param.hdf5_output_param)
+
+    def top_shapes(self, data: Shape, label: Shape) -> list[Shape]:
+        self.file.check(tuple(data), tuple(label))
+        return []
+
+    def forward(self, *bottoms: Tensor) -> tuple[()]:
+        self.file.write(*(bottom.detach().cpu().numpy() for bottom in bottoms))
+        return ()

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from port.crelu import BackgroundMask, CReLU
 from port.layer import PYTHON_LAYERS, SameShape, Shape
+from port.models.crelu import BackgroundMask, CReLU
 from prototxt.errors import InputError
-from pycaffe.python_layer import literal_params
+from runtime.python_layer import literal_params
 
 
 class _Erasing(SameShape):

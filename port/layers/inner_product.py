@@ -5,11 +5,11 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from port.gradient import refuse_gradient
 from port.layer import Layer, Shape, layer
 from port.layers.checks import class_numbers
-from port.layers.gradient import refuse_gradient
 from prototxt.errors import InputError
-from prototxt.geometry import canonical_axis
+from prototxt.layers.windows import canonical_axis
 
 
 @layer("InnerProduct")

@@ -11,7 +11,7 @@ from port.layer import Layer, SameShape, Shape, layer
 from port.layers.checks import legacy_shape, refuse_in_place
 from prototxt.caffe_pb2 import FillerParameter, LRNParameter
 from prototxt.errors import InputError
-from prototxt.geometry import canonical_axis
+from prototxt.layers.windows import canonical_axis
 
 
 @layer("Softmax")

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from port.layer import Layer, Shape
 from prototxt.plan import LayerPlan
-from pycaffe.blob import Blob
-from pycaffe.python_layer import new_python_layer
+from runtime.blob import Blob
+from runtime.python_layer import new_python_layer
 
 
 class ScriptLayer(Layer):

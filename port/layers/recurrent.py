@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from port.gradient import refuse_gradient, with_slope
 from port.layer import Layer, Shape, layer
-from port.layers.gradient import refuse_gradient, with_slope
 from prototxt.errors import InputError
-from prototxt.geometry import canonical_axis
-from weights.fillers import fill
-from weights.rng import caffe_rng
+from prototxt.layers.windows import canonical_axis
+from runtime.fillers import fill
+from runtime.rng import caffe_rng
 
 
 class _Recurrent(Layer):

@@ -28,11 +28,12 @@ from port.pycaffe.solver import (
     SGDSolver,
     get_solver,
 )
-from port.training.ranks import solver_count, solver_rank
-from pycaffe import TEST, TRAIN, Layer, coord_map, draw, io, net_spec, proto
-from pycaffe.net_spec import NetSpec, layers, params, to_proto
-from pycaffe.timer import Timer
-from weights.rng import set_random_seed
+from port.ranks import solver_count, solver_rank
+from runtime import TEST, TRAIN, Layer
+from runtime.pycaffe import coord_map, draw, io, net_spec, proto
+from runtime.pycaffe.net_spec import NetSpec, layers, params, to_proto
+from runtime.pycaffe.timer import Timer
+from runtime.rng import set_random_seed
 
 __version__ = "1.0.0"
 """Of the Caffe that this stands in for."""

@@ -3,6 +3,6 @@
 import sys
 
 import port.pycaffe
-from pycaffe import run_script
+from runtime import run_script
 
 sys.exit(run_script(port.pycaffe, sys.argv[1:]))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from port.pycaffe.net import Net
-from pycaffe import TEST, io
+from runtime import TEST
+from runtime.pycaffe import io
 
 
 class Classifier(Net):

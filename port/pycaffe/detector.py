@@ -9,7 +9,8 @@ import numpy as np
 
 from port.pycaffe.classifier import image_transformer
 from port.pycaffe.net import Net
-from pycaffe import TEST, io
+from runtime import TEST
+from runtime.pycaffe import io
 
 Window = Sequence[int]
 """ymin, xmin, ymax, xmax, in pixels; the last two lie outside."""

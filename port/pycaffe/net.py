@@ -10,18 +10,18 @@ from port.blobs import Rereading
 from port.layer import LAYERS, Layer, as_tuple
 from port.net import layer_class
 from prototxt.errors import InputError
-from prototxt.memory import blobs_read, shares_memory
+from prototxt.layers.memory import blobs_read, shares_memory
 from prototxt.plan import LayerPlan
-from pycaffe.blob import Blob, BlobVec
-from pycaffe.net import EngineLayer, log
-from pycaffe.net import Net as _Net
-from pycaffe.python_layer import new_python_layer
+from runtime.blob import Blob, BlobVec
+from runtime.net import EngineLayer, log
+from runtime.net import Net as _Net
+from runtime.python_layer import new_python_layer
 
 _device = torch.device("cpu")
 
 
 class Net(_Net):
-    """A net computed in PyTorch; see `pycaffe.Net`.
+    """A net computed in PyTorch; see `runtime.Net`.
 
     Blobs are NumPy memory. On the CPU, PyTorch works on that memory and only each layer's result is copied
     into its blob; on a GPU, blobs travel to the device and back around each layer.

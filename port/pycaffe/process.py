@@ -3,10 +3,10 @@
 import os
 from typing import NoReturn
 
+from port.ranks import solver_count, solver_rank
 from port.training.caffe_log import CaffeLog
-from port.training.ranks import solver_count, solver_rank
 from prototxt.errors import InputError
-from pycaffe.errors import CaffeRuntimeError
+from runtime.errors import CaffeRuntimeError
 
 _SEVERITIES = "IWEF"
 

@@ -18,7 +18,7 @@ from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan
 from prototxt.read import read_net, read_solver
-from pycaffe.blob import Blob
+from runtime.blob import Blob
 from weights import LayerWeights
 
 

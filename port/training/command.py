@@ -11,10 +11,10 @@ import typer
 
 from port.layers.data import ImageSegData
 from port.progress import progress_bar
+from port.ranks import joined_ranks, solver_rank
 from port.training.caffe_log import CaffeLog
 from port.training.loop import Solver
 from port.training.net import TrainingNet
-from port.training.ranks import joined_ranks, solver_rank
 from port.training.solver_nets import NetSource
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from port.training.caffe_log import CaffeLog, number
-from port.training.net import Output
-from port.training.ranks import (
+from port.ranks import (
     all_ranks,
     average_gradients,
     broadcast,
@@ -19,6 +17,8 @@ from port.training.ranks import (
     solver_count,
     solver_rank,
 )
+from port.training.caffe_log import CaffeLog, number
+from port.training.net import Output
 from port.training.rate_policies import check_policy, learning_rate
 from port.training.snapshots import SnapshotNames, check_prefix, read_snapshot, write_snapshot
 from port.training.solver_nets import NetSource, test_sources, train_source
@@ -26,9 +26,9 @@ from port.training.solvers import CaffeSolver, make_solver
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.plan import Plan
+from runtime.rng import caffe_rng, set_random_seed
 from weights import LayerWeights, SolverSnapshot
 from weights.layer_weights import check_finite
-from weights.rng import caffe_rng, set_random_seed
 
 F = np.float32
 

@@ -18,9 +18,9 @@ from port.training.caffe_log import CaffeLog, log_backward, log_forward, log_net
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, ParamSpec
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, ParamPlan, Plan
+from runtime.rng import caffe_rng
 from weights import LayerWeights
 from weights.opening import HDF5_MAGIC, first_bytes
-from weights.rng import caffe_rng
 
 Observer = Callable[[LayerPlan, tuple[Tensor, ...], tuple[Tensor, ...]], None]
 

@@ -7,10 +7,10 @@ import numpy as np
 
 from prototxt.caffe_pb2 import EltwiseParameter
 from prototxt.errors import InputError
-from prototxt.geometry import canonical_axis
-from pycaffe.blob import Blob
+from prototxt.layers.windows import canonical_axis
 from reference.layer import Arrays, Layer, Shape, layer
 from reference.layers.checks import refuse_in_place
+from runtime.blob import Blob
 
 
 @layer("Concat")

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from prototxt.errors import InputError
-from prototxt.geometry import canonical_axis, convolution_window
+from prototxt.layers.windows import canonical_axis, convolution_window
 from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.windows import col2im, im2col
+from reference.unfolding import col2im, im2col
 
 
 class _Convolving(Layer):

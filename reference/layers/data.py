@@ -4,17 +4,16 @@ from abc import abstractmethod
 
 import numpy as np
 
-from pycaffe.blob import Blob
-from pycaffe.data.database import DatabaseImages
-from pycaffe.data.hdf5 import HDF5Rows
-from pycaffe.data.images import LabelledImages, PairedImages
-from pycaffe.data.memory import MemoryImages
-from pycaffe.data.output import HDF5Pass
-from pycaffe.data.share import whole
-from pycaffe.data.source import Source
-from pycaffe.data.windows import ImageWindows
 from reference.layer import Arrays, Layer, Shape, layer
-from weights.rng import caffe_rng
+from runtime.blob import Blob
+from runtime.data.database import DatabaseImages
+from runtime.data.hdf5 import HDF5Rows
+from runtime.data.images import LabelledImages, PairedImages
+from runtime.data.memory import MemoryImages
+from runtime.data.output import HDF5Pass
+from runtime.data.prefetch import Source, whole
+from runtime.data.windows import ImageWindows
+from runtime.rng import caffe_rng
 
 
 class _DataLayer(Layer):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from prototxt.errors import InputError
-from prototxt.geometry import canonical_axis
+from prototxt.layers.windows import canonical_axis
 from reference.layer import Arrays, Layer, Shape, layer
 from reference.layers.checks import class_indices, refuse_gradient
 

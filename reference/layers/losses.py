@@ -7,11 +7,11 @@ import numpy as np
 
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
 from prototxt.errors import InputError
-from prototxt.geometry import canonical_axis
+from prototxt.layers.windows import canonical_axis
+from reference.arithmetic import added_up, sigmoid
 from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.arithmetic import added_up, sigmoid
 from reference.layers.checks import class_indices, legacy_shape, refuse_gradient
-from reference.layers.softmax import softmax
+from reference.layers.normalisation import softmax
 from weights.binaryproto import read_binaryproto
 
 SMALLEST_PROBABILITY = np.float32(1e-20)

@@ -4,6 +4,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import FillerParameter, LRNParameter
 from prototxt.errors import InputError
+from prototxt.layers.windows import canonical_axis
 from reference.layer import Arrays, Layer, Shape, layer
 from reference.layers.checks import legacy_shape, refuse_in_place
 
@@ -147,3 +148,23 @@ class BatchNorm(Layer):
 
     def _spread(self, channels: np.ndarray, x: np.ndarray) -> np.ndarray:
         return channels.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    """exp(x) over its sum along `axis`, the maximum subtracted first."""
+    exp = np.exp(x - x.max(axis=axis, keepdims=True))
+    return exp / exp.sum(axis=axis, keepdims=True)
+
+
+@layer("Softmax")
+class Softmax(Layer):
+    def top_shapes(self, shape: Shape) -> list[Shape]:
+        self.axis = canonical_axis(self.param.softmax_param.axis, len(shape))
+        return [shape]
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return softmax(x, self.axis)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (y,), (dy,) = tops, top_diffs
+        return (dy - (dy * y).sum(axis=self.axis, keepdims=True)) * y

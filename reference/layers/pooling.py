@@ -7,7 +7,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import LayerParameter, PoolingParameter
 from prototxt.errors import InputError
-from prototxt.geometry import pooled_sizes, pooling_window
+from prototxt.layers.windows import pooled_sizes, pooling_window
 from reference.layer import Arrays, Layer, Shape, layer
 
 

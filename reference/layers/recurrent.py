@@ -11,12 +11,12 @@ from abc import abstractmethod
 import numpy as np
 
 from prototxt.errors import InputError
-from pycaffe.blob import Blob
+from reference.arithmetic import sigmoid
 from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.arithmetic import sigmoid
 from reference.layers.checks import refuse_gradient
-from weights.fillers import fill
-from weights.rng import caffe_rng
+from runtime.blob import Blob
+from runtime.fillers import fill
+from runtime.rng import caffe_rng
 
 
 class _Recurrent(Layer):

@@ -6,7 +6,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
-from prototxt.geometry import canonical_axis
+from prototxt.layers.windows import canonical_axis
 from reference.layer import Arrays, Layer, Shape, layer
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 
 from prototxt.errors import InputError
-from prototxt.geometry import canonical_axis
-from pycaffe.blob import Blob
+from prototxt.layers.windows import canonical_axis
 from reference.layer import Arrays, Layer, Shape, layer
 from reference.layers.checks import class_indices, refuse_gradient
+from runtime.blob import Blob
 
 
 @layer("ArgMax")

@@ -1,0 +1,200 @@
+"""Caffe's neuron layers: each value of the top comes from one value of the bottom."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from port.gradient import with_slope
+from port.layer import SameShape, Shape, layer
+from port.layers.checks import legacy_shape, refuse_in_place
+from prototxt.caffe_pb2 import FillerParameter
+from prototxt.errors import InputError
+from runtime.rng import caffe_rng
+
+
+@layer("ReLU")
+class ReLU(SameShape):
+    def forward(self, x: Tensor) -> Tensor:
+        slope = self.param.relu_param.negative_slope
+        return F.leaky_relu(x, slope) if slope else F.relu(x)
+
+
+@layer("PReLU")
+class PReLU(SameShape):
+    """Leaky ReLU whose slope is learned, one for each channel or one for all."""
+
+    def set_up(self, shape: Shape) -> None:
+        param = self.param.prelu_param
+        if len(shape) < 2:
+            raise InputError(f"PReLU needs a bottom of at least 2 axes, not {shape}")
+        channels = legacy_shape(shape)[1]
+        filler = param.filler if param.HasField("filler") else FillerParameter(type="constant", value=0.25)
+        self.add_weight(() if param.channel_shared else (channels,), filler)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (slopes,) = self.blobs
+        if slopes.ndim and len(slopes) != x.shape[1]:
+            raise InputError(f"the slopes are for {len(slopes)} channels, the bottom is {tuple(x.shape)}")
+        return F.prelu(x, slopes)
+
+
+@layer("ELU")
+class ELU(SameShape):
+    def forward(self, x: Tensor) -> Tensor:
+        alpha = self.param.elu_param.alpha
+        value = x.detach()
+        top = F.elu(value, alpha)
+        return with_slope(x, top, lambda x, y: torch.where(x > 0, 1, alpha + y), value, top)
+
+
+@layer("Sigmoid")
+class Sigmoid(SameShape):
+    def forward(self, x: Tensor) -> Tensor:
+        top = _sigmoid(x.detach())
+        return with_slope(x, top, lambda y: y * (1 - y), top)
+
+
+@layer("TanH")
+class TanH(SameShape):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
+@layer("Swish")
+class Swish(SameShape):
+    def forward(self, x: Tensor) -> Tensor:
+        beta = self.param.swish_param.beta
+        value = x.detach()
+        gate = _sigmoid(beta * value)
+        top = value * gate
+        return with_slope(x, top, lambda y, gate: beta * y + gate * (1 - beta * y), top, gate)
+
+
+@layer("AbsVal")
+class AbsVal(SameShape):
+    def set_up(self, shape: Shape) -> None:
+        refuse_in_place(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+
+@layer("Threshold")
+class Threshold(SameShape):
+    """1 above the threshold, else 0. Caffe has no gradient for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x > self.param.threshold_param.threshold).to(x.dtype)
+
+
+@layer("BNLL")
+class BNLL(SameShape):
+    """log(1 + exp(x))."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = x.detach()
+        top = F.softplus(value, threshold=50)
+        return with_slope(x, top, torch.sigmoid, value)
+
+
+@layer("Clip")
+class Clip(SameShape):
+    """Between `min` and `max`, bounds included in what passes the gradient on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high = self.param.clip_param.min, self.param.clip_param.max
+        value = x.detach()
+        top = value.clamp(max=high).clamp(min=low)  # where min > max, Caffe's min wins
+        return with_slope(x, top, lambda x: (x >= low) & (x <= high), value)
+
+
+@layer("Power")
+class Power(SameShape):
+    """(shift + scale · x) ^ power."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        param = self.param.power_param
+        scale, shift, power = param.scale, param.shift, param.power
+        value = x.detach()
+        if scale * power == 0:
+            return with_slope(x, torch.full_like(value, shift) ** power, lambda: 0.0)
+        top = (value * scale + shift) ** power
+        overwritten = self.plan.in_place and not self.exact
+        if power == 1:
+            return with_slope(x, top, lambda: scale, overwritten=overwritten)
+
+        def slope(x: Tensor, y: Tensor) -> Tensor:
+            base = x * scale + shift
+            # Caffe divides by the base, so the gradient at a base of 0 is not a number.
+            return scale * power * (base if power == 2 else y / base)
+
+        return with_slope(x, top, slope, value, top, overwritten=overwritten)
+
+
+@layer("Exp")
+class Exp(SameShape):
+    """base ^ (shift + scale · x), base e by default."""
+
+    def set_up(self, shape: Shape) -> None:
+        param = self.param.exp_param
+        log_base = _log_base(param.base)
+        self.inner = log_base * param.scale
+        self.outer = float(np.exp(log_base * param.shift))
+
+    def forward(self, x: Tensor) -> Tensor:
+        top = torch.exp(self.inner * x.detach()) * self.outer
+        return with_slope(x, top, lambda y: y * self.inner, top)
+
+
+@layer("Log")
+class Log(SameShape):
+    """log_base(shift + scale · x), base e by default."""
+
+    def set_up(self, shape: Shape) -> None:
+        self.log_base = _log_base(self.param.log_param.base)
+        if not self.log_base:
+            raise InputError("log_param: base 1 has no logarithm: give another base")
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.param.log_param.scale, self.param.log_param.shift
+        value = x.detach()
+        top = torch.log(value * scale + shift) * (1 / self.log_base)
+
+        def slope(x: Tensor) -> Tensor:
+            return scale / self.log_base / (x * scale + shift)
+
+        return with_slope(x, top, slope, value, overwritten=self.plan.in_place and not self.exact)
+
+
+@layer("Dropout")
+class Dropout(SameShape):
+    """Zeroes units with probability `dropout_ratio` in TRAIN, scaling the rest; the identity in TEST.
+
+    The mask is drawn from Caffe's generator, so the same seed drops the same units.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.phase != 0:
+            return x
+        keep = 1.0 - self.param.dropout_param.dropout_ratio  # in double, as Caffe passes it on
+        mask = torch.from_numpy(caffe_rng().bernoulli(x.numel(), keep)).to(x)
+        return x * mask.reshape(x.shape) * float(np.float32(1.0 / keep))
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    """From its small side, where single precision comes near Caffe's, which is computed in double."""
+    large = x > 0
+    small = torch.sigmoid(torch.where(large, -x, x))
+    return torch.where(large, 1 - small, small)
+
+
+def _log_base(base: float) -> float:
+    """The natural logarithm of Exp's and Log's base; -1 stands for e."""
+    if base == -1:
+        return 1.0
+    if base <= 0:
+        raise InputError(f"base {base:g} must be above 0, or -1 for e")
+    return math.log(base)

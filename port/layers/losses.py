@@ -1,0 +1,275 @@
+"""Losses that are logarithms of probabilities."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from port.gradient import refuse_gradient, with_slope
+from port.layer import Layer, Shape, as_tuple, layer
+from port.layers.checks import check_label_count, class_numbers, legacy_shape
+from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
+from prototxt.errors import InputError
+from prototxt.layers.windows import canonical_axis
+from weights.binaryproto import read_binaryproto
+
+
+class Loss(Layer):
+    """A loss class writes `check` and `loss`, and says which bottoms get no gradient."""
+
+    no_gradient: ClassVar[dict[int, str]] = {1: "labels"}
+
+    def top_shapes(self, *shapes: Shape) -> list[Shape]:
+        self.check(*shapes)
+        return [(), shapes[0]][: len(self.plan.tops)]
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        self.check(*(tuple(b.shape) for b in bottoms))
+        loss, *others = as_tuple(self.loss(*bottoms))
+        for index, what in self.no_gradient.items():
+            if index < len(bottoms):
+                loss = refuse_gradient(self, loss, bottoms[index], index, what)
+        return loss, *others
+
+    def check(self, *shapes: Shape) -> None:
+        """Raises InputError for shapes that Caffe refuses."""
+        first, second = shapes[:2]
+        if not first or first[:1] != second[:1]:
+            raise InputError(f"the bottoms {tuple(first)} and {tuple(second)} must have the same first axis")
+
+    @abstractmethod
+    def loss(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The loss, and the second top of those that have one."""
+
+
+def ignored_label(param: LossParameter) -> int | None:
+    return param.ignore_label if param.HasField("ignore_label") else None
+
+
+def normalised(total: Tensor, mode: int, outer: int, inner: int, valid: Tensor | None) -> Tensor:
+    """The summed loss over what `mode` counts, which is at least 1.
+
+    Args:
+        outer, inner: images, and places within one.
+        valid: how many places are not ignored; None: all.
+    """
+    if mode == LossParameter.VALID and valid is not None:
+        return total / valid.clamp(min=1).to(total.dtype)
+    count = {LossParameter.NONE: 1, LossParameter.BATCH_SIZE: outer}.get(mode, outer * inner)
+    return total / max(count, 1)
+
+
+def around(shape: Sequence[int], axis: int) -> tuple[int, int, int]:
+    """Counts before, along and behind an axis."""
+    return math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+
+
+FLOOR = float(np.finfo(np.float32).tiny)
+"""SoftmaxWithLoss takes smaller probabilities for this one, FLT_MIN."""
+
+LOG_THRESHOLD = float(np.float32(1e-20))
+"""InfogainLoss and MultinomialLogisticLoss take smaller probabilities for this one."""
+
+
+@layer("SigmoidCrossEntropyLoss")
+class SigmoidCrossEntropyLoss(Loss):
+    """Cross-entropy of sigmoid(x) with targets from 0 to 1, over the number of images unless told else."""
+
+    def check(self, *shapes: Shape) -> None:
+        super().check(*shapes)
+        if math.prod(shapes[0]) != math.prod(shapes[1]):
+            raise InputError(f"scores {shapes[0]} and targets {shapes[1]} must hold as many values")
+
+    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
+        param, valid = self.param.loss_param, None
+        targets = targets.detach().reshape(x.shape)
+        positive = x >= 0
+        # Each term for itself, so that a small loss is not the difference of large numbers.
+        losses = F.softplus(torch.where(positive, -x, x)) - x * (targets - positive.to(x.dtype))
+        ignored = ignored_label(param)
+        if ignored is not None:
+            counted = targets.trunc() != ignored
+            losses, valid = losses.where(counted, 0), counted.sum()
+        mode = param.normalization
+        if not param.HasField("normalization"):
+            mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
+        return normalised(losses.sum(), mode, x.shape[0], math.prod(x.shape[1:]), valid)
+
+
+@layer("SoftmaxWithLoss")
+class SoftmaxWithLoss(Loss):
+    """Minus the logarithm of the label's softmax probability, over the number of labels unless told else.
+
+    A second top has the probabilities; what comes back to it is not heeded.
+    """
+
+    def check(self, *shapes: Shape) -> None:
+        super().check(*shapes)
+        check_label_count(*shapes, self._axis(shapes[0]))
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        param, axis = self.param.loss_param, self._axis(tuple(x.shape))
+        outer, classes, inner = around(x.shape, axis)
+        ignored = ignored_label(param)
+        numbers = class_numbers(labels, classes, ignored).reshape(outer, inner)
+        logs = F.log_softmax(x.reshape(outer, classes, inner), 1)
+        losses = F.nll_loss(
+            logs, numbers, ignore_index=_NONE if ignored is None else ignored, reduction="none"
+        )
+        # Caffe's gradient goes on below the floor.
+        losses = with_slope(losses, losses.detach().clamp(max=-math.log(FLOOR)), lambda: 1.0)
+        mode = param.normalization
+        if not param.HasField("normalization") and param.HasField("normalize"):
+            mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
+        valid = None if ignored is None else (numbers != ignored).sum()
+        loss = normalised(losses.sum(), mode, outer, inner, valid)
+        return (loss, x.detach().softmax(axis))[: len(self.plan.tops)]
+
+    def _axis(self, shape: Shape) -> int:
+        return canonical_axis(self.param.softmax_param.axis, len(shape))
+
+
+_NONE = -(1 << 40)  # an index to ignore where none is: no label is it
+
+
+@layer("InfogainLoss")
+class InfogainLoss(Loss):
+    """Minus the logarithms of all classes' softmax probabilities, weighed by the label's row of a matrix H.
+
+    H is the third bottom, or is read from `source`. A second top has the probabilities.
+    """
+
+    no_gradient: ClassVar[dict[int, str]] = {1: "labels", 2: "infogain matrix"}
+
+    def set_up(self, *shapes: Shape) -> None:
+        param = self.param.infogain_loss_param
+        if self.param.loss_param.HasField("normalize"):
+            raise InputError("InfogainLoss does not know loss_param's normalize: give normalization")
+        if len(shapes) == 2:
+            if not param.HasField("source"):
+                raise InputError("give infogain_loss_param the matrix's file as source, or a third bottom")
+            matrix = torch.from_numpy(read_binaryproto(param.source)).to(torch.get_default_dtype())
+            self.register_buffer("matrix", matrix, persistent=False)
+
+    def check(self, *shapes: Shape) -> None:
+        super().check(*shapes)
+        axis = self._axis(shapes[0])
+        check_label_count(*shapes[:2], axis)
+        classes = shapes[0][axis]
+        matrix = tuple(shapes[2] if len(shapes) > 2 else self.matrix.shape)
+        if math.prod(matrix) != classes**2:
+            raise InputError(f"the infogain matrix {matrix} must hold {classes} × {classes} values")
+
+    def loss(self, x: Tensor, labels: Tensor, matrix: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        param, axis = self.param.loss_param, self._axis(tuple(x.shape))
+        outer, classes, inner = around(x.shape, axis)
+        ignored, valid = ignored_label(param), None
+        numbers = class_numbers(labels, classes, ignored).reshape(outer, inner)
+        if ignored is not None:
+            counted = numbers != ignored
+            numbers, valid = numbers.where(counted, 0), counted.sum()
+        matrix = (self.matrix if matrix is None else matrix.detach()).to(x).reshape(classes, classes)
+        weights = matrix[numbers].movedim(-1, 1)  # (outer, classes, inner)
+        logs = F.log_softmax(x.reshape(outer, classes, inner), 1)
+        logs = with_slope(logs, logs.detach().clamp(min=math.log(LOG_THRESHOLD)), lambda: 1.0)
+        losses = -(weights * logs).sum(1)
+        if ignored is not None:
+            losses = losses.where(counted, 0)
+        loss = normalised(losses.sum(), param.normalization, outer, inner, valid)
+        return (loss, x.detach().softmax(axis))[: len(self.plan.tops)]
+
+    def _axis(self, shape: Shape) -> int:
+        return canonical_axis(self.param.infogain_loss_param.axis, len(shape))
+
+
+@layer("MultinomialLogisticLoss")
+class MultinomialLogisticLoss(Loss):
+    """Minus the logarithm of the label's probability, which is what the bottom holds, per image."""
+
+    def check(self, *shapes: Shape) -> None:
+        super().check(*shapes)
+        legacy_shape(shapes[0])
+        if legacy_shape(shapes[1])[1:] != (1, 1, 1):
+            raise InputError(f"give one label for each image, not {tuple(shapes[1])}")
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        rows = x.flatten(1) if x.ndim > 1 else x[:, None]
+        picked = rows.gather(1, class_numbers(labels, rows.shape[1]).reshape(-1, 1))
+        probability = picked.detach().clamp(min=LOG_THRESHOLD)
+        losses = with_slope(picked, -probability.log(), lambda: -1 / probability)
+        return losses.sum() / len(x)
+
+
+@layer("EuclideanLoss")
+class EuclideanLoss(Loss):
+    """Half the squared distance of the bottoms, per image. Both get a gradient."""
+
+    no_gradient: ClassVar[dict[int, str]] = {}
+
+    def check(self, *shapes: Shape) -> None:
+        super().check(*shapes)
+        legacy_shape(shapes[0])
+        if math.prod(shapes[0]) != math.prod(shapes[1]):
+            raise InputError(f"the bottoms {shapes[0]} and {shapes[1]} must hold as many values")
+
+    def loss(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b.reshape(a.shape)).square().sum() / len(a) / 2
+
+
+@layer("HingeLoss")
+class HingeLoss(Loss):
+    """What scores lack to a margin of 1, the label's above 0, the others below; squared by L2. Per image."""
+
+    def check(self, *shapes: Shape) -> None:
+        super().check(*shapes)
+        legacy_shape(shapes[0])
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        rows = x.reshape(len(x), -1)
+        numbers = class_numbers(labels.flatten()[: len(x)], rows.shape[1])
+        signs = torch.ones_like(rows).scatter_(1, numbers[:, None], -1)
+        lacking = (1 + signs * rows).relu()
+        if self.param.hinge_loss_param.norm == HingeLossParameter.L2:
+            lacking = lacking.square()
+        return lacking.sum() / len(x)
+
+
+@layer("ContrastiveLoss")
+class ContrastiveLoss(Loss):
+    """Half the squared distance of similar pairs; of dissimilar ones, half its squared lack to `margin`.
+
+    With `legacy_version`, half of what the squared distance lacks to the margin. The mean over the pairs.
+    """
+
+    no_gradient: ClassVar[dict[int, str]] = {}
+
+    def check(self, *shapes: Shape) -> None:
+        super().check(*shapes)
+        a, b, similar = map(legacy_shape, shapes)
+        if a[1:] != (a[1], 1, 1) or b[1:] != a[1:]:
+            raise InputError(f"the pairs must be two blobs (num, channels), not {shapes[0]} and {shapes[1]}")
+        if similar[1:] != (1, 1, 1) or similar[0] < a[0]:
+            raise InputError(f"give one similarity for each of {a[0]} pairs, not {shapes[2]}")
+
+    def loss(self, a: Tensor, b: Tensor, similar: Tensor) -> Tensor:
+        param = self.param.contrastive_loss_param
+        margin = param.margin
+        squares = (a - b.reshape(a.shape)).reshape(len(a), -1).square().sum(1)
+        alike = similar.detach().flatten()[: len(a)].trunc() != 0
+        square = squares.detach()
+        if param.legacy_version:
+            lacking = (margin - square).clamp(min=0)
+            apart, slope = lacking, -torch.ones_like(square)
+        else:
+            distance = square.sqrt()
+            lacking = (margin - distance).clamp(min=0)
+            # Caffe's guard against a distance of 0 is in every gradient.
+            apart, slope = lacking.square(), -lacking / (distance + 1e-4)
+        slope = torch.where(alike, 1, torch.where(lacking > 0, slope, 0))
+        losses = with_slope(squares, torch.where(alike, square, apart), lambda: slope)
+        return losses.sum() / len(a) / 2

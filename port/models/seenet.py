@@ -1,0 +1,164 @@
+"""SeeNet as an idiomatic module: VGG-16's trunk, and the branches S_A, S_B and S_C."""
+
+import os
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from port.copying import copy_by_name
+from port.models.crelu import BackgroundMask, CReLU
+from prototxt.errors import InputError
+from weights import LayerWeights, check_finite, read_weights
+
+TRUNK = (("1_1", "1_2"), ("2_1", "2_2"), ("3_1", "3_2", "3_3"), ("4_1", "4_2", "4_3"), ("5_1", "5_2", "5_3"))
+"""The trunk's convolutions by block; a 2×2 max pooling, rounding up, follows each block but the last."""
+
+
+class SeeNet(nn.Module):
+    """Self-Erasing Network (NeurIPS 2018): [P] the paper, [R] the authors' released nets.
+
+    The state dict's keys are Caffe's layer names: `conv1_1.weight` … `score_b3.bias`. Works on batches, any
+    size from 1×1, CPU and CUDA, under autograd, `torch.export` and ONNX.
+
+    Args:
+        num_classes: channels of the score maps.
+        maxt, mint: C-ReLU's thresholds δ_h and δ_l. The default is the released deploy net's (0.8, 0.0),
+            what the published maps come from; [P] trains with 0.7 and 0.05.
+        backward: C-ReLU's gradient, "caffe" as released (channel 0 only) or "exact". See `CReLU`.
+        erasing: whether S_B exists. Without it this is plain class attention, S_A alone.
+        background: whether S_C exists. It runs in training mode only; its labels are all zero.
+        dropout: in S_A before the scores, in training mode ([R]: 0.5; none in S_B).
+        channels: of the five blocks; the branches have the last. (64, 128, 256, 512, 512) is VGG-16.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 20,
+        *,
+        maxt: float = 0.8,
+        mint: float = 0.0,
+        backward: str = "caffe",
+        erasing: bool = True,
+        background: bool = True,
+        dropout: float = 0.5,
+        channels: Sequence[int] = (64, 128, 256, 512, 512),
+    ):
+        super().__init__()
+        self.num_classes, self.dropout = num_classes, dropout
+        self.erasing, self.background = erasing, background
+        below = 3
+        for names, width in zip(TRUNK, channels, strict=True):
+            for name in names:
+                self.add_module(f"conv{name}", nn.Conv2d(below, width, 3, padding=1))
+                below = width
+        self.mask_b2 = CReLU(maxt, mint, backward)
+        self.mask_b3 = BackgroundMask((maxt + mint) / 2)
+        for branch in ("b1", *["b2"] * erasing, *["b3"] * background):
+            self.add_module(f"conv1_{branch}", nn.Conv2d(below, below, 3, padding=1))
+            self.add_module(f"conv2_{branch}", nn.Conv2d(below, below, 3, padding=1))
+            self.add_module(f"score_{branch}", nn.Conv2d(below, num_classes, 1))
+        self._initialise()
+
+    def forward(self, data: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+        """
+        Args:
+            data: (num, 3, height, width), BGR minus the mean (104.007, 116.669, 122.679).
+            label: num · classes values, 1 for the classes whose attention is erased, in any shape.
+
+        Returns:
+            `(score_b1, score_b2)`, each (num, classes, ⌈height / 16⌉, ⌈width / 16⌉); without `erasing` only
+            the first; in training mode with `background`, also `score_b3`.
+        """
+        features = self.trunk(data)
+        score_b1 = self.branch_a(features)
+        scores = (score_b1,)
+        if self.erasing:
+            scores += (self.branch_b(features, score_b1, label),)
+        if self.training and self.background:
+            scores += (self.branch_c(features, score_b1, label),)
+        return scores
+
+    def trunk(self, data: Tensor) -> Tensor:
+        """conv5_3, after its ReLU."""
+        x = data
+        for block, names in enumerate(TRUNK):
+            if block:
+                x = F.max_pool2d(x, 2, 2, ceil_mode=True)
+            for name in names:
+                x = F.relu(getattr(self, f"conv{name}")(x), inplace=True)
+        return x
+
+    def branch_a(self, features: Tensor) -> Tensor:
+        """S_A: plain attention."""
+        return self.score_b1(F.dropout(self._convs("b1", features), self.dropout, self.training))
+
+    def branch_b(self, features: Tensor, score_b1: Tensor, label: Tensor) -> Tensor:
+        """S_B: what S_A attends to is erased, what it ignores is negated."""
+        return self.score_b2(self._convs("b2", self.mask_b2(features, score_b1, label)))
+
+    def branch_c(self, features: Tensor, score_b1: Tensor, label: Tensor) -> Tensor:
+        """S_C: only what S_A ignores is seen; trained to find no class there."""
+        return self.score_b3(self._convs("b3", self.mask_b3(features, score_b1, label)))
+
+    @classmethod
+    def from_caffemodel(cls, path: str | os.PathLike, **settings: object) -> "SeeNet":
+        """SeeNet with the weights of a file in any format that `weights` reads, in evaluation mode.
+
+        The numbers of classes and channels are read off the file, and S_B and S_C are made where the file
+        has them; `settings` are the constructor's others.
+
+        Raises:
+            InputError: an unreadable file, NaN or infinite weights, or layers of SeeNet that it lacks.
+        """
+        where = os.fspath(path)
+        source = read_weights(path)
+        check_finite(source, where)
+        shapes = {layer.name: layer.blobs[0].shape for layer in source if layer.blobs}
+        needed = [f"conv{name}" for names in TRUNK for name in names]
+        erasing = any(name.endswith("_b2") for name in shapes)
+        branches = ("b1", "b2") if erasing else ("b1",)
+        needed += [f"{layer}_{branch}" for branch in branches for layer in ("conv1", "conv2", "score")]
+        missing = [name for name in needed if name not in shapes]
+        if missing:
+            raise InputError(
+                f"{where}: not SeeNet's weights: {', '.join(missing)} missing. The released file is "
+                "seenet_final.caffemodel: weights/README.md says where it comes from"
+            )
+        model = cls(
+            num_classes=shapes["score_b1"][0],
+            channels=[shapes[f"conv{names[0]}"][0] for names in TRUNK],
+            erasing=erasing,
+            background="score_b3" in shapes,
+            **settings,
+        )
+        model.copy_weights(source, where)
+        return model.eval()
+
+    def copy_weights(self, source: list[LayerWeights], where: str = "weights") -> list[str]:
+        """Copy weights by layer name, as Caffe does. Returns the layers that SeeNet lacks.
+
+        Raises:
+            InputError: a shape that differs.
+        """
+        blobs = {
+            name: (conv.weight, conv.bias)
+            for name, conv in self.named_children()
+            if isinstance(conv, nn.Conv2d)
+        }
+        return copy_by_name(source, blobs, where)
+
+    def _convs(self, branch: str, x: Tensor) -> Tensor:
+        for name in ("conv1", "conv2"):
+            x = F.relu(getattr(self, f"{name}_{branch}")(x), inplace=True)
+        return x
+
+    def _initialise(self) -> None:
+        """[R]'s fillers for the branches. The trunk is meant to be loaded; until then, He's rule."""
+        for name, module in self.named_children():
+            if isinstance(module, nn.Conv2d):
+                if name.endswith(("b1", "b2", "b3")):
+                    nn.init.normal_(module.weight, std=0.01)
+                else:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)

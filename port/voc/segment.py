@@ -1,0 +1,356 @@
+"""`seenet segment`: label images by a segmentation net and a dense CRF."""
+
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import prototxt as prototxts
+from port.devices import check_device
+from port.images import read_image
+from port.voc.classes import CLASSES, PALETTE
+from port.voc.crf import CrfSettings, dense_crf, load_crf
+from port.voc.each import report_failures
+from port.voc.label_images import write_label_image
+from port.voc.lists import read_names
+from port.voc.segmentation import KINDS, MULTI_SCALE, SegmentationNet, Views, class_probabilities
+from port.voc.stream import keep_settings, present_files, stream
+from prototxt.errors import InputError
+from weights.files import atomic_path
+
+SETTINGS = "segment.json"
+OVERLAYS = "overlays"
+DEPLOY = Path(prototxts.__file__).parent / "deeplab_largefov" / "deploy.prototxt"
+
+
+def segment_command(
+    weights: Annotated[Path, typer.Option(help="The net's: .caffemodel, .h5, .safetensors or .pth.")],
+    out: Annotated[Path, typer.Option(help="Folder for the label images, NAME.png.")],
+    images: Annotated[list[Path] | None, typer.Argument(help="Photographs.", metavar="[IMAGE...]")] = None,
+    voc: Annotated[
+        Path | None, typer.Option(help="Or a dataset in VOC's layout (JPEGImages/NAME.jpg), with --list.")
+    ] = None,
+    list_: Annotated[
+        Path | None, typer.Option("--list", help="Its images: the first word of each line.")
+    ] = None,
+    prototxt: Annotated[
+        Path,
+        typer.Option(help="Any deploy net with 21 classes.", show_default="DeepLab-LargeFOV on VGG-16"),
+    ] = DEPLOY,
+    scales: Annotated[str, typer.Option(help="Factors of the image's size, averaged, with commas.")] = "1",
+    multi_scale: Annotated[
+        bool, typer.Option("--multi-scale", help=f"Short for --scales {','.join(map(str, MULTI_SCALE))}.")
+    ] = False,
+    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image too.")] = False,
+    tile: Annotated[
+        int,
+        typer.Option(help="Side of the windows that the net is shown; 0: whole images."),
+    ] = Views.tile,
+    crf: Annotated[bool, typer.Option(help="Refine by a dense CRF.")] = True,
+    crf_bilateral: Annotated[
+        float, typer.Option(help="CRF: weight of pixels near and alike in colour.")
+    ] = CrfSettings.bilateral,
+    crf_bilateral_xy: Annotated[
+        float, typer.Option(help="CRF: how near, pixels.")
+    ] = CrfSettings.bilateral_xy,
+    crf_bilateral_rgb: Annotated[
+        float, typer.Option(help="CRF: how alike, of 255.")
+    ] = CrfSettings.bilateral_rgb,
+    crf_gaussian: Annotated[float, typer.Option(help="CRF: weight of pixels near.")] = CrfSettings.gaussian,
+    crf_gaussian_xy: Annotated[float, typer.Option(help="CRF: how near, pixels.")] = CrfSettings.gaussian_xy,
+    crf_iterations: Annotated[int, typer.Option(help="CRF: of its mean field.")] = CrfSettings.iterations,
+    overlays: Annotated[
+        bool, typer.Option("--overlays", help=f"Also draw the classes over the images, {OVERLAYS}/NAME.jpg.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes for CRF and writing.", min=1)] = 2,
+    to_bgr: Annotated[bool, typer.Option("--to-bgr", help="Take grey, 16-bit and RGBA images too.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Label images (VOC's palette, the image's own size), NAME.png.
+
+    Of photographs, or of a dataset (--voc, --list), which goes on where it was stopped.
+    """
+    if bool(images) == bool(voc or list_) or bool(voc) != bool(list_):
+        raise InputError("give photographs, or a dataset with --voc and --list")
+    check_device(device)
+    if multi_scale and scales != "1":
+        raise InputError("--multi-scale and --scales: give one of them")
+    settings = Segmenting(
+        prototxt,
+        weights,
+        Views(MULTI_SCALE if multi_scale else _numbers(scales), flip, tile),
+        CrfSettings(
+            crf_bilateral,
+            crf_bilateral_xy,
+            crf_bilateral_rgb,
+            crf_gaussian,
+            crf_gaussian_xy,
+            crf_iterations,
+        )
+        if crf
+        else None,
+        overlays,
+        to_bgr,
+    )
+    console = Console()
+    if images:
+        done = segment_images(images, out, settings, workers, device)
+        told = _image_table(done)
+    else:
+        done = segment_dataset(voc, list_, out, settings, workers, device)
+        told = _class_table(done)
+    if done.counts:
+        console.print(told)
+    typer.echo(f"{len(done.counts)} images segmented, {done.before} done before; label images are in {out}")
+    if voc and (done.counts or done.before):
+        console.print(
+            f"Next: seenet evaluate --pred {out} --gt {voc / 'SegmentationClass'} --list {list_}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+    report_failures(done.failed, len(done.counts) + done.before + len(done.failed))
+
+
+@dataclass(frozen=True)
+class Segmenting:
+    """By what label images are made.
+
+    Attributes:
+        prototxt, weights: as `SegmentationNet` takes them.
+        crf: None for none: each pixel is of the net's most probable class.
+        overlays: also `overlays/NAME.jpg`.
+        to_bgr: take grey, 16-bit and RGBA images too.
+    """
+
+    prototxt: Path
+    weights: Path
+    views: Views = field(default_factory=Views)
+    crf: CrfSettings | None = field(default_factory=CrfSettings)
+    overlays: bool = False
+    to_bgr: bool = False
+
+    def files(self, name: str) -> set[str]:
+        """What is made of an image, within the folder."""
+        return {f"{name}.png"} | ({f"{OVERLAYS}/{name}.jpg"} if self.overlays else set())
+
+    def record(self) -> dict:
+        """What the label images depend on, for the folder's `segment.json`."""
+        return {
+            "prototxt_sha256": _sha256(self.prototxt),
+            "weights_sha256": _sha256(self.weights),
+            "scales": list(self.views.scales),
+            "flip": self.views.flip,
+            "tile": self.views.tile,
+            "crf": asdict(self.crf) if self.crf else None,
+            "to_bgr": self.to_bgr,
+        }
+
+
+@dataclass
+class Segmented:
+    """What was done.
+
+    Attributes:
+        counts: of each image that was made, by name, the pixels of background and each class, (21,).
+        before: how many were found made before.
+    """
+
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
+    before: int = 0
+    failed: list[InputError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """An image, and the name of what is made of it."""
+
+    name: str
+    path: Path
+
+
+def segment_dataset(
+    voc: Path, list_: Path, out: Path, settings: Segmenting, workers: int = 2, device: str = "cpu"
+) -> Segmented:
+    """Write `out/NAME.png` for every image of a list, beside the network: see `stream`.
+
+    A file is there whole or not at all; what is there is not made again, and `out/segment.json` holds the
+    settings, so that label images of other weights or settings never mix. A few images are in memory.
+
+    Args:
+        voc: holds `JPEGImages/NAME.jpg`.
+        list_: names, or lines that begin with one, as `read_names` takes them.
+        workers: processes that compute CRFs and write (the CRF's package holds Python's lock); without a CRF,
+            threads. They are spawned: a script that calls this needs its `if __name__ == "__main__"`.
+
+    Raises:
+        InputError: what stops everything: the list, the net, the folder's other settings, a missing package.
+    """
+    entries, failed = read_names(list_)
+    if not (voc / "JPEGImages").is_dir():
+        raise InputError(f"{voc}: has no folder JPEGImages: is it VOC2012's own folder?")
+    photos = [Photo(entry.name, voc / "JPEGImages" / f"{entry.name}.jpg") for entry in entries]
+    net = _open(settings, device)
+    files = {name for photo in photos for name in settings.files(photo.name)}
+    keep_settings(out / SETTINGS, files, settings.record(), "label images")
+    present = present_files(out, files)
+    todo = [photo for photo in photos if not settings.files(photo.name) <= present]
+    done = Segmented(before=len(photos) - len(todo), failed=failed)
+    return _collect(_segment(todo, out, settings, net, workers), done)
+
+
+def segment_images(
+    images: Sequence[Path], out: Path, settings: Segmenting, workers: int = 2, device: str = "cpu"
+) -> Segmented:
+    """Write `out/NAME.png` for each photograph, as `segment_dataset`, but anew.
+
+    Raises:
+        InputError: as `segment_dataset`, and two photographs of one name.
+    """
+    photos = [Photo(path.stem, path) for path in images]
+    names = [photo.name for photo in photos]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise InputError(f'two images are called "{twice}": their results would share a name: run them apart')
+    return _collect(_segment(photos, out, settings, _open(settings, device), workers), Segmented())
+
+
+def _open(settings: Segmenting, device: str) -> SegmentationNet:
+    if settings.crf:
+        load_crf()
+    return SegmentationNet(settings.prototxt, settings.weights, settings.views.tile, device)
+
+
+def _collect(results: Iterator[tuple[Photo, np.ndarray | InputError]], done: Segmented) -> Segmented:
+    for photo, result in results:
+        if isinstance(result, InputError):
+            done.failed.append(result)
+        else:
+            done.counts[photo.name] = result
+    return done
+
+
+def _segment(
+    photos: Sequence[Photo], out: Path, settings: Segmenting, net: SegmentationNet, workers: int
+) -> Iterator[tuple[Photo, np.ndarray | InputError]]:
+    def load(photo: Photo) -> tuple[Photo, np.ndarray]:
+        return photo, read_image(photo.path, settings.to_bgr)
+
+    def network(loaded: list[tuple[Photo, np.ndarray]]) -> list[np.ndarray | InputError]:
+        return [_probabilities(net, photo, image, settings.views) for photo, image in loaded]
+
+    with _writers(min(workers, max(len(photos), 1)), settings.crf) as writers:
+        yield from stream(
+            photos,
+            load,
+            network,
+            partial(write_segmentation, out, settings.crf, settings.overlays),
+            writers=writers,
+            writing=workers,
+            readers=2,
+            batch=1,
+            what="segmenting",
+        )
+
+
+def _writers(workers: int, crf: CrfSettings | None) -> Executor:
+    if not crf:
+        return ThreadPoolExecutor(workers)
+    # Spawned, since a forked torch or OpenCV may wait for lost threads.
+    return ProcessPoolExecutor(workers, get_context("spawn"), _begin)
+
+
+def _begin() -> None:
+    """In a new process: one thread; an interrupt is for the first process to deal with, whose end ends this one."""
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
+
+
+def _probabilities(
+    net: SegmentationNet, photo: Photo, image: np.ndarray, views: Views
+) -> np.ndarray | InputError:
+    try:
+        return class_probabilities(net, image, views)
+    except InputError as error:
+        return InputError(f"{photo.path}: {error}")
+
+
+def write_segmentation(
+    out: Path,
+    crf: CrfSettings | None,
+    overlays: bool,
+    loaded: tuple[Photo, np.ndarray],
+    probabilities: np.ndarray,
+) -> np.ndarray:
+    """Refine, choose and write. How many pixels each class has, (21,)."""
+    photo, image = loaded
+    if crf:
+        probabilities = dense_crf(probabilities, image, crf)
+    labels = probabilities.argmax(0).astype(np.uint8)
+    if overlays:
+        _write_jpeg(out / OVERLAYS / f"{photo.name}.jpg", blend(image, labels))
+    write_label_image(out / f"{photo.name}.png", labels)  # last: it says that all is done
+    return np.bincount(labels.ravel(), minlength=KINDS)
+
+
+def blend(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(height, width, 3) uint8 BGR: the image, with the classes' colours over it and a white line around each."""
+    coloured = cv2.addWeighted(image, 0.4, PALETTE[labels][:, :, ::-1], 0.6, 0)
+    blended = np.where(labels[:, :, None] > 0, coloured, image)
+    blended[cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0] = 255
+    return blended
+
+
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    with atomic_path(path) as beside:
+        beside.write_bytes(data.tobytes())
+
+
+def _image_table(done: Segmented) -> Table:
+    table = Table("image", "classes, share of the pixels")
+    for name, counts in done.counts.items():
+        found = [kind for kind in np.argsort(-counts[1:], kind="stable") + 1 if counts[kind]]
+        shares = (f"{CLASSES[kind - 1]} {counts[kind] / counts.sum():.1%}" for kind in found)
+        table.add_row(name, ", ".join(shares) or "background only")
+    return table
+
+
+def _class_table(done: Segmented) -> Table:
+    counts = np.array(list(done.counts.values())).reshape(-1, KINDS)
+    images, pixels = (counts > 0).sum(0), counts.sum(0)
+    table = Table("class", "images", "share of the pixels", title=f"{len(counts)} images segmented")
+    for kind, name in enumerate(("background", *CLASSES)):
+        if images[kind]:
+            table.add_row(name, str(images[kind]), f"{pixels[kind] / pixels.sum():.1%}")
+    return table
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise InputError(f'--scales "{text}": give numbers with commas between, such as 0.75,1') from error
+
+
+def _sha256(path: str | os.PathLike) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,137 @@
+"""`seenet voc-labels`: from VOC's annotations to the list of images and classes that training reads."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+from xml.etree import ElementTree
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from port.voc.classes import CLASSES, IGNORE, class_index
+from port.voc.each import for_each, report_failures
+from port.voc.label_images import read_label_image
+from port.voc.lists import Entry, list_line, read_names
+from prototxt.errors import InputError
+from weights.files import atomic_path
+
+PAPER_COUNTS = {"train": 10582, "val": 1449, "test": 1456}
+"""[P]'s images of VOC 2012: training with the augmented annotations, validation, test."""
+
+MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
+
+
+def first_folder(voc: Path, names: Sequence[str] = MASK_FOLDERS) -> Path | None:
+    """The first of a dataset's folders that is there: by default that of its label images."""
+    return next((voc / name for name in names if (voc / name).is_dir()), None)
+
+
+def voc_labels_command(
+    voc: Annotated[Path, typer.Option(help="The dataset: JPEGImages, Annotations, SegmentationClass[Aug].")],
+    list_: Annotated[Path, typer.Option("--list", help="Names of images, one on a line.")],
+    out: Annotated[Path, typer.Option(help="The list to write: NAME CLASS [CLASS …].")] = Path(
+        "train_cls.txt"
+    ),
+    source: Annotated[str, typer.Option("--from", help="xml or masks.")] = "xml",
+    workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
+) -> None:
+    """Write each image's classes, from 0, in rising order, and hold the counts against the paper's.
+
+    Every object counts, those marked difficult too: they are in the picture. An image without any object is
+    reported and left out, for a list without classes could not be trained on.
+    """
+    lines, failed = image_labels(voc, list_, source, workers)
+    if lines:
+        with atomic_path(out) as beside:
+            beside.write_text("".join(list_line(*line) for line in lines), encoding="utf-8")
+        _print_counts(lines, Console())
+        typer.echo(f"{len(lines)} images in {out}")
+    typer.echo(paper_note(list_, len(lines)))
+    report_failures(failed, len(lines) + len(failed))
+
+
+def image_labels(
+    voc: Path, list_: Path, source: str = "xml", workers: int = 1
+) -> tuple[list[tuple[str, tuple[int, ...]]], list[InputError]]:
+    """Each listed image's name and class indices, and what could not be had.
+
+    Args:
+        source: "xml": the objects of `Annotations/NAME.xml`; "masks": the values of the label image, in
+            `SegmentationClassAug` or, where there is none, `SegmentationClass`.
+
+    Raises:
+        InputError: an unknown source, a dataset without the folders, an unreadable list.
+    """
+    if source not in ("xml", "masks"):
+        raise InputError(f'--from "{source}": xml or masks is due')
+    folders = ["Annotations"] if source == "xml" else MASK_FOLDERS
+    folder = first_folder(voc, folders)
+    if folder is None:
+        raise InputError(f"{voc}: has no folder {' or '.join(folders)}: is it VOC2012's own folder?")
+    entries, failed = read_names(list_)
+    work = partial(_labels_of, voc / "JPEGImages", folder, source)
+    lines = []
+    for entry, result in for_each(work, entries, workers, "labels"):
+        if isinstance(result, InputError):
+            failed.append(result)
+        else:
+            lines.append((entry.name, result))
+    return lines, failed
+
+
+def paper_note(list_: Path, count: int) -> str:
+    """How `count` compares with the paper's for the split that the list's name tells."""
+    splits = [split for split in PAPER_COUNTS if split in list_.stem.lower()]
+    if len(splits) != 1:
+        known = ", ".join(f"{split} {number:,}" for split, number in PAPER_COUNTS.items())
+        return f"{count:,} images; {list_.name} does not tell the split; the paper's are {known}"
+    due = PAPER_COUNTS[splits[0]]
+    if count == due:
+        return f"{count:,} images, as in the paper ({splits[0]})"
+    return f"{count:,} images differ from the paper's {due:,} ({splits[0]})"
+
+
+def _labels_of(images: Path, folder: Path, source: str, entry: Entry) -> tuple[int, ...]:
+    if not (images / f"{entry.name}.jpg").is_file():
+        raise InputError(f"{entry.where}: {entry.name}: no image {images / entry.name}.jpg")
+    if source == "xml":
+        labels = _xml_labels(folder / f"{entry.name}.xml")
+    else:
+        path = folder / f"{entry.name}.png"
+        labels = [int(value) - 1 for value in np.unique(read_label_image(path)) if value not in (0, IGNORE)]
+        if not labels:
+            raise InputError(f"{path}: has no pixel of any class: left out")
+    return tuple(sorted(set(labels)))
+
+
+def _xml_labels(path: Path) -> list[int]:
+    try:
+        root = ElementTree.fromstring(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): --from masks needs no XML") from error
+    except (ElementTree.ParseError, ValueError) as error:
+        raise InputError(f"{path}: is not XML ({error}): get it anew") from error
+    names = [(found.findtext("name") or "").strip() for found in root.findall("object")]
+    if not names:
+        raise InputError(f"{path}: has no object: left out")
+    known = {_letters(name): index for index, name in enumerate(CLASSES)}
+    unknown = next((name for name in names if _letters(name) not in known), None)
+    if unknown is not None:
+        raise InputError(f'{path}: object "{unknown}" is none of VOC\'s classes: mend its name')
+    return [class_index(name) for name in names]
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalpha())
+
+
+def _print_counts(lines: list[tuple[str, tuple[int, ...]]], console: Console) -> None:
+    counts = Counter(label for _, labels in lines for label in labels)
+    table = Table("class", "name", "images")
+    for label, name in enumerate(CLASSES):
+        table.add_row(str(label), name, str(counts[label]))
+    console.print(table)

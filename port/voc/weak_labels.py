@@ -1,0 +1,130 @@
+"""From image labels to label images: train a classifier, attend, fuse. What the studies and the pipeline share."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import weights
+from port.attention.dataset import attend_to_dataset
+from port.voc.evaluate import Numbers, evaluate_attention, evaluate_labels
+from port.voc.proxy_labels import Fusion, make_proxy_labels
+from port.voc.shapes import make_shapes
+from port.voc.stages import file_key, last_weights, run_stage, solver_key, train_in
+from prototxt.errors import InputError
+
+TRUNK = Path(weights.__file__).parent / "shapes" / "trunk.caffemodel"
+TEST_SIZE = 192
+"""What the nets for generated images start from, and the square on which their attention is taken."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """A dataset, and which of its images.
+
+    Attributes:
+        voc: holds `JPEGImages`.
+        train: list, `NAME CLASS [CLASS …]`, that the classifier learns from.
+        attend: list of the images that attention and labels are made for.
+        saliency: folder of `NAME.png`, or none.
+        truth: folder of true label images, or none.
+    """
+
+    voc: Path
+    train: Path
+    attend: Path
+    saliency: Path | None = None
+    truth: Path | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained and asked.
+
+    Attributes:
+        solver: a solver prototxt; weights: what it starts from.
+        test_size: the square to which images are resized for attention.
+        fusion: how attention and saliency become labels.
+    """
+
+    solver: Path
+    weights: Path | None
+    test_size: int = 256
+    fusion: Fusion = field(default_factory=Fusion)
+    seed: int | None = None
+    iterations: int | None = None
+    device: str = "cpu"
+
+
+def generated_images(voc: Path, number: int, workers: int) -> str:
+    """Draw `shapes`, as a stage; its key."""
+
+    def draw() -> None:
+        none_failed(make_shapes(voc, number, workers=workers)[1])
+
+    return run_stage("images", voc, {"number": number, "seed": 0}, draw)
+
+
+def make_weak_labels(name: str, out: Path, images: Images, recipe: Recipe, key: str, workers: int) -> str:
+    """Fill `out/{classifier,attention,labels}`, stage by stage; a key for what comes of them.
+
+    Args:
+        name: for the lines that tell of progress.
+        key: changes whenever the images do.
+
+    Raises:
+        InputError: whatever a stage raises, or the first image that failed: labels with holes are no basis.
+    """
+    classifier, attention, labels = (out / stage for stage in ("classifier", "attention", "labels"))
+    data = {"list": str(images.train.resolve()), "images": str((images.voc / "JPEGImages").resolve())}
+    settings = {
+        "images": key,
+        "list": file_key(images.train),
+        "solver": solver_key(recipe.solver),
+        "weights": file_key(recipe.weights),
+        "seed": recipe.seed,
+        "iterations": recipe.iterations,
+    }
+
+    def train() -> None:
+        train_in(
+            classifier, recipe.solver, recipe.weights, data, recipe.seed, recipe.iterations, recipe.device
+        )
+
+    key = run_stage(f"{name}: classifier", classifier, settings, train)
+
+    def attend() -> None:
+        done = attend_to_dataset(
+            images.voc,
+            images.attend,
+            last_weights(classifier),
+            attention,
+            test_size=recipe.test_size,
+            device=recipe.device,
+        )
+        none_failed(done.failed)
+
+    settings = {"classifier": key, "list": file_key(images.attend), "test_size": recipe.test_size}
+    key = run_stage(f"{name}: attention", attention, settings, attend)
+
+    def fuse() -> None:
+        none_failed(
+            make_proxy_labels(attention, images.saliency, images.attend, labels, recipe.fusion, workers)[2]
+        )
+
+    saliency = images.saliency and os.path.relpath(images.saliency, images.voc)
+    settings = {"attention": key, "saliency": saliency, "fusion": vars(recipe.fusion)}
+    return run_stage(f"{name}: labels", labels, settings, fuse)
+
+
+def judge_weak_labels(out: Path, images: Images, workers: int) -> tuple[Numbers, Numbers]:
+    """What `seenet evaluate` says of the attention and of the labels that `make_weak_labels` made."""
+    attention, failed = evaluate_attention(out / "attention", images.truth, images.attend, workers)
+    labels, also = evaluate_labels(out / "labels", images.truth, images.attend, workers)
+    none_failed(failed + also)
+    return attention, labels
+
+
+def none_failed(failed: list[InputError]) -> None:
+    """Raises InputError, the first of what failed and how much there is."""
+    if failed:
+        raise InputError(f"{failed[0]} ({len(failed)} such images in all): mend or leave them out")

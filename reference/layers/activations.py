@@ -1,0 +1,272 @@
+"""Layers that treat every value alike."""
+
+import math
+
+import numpy as np
+
+from prototxt.caffe_pb2 import FillerParameter
+from prototxt.errors import InputError
+from reference.arithmetic import added_up, sigmoid
+from reference.layer import Arrays, Layer, Shape, layer
+from reference.layers.checks import legacy_shape, refuse_gradient, refuse_in_place
+from runtime.rng import caffe_rng
+
+
+@layer("ReLU")
+class ReLU(Layer):
+    def run(self, x: np.ndarray) -> np.ndarray:
+        slope = self.dtype.type(self.param.relu_param.negative_slope)
+        return np.maximum(x, 0) + slope * np.minimum(x, 0)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        slope = self.dtype.type(self.param.relu_param.negative_slope)
+        return dy * np.where(x > 0, self.dtype.type(1), slope)
+
+
+@layer("Dropout")
+class Dropout(Layer):
+    """Zeroes units with probability `dropout_ratio` in TRAIN, scaling the rest; the identity in TEST.
+
+    The mask is drawn as float Caffe draws it, whatever the net's dtype.
+    """
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        if self.phase != 0:
+            return x
+        keep = 1.0 - self.param.dropout_param.dropout_ratio  # in double, as Caffe passes it on
+        self.scale = self.dtype.type(np.float32(1.0 / keep))
+        self.mask = caffe_rng().bernoulli(x.size, keep).reshape(x.shape)
+        return x * self.mask.astype(self.dtype) * self.scale
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (dy,) = top_diffs
+        return dy if self.phase != 0 else dy * self.mask.astype(self.dtype) * self.scale
+
+
+@layer("Sigmoid")
+class Sigmoid(Layer):
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return sigmoid(x)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (y,), (dy,) = tops, top_diffs
+        return dy * y * (1 - y)
+
+
+@layer("TanH")
+class TanH(Layer):
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return np.tanh(x)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (y,), (dy,) = tops, top_diffs
+        return dy * (1 - y * y)
+
+
+@layer("ELU")
+class ELU(Layer):
+    def run(self, x: np.ndarray) -> np.ndarray:
+        alpha = self.dtype.type(self.param.elu_param.alpha)
+        return np.maximum(x, 0) + alpha * (np.exp(np.minimum(x, 0)) - 1)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (y,), (dy,) = bottoms, tops, top_diffs
+        alpha = self.dtype.type(self.param.elu_param.alpha)
+        return dy * np.where(x > 0, self.dtype.type(1), alpha + y)
+
+
+@layer("BNLL")
+class BNLL(Layer):
+    """log(1 + exp(x)). In place, the gradient is taken at the top's values, as in Caffe."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        exp = np.exp(np.minimum(x, 50))
+        return dy * (exp / (exp + 1))
+
+
+@layer("AbsVal")
+class AbsVal(Layer):
+    def add_weights(self, shape: Shape) -> None:
+        refuse_in_place(self)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return np.abs(x)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        return dy * np.sign(x)
+
+
+@layer("Swish")
+class Swish(Layer):
+    """x · sigmoid(beta x)"""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        self.beta = self.dtype.type(self.param.swish_param.beta)
+        self.gate = sigmoid(self.beta * x)
+        return x * self.gate
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (y,), (dy,) = tops, top_diffs
+        return dy * (self.beta * y + self.gate * (1 - self.beta * y))
+
+
+@layer("Clip")
+class Clip(Layer):
+    """The bounds themselves pass the gradient on; so in place, where the bottom is clipped, all do."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        low, high = self._bounds()
+        return np.maximum(low, np.minimum(x, high))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        low, high = self._bounds()
+        return dy * ((x >= low) & (x <= high))
+
+    def _bounds(self) -> tuple[np.floating, np.floating]:
+        param = self.param.clip_param
+        return self.dtype.type(param.min), self.dtype.type(param.max)
+
+
+@layer("Threshold")
+class Threshold(Layer):
+    """1 above the threshold, else 0; no gradient, as in Caffe."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return (x > self.dtype.type(self.param.threshold_param.threshold)).astype(self.dtype)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> None:
+        refuse_gradient(self, 0, "input")
+
+
+class _Transcendental(Layer):
+    """Power and Log: functions of shift + scale · x whose gradient Caffe spoils in place."""
+
+    def inner(self, x: np.ndarray) -> np.ndarray:
+        return x * self.scale + self.shift
+
+    def times(self, dy: np.ndarray, slope: np.ndarray) -> np.ndarray:
+        """In place, Caffe writes the slope over the top's gradient and multiplies it by itself."""
+        return slope * slope if self.plan.in_place else dy * slope
+
+
+@layer("Power")
+class Power(_Transcendental):
+    """(shift + scale · x) ^ power"""
+
+    def add_weights(self, shape: Shape) -> None:
+        param = self.param.power_param
+        self.power, self.scale, self.shift = map(self.dtype.type, (param.power, param.scale, param.shift))
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        if self.power * self.scale == 0:  # Caffe does not look at x then: NaN stays out
+            return np.full_like(x, 1 if self.power == 0 else self.shift**self.power)
+        with np.errstate(all="ignore"):
+            return self.inner(x) if self.power == 1 else self.inner(x) ** self.power
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (y,), (dy,) = bottoms, tops, top_diffs
+        factor = self.power * self.scale
+        if factor == 0:
+            return np.zeros_like(dy)
+        if self.power == 1:
+            return self.times(dy, np.full_like(dy, factor))
+        if self.power == 2:
+            return self.times(dy, factor * self.inner(x))
+        with np.errstate(all="ignore"):  # NaN where shift + scale x is 0, in Caffe too
+            return self.times(dy, factor * y / self.inner(x))
+
+
+@layer("Log")
+class Log(_Transcendental):
+    """log_base(shift + scale · x); base -1 is e"""
+
+    def add_weights(self, shape: Shape) -> None:
+        param = self.param.log_param
+        self.scale, self.shift = self.dtype.type(param.scale), self.dtype.type(param.shift)
+        if param.base == 1:
+            raise InputError("there is no logarithm to base 1: give another base")
+        self.per_e = 1 / _log_of_base(param.base, self.dtype)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.log(self.inner(x)) * self.per_e
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        with np.errstate(all="ignore"):
+            return self.times(dy, self.scale * self.per_e / self.inner(x))
+
+
+@layer("Exp")
+class Exp(Layer):
+    """base ^ (shift + scale · x); base -1 is e"""
+
+    def add_weights(self, shape: Shape) -> None:
+        param = self.param.exp_param
+        log_base = _log_of_base(param.base, self.dtype)
+        self.inner = log_base * self.dtype.type(param.scale)
+        self.outer = np.exp(log_base * self.dtype.type(param.shift))
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return np.exp(self.inner * x) * self.outer
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (y,), (dy,) = tops, top_diffs
+        return y * dy * self.inner
+
+
+def _log_of_base(base: float, dtype: np.dtype) -> np.floating:
+    if base == -1:
+        return dtype.type(1)
+    if not 0 < base < math.inf:
+        raise InputError(f"base {base:g} must be above 0, or -1 for e")
+    return np.log(dtype.type(base))
+
+
+@layer("PReLU")
+class PReLU(Layer):
+    """x above 0, slope · x up to 0, with one learned slope for each channel, or one for all."""
+
+    def add_weights(self, shape: Shape) -> None:
+        self._check(shape)
+        param = self.param.prelu_param
+        filler = param.filler if param.HasField("filler") else FillerParameter(value=0.25)
+        self.add_weight(() if param.channel_shared else shape[1:2], filler)
+
+    def top_shapes(self, shape: Shape) -> list[Shape]:
+        self._check(shape)
+        slopes = self.blobs[0].shape
+        if slopes and slopes != shape[1:2]:
+            raise InputError(f"{slopes[0]} slopes do not fit the {shape[1]} channels of {shape}")
+        return [shape]
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        self.x = x.copy() if self.plan.in_place else None
+        return np.maximum(x, 0) + self._slope(x) * np.minimum(x, 0)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (dy,) = top_diffs
+        x = bottoms[0] if self.x is None else self.x
+        products = dy * x * (x <= 0)
+        slopes = self.blobs[0].shape
+        rows = products.swapaxes(0, 1) if slopes else products
+        self.add_grad(0, added_up(rows.reshape(*slopes, -1)))
+        return dy * np.where(x > 0, self.dtype.type(1), self._slope(x))
+
+    def _slope(self, x: np.ndarray) -> np.ndarray:
+        """The slopes, shaped to go with `x`."""
+        slope = self.weight(0)
+        return slope.reshape(-1, *(1,) * (x.ndim - 2)) if slope.ndim else slope
+
+    def _check(self, shape: Shape) -> None:
+        legacy_shape(shape)
+        if len(shape) < 2:
+            raise InputError(f"PReLU needs at least 2 axes, not {shape}")

@@ -1,0 +1,198 @@
+"""Lists of images and the images that they name, read as Caffe's data layers read them."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from prototxt.errors import InputError
+
+LABELS = range(-(1 << 31), 1 << 31)
+"""Caffe's labels are C integers."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One entry of a list file: `value` is a label, or a second name; `line` counts from 1."""
+
+    name: str
+    value: int | str
+    line: int
+
+
+def read_labelled_list(path: str) -> list[Listed]:
+    """Lines `name label`, split at the last space, as ImageData takes them.
+
+    (Where the text after it is no integer, Caffe reads 0; here that is an error.)
+
+    Raises:
+        InputError: a missing or empty file, a line without a label or with one that is no 32-bit integer.
+    """
+    entries = []
+    for number, line in enumerate(_lines(path), 1):
+        name, space, label = line.rpartition(" ")
+        if not space or not name:
+            raise InputError(f"{path}:{number}: {line!r} is not NAME LABEL, with one space between")
+        try:
+            value = int(label)
+        except ValueError:
+            raise InputError(f"{path}:{number}: {name}: label {label!r} is not an integer") from None
+        if value not in LABELS:
+            raise InputError(f"{path}:{number}: {name}: label {value} is out of range for a 32-bit integer")
+        entries.append(Listed(name, value, number))
+    return entries
+
+
+def read_paired_list(path: str) -> list[Listed]:
+    """Lines `image label-image`, as ImageSegData takes them; blank lines do not count.
+
+    Raises:
+        InputError: a missing or empty file, a line of more or fewer names.
+    """
+    entries = []
+    for number, line in enumerate(_lines(path), 1):
+        names = line.split()
+        if not names:
+            continue
+        if len(names) != 2:
+            raise InputError(f"{path}:{number}: {line!r} is not IMAGE LABEL_IMAGE")
+        entries.append(Listed(names[0], names[1], number))
+    if not entries:
+        raise InputError(f"{path}: is empty: list at least one image")
+    return entries
+
+
+def read_names(path: str) -> list[str]:
+    """Names between white space.
+
+    Raises:
+        InputError: a missing file, or no name in it.
+    """
+    names = [name for line in _lines(path) for name in line.split()]
+    if not names:
+        raise InputError(f"{path}: is empty: list at least one file")
+    return names
+
+
+def read_pixels(path: str, colour: bool, size: tuple[int, int] | None, where: str) -> np.ndarray:
+    """An image as (height, width, 3) BGR, or 1 channel, uint8.
+
+    Args:
+        size: (height, width) to resize to by OpenCV's bilinear rule, None to leave as it is.
+        where: what names it in an error.
+
+    Raises:
+        InputError: a file that is missing or does not decode.
+    """
+    image = decode(_read(path, where), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
+    return _resized(image, size, path, where)
+
+
+def read_labels(path: str, size: tuple[int, int] | None, where: str, indices: bool) -> np.ndarray:
+    """A label image as (height, width) uint8; grey ones hold the classes themselves.
+
+    Of one with a palette, as VOC has them, Caffe (by OpenCV) would take the brightness of its colours for
+    classes: 14, a motorbike, for VOC's blue of class 4.
+
+    Args:
+        indices: take a palette image's indices; else it is refused.
+
+    Raises:
+        InputError: as `read_pixels`, and a palette.
+    """
+    data = _read(path, where)
+    if not _has_palette(data):
+        image = decode(data, cv2.IMREAD_GRAYSCALE)
+    elif indices:
+        image = _indices(data)
+    else:
+        raise InputError(
+            f"{where}: {path} has a palette: Caffe would take its colours' brightness for classes: store "
+            "classes in grey, or give --palette-labels to have its indices"
+        )
+    return _resized(image, size, path, where)[:, :, 0]
+
+
+def _indices(data: bytes) -> np.ndarray | None:
+    """(height, width, 1) of a palette PNG's indices, or None where it does not decode."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.array(image)[:, :, None]
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _has_palette(data: bytes) -> bool:
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\x03"
+
+
+def _read(path: str, where: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{where}: {path} cannot be read ({error.strerror}): check root_folder") from error
+
+
+def _resized(image: np.ndarray | None, size: tuple[int, int] | None, path: str, where: str) -> np.ndarray:
+    if image is None:
+        raise InputError(f"{where}: {path} does not decode as an image: is it whole, and a JPEG or PNG?")
+    return with_channels(cv2.resize(image, size[::-1])) if size else image
+
+
+def decode(data: bytes, flag: int) -> np.ndarray | None:
+    """(height, width, channels) of an encoded image, or None where it does not decode."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    return None if image is None else with_channels(image)
+
+
+def with_channels(image: np.ndarray) -> np.ndarray:
+    return image if image.ndim == 3 else image[:, :, None]
+
+
+def stack_images(images: Sequence[np.ndarray], places: Sequence[str]) -> np.ndarray:
+    """One batch of equal shapes.
+
+    Raises:
+        InputError: naming the first image of another shape than the batch's first.
+    """
+    for image, place in zip(images, places, strict=True):
+        if image.shape != images[0].shape:
+            raise InputError(
+                f"{place}: {_by(image.shape)} values, the batch's first image gives {_by(images[0].shape)}: "
+                "set a crop, or resize all to one size, or batch_size: 1"
+            )
+    return np.stack(images)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _lines(path: str) -> list[str]:
+    if not path:
+        raise InputError("no source: name the list file")
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            lines = file.read().split("\n")
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)}: cannot be read ({error.strerror}): check the path") from error
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise InputError(f"{path}: is empty: list at least one image")
+    return lines
+
+
+@contextlib.contextmanager
+def naming(item: str) -> Iterator[None]:
+    """Let an InputError raised inside begin with `item`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{item}: {error}") from error

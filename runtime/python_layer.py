@@ -1,0 +1,132 @@
+"""Python layers: the base class that scripts derive from, and which modules may be loaded."""
+
+import ast
+import contextlib
+import importlib
+import sys
+from collections.abc import Collection, Iterator
+from types import ModuleType
+
+from prototxt.caffe_pb2 import LayerParameter
+from prototxt.errors import InputError
+from runtime.blob import Blob, BlobVec
+from runtime.pycaffe import proto
+
+
+class Layer:
+    """What `caffe.Layer` is to a script: derive from it and write the four methods.
+
+    Attributes:
+        param_str (str), phase (int), blobs (BlobVec): set before `setup`. Layers of 2014 read `param_str_`.
+    """
+
+    type = "Python"
+    param_str = param_str_ = ""
+    phase = 0
+
+    def __init__(self, param: LayerParameter | None = None):
+        self.blobs = BlobVec()
+
+    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} has no setup(bottom, top)")
+
+    def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} has no reshape(bottom, top)")
+
+    def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} has no forward(bottom, top)")
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} has no backward(top, propagate_down, bottom)")
+
+
+def find_layer_class(
+    param: LayerParameter,
+    builtin: dict[tuple[str, str], type],
+    allowed: Collection[str] | None,
+    caffe: str,
+) -> type:
+    """The class behind a Python layer.
+
+    Args:
+        builtin: the engine's own layers by (module, layer).
+        allowed: None in a user's own script, where any module on the path loads as in Caffe and comes
+            before a built-in of its name. Otherwise the modules that the user named: nothing else is
+            imported, so a prototxt from elsewhere runs no code.
+        caffe: name of the module that `import caffe` means to it.
+
+    Raises:
+        InputError: a module that is not allowed or not found, or that lacks the class.
+    """
+    module_name, layer_name = param.python_param.module, param.python_param.layer
+    own = builtin.get((module_name, layer_name))
+    if allowed is not None and module_name not in allowed:
+        if own is None:
+            raise InputError(
+                f'Python module "{module_name}" is not loaded unasked: if you trust it, '
+                f"allow it (--allow-module {module_name}, or allow_modules= in Python)"
+            )
+        return own
+    try:
+        with import_caffe_as(importlib.import_module(caffe)):
+            module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name == module_name and own is not None:
+            return own
+        raise InputError(f'Python module "{module_name}": {error}: put its folder on PYTHONPATH') from error
+    if not hasattr(module, layer_name):
+        raise InputError(f'module "{module_name}" has no class "{layer_name}"')
+    return getattr(module, layer_name)
+
+
+def new_python_layer(cls: type, param: LayerParameter) -> Layer:
+    """An instance of a script's layer class, with what Caffe sets before `setup`."""
+    layer = cls(param)
+    layer.param_str = layer.param_str_ = param.python_param.param_str
+    layer.phase = param.phase
+    return layer
+
+
+def literal_params(param: LayerParameter, *names: str) -> tuple[float, ...]:
+    """The numbers called `names` of a Python layer's `param_str`, read as a literal dict.
+
+    (The authors' layer calls `eval` on it; a prototxt from elsewhere must not run code.)
+
+    Raises:
+        InputError: text that is not a literal dict, a missing or unknown key, a value that is no number.
+    """
+    text = param.python_param.param_str
+    expected = ", ".join(f"'{name}': …" for name in names)
+    problem = f"param_str {text!r}: a dict {{{expected}}} of numbers is due"
+    try:
+        given = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError) as error:
+        raise InputError(problem) from error
+    if not isinstance(given, dict) or set(given) != set(names):
+        raise InputError(problem)
+    if not all(isinstance(value, int | float) for value in given.values()):
+        raise InputError(problem)
+    return tuple(given[name] for name in names)
+
+
+@contextlib.contextmanager
+def import_caffe_as(caffe: ModuleType) -> Iterator[None]:
+    """Let `import caffe`, `caffe.proto`, … mean this engine's module and its submodules inside the block."""
+    aliases = {"caffe": caffe, "caffe.pycaffe": caffe, "caffe._caffe": caffe}
+    # What scripts import by name: the modules that the engine's own module has, and the messages.
+    ours = ("runtime.pycaffe.", f"{caffe.__name__}.")
+    modules = {name: m for name, m in vars(caffe).items() if isinstance(m, ModuleType)}
+    aliases |= {f"caffe.{name}": m for name, m in modules.items() if m.__name__.startswith(ours)}
+    aliases["caffe.proto.caffe_pb2"] = proto.caffe_pb2
+    hidden = {name: sys.modules.pop(name) for name in _caffe_modules()}
+    sys.modules.update(aliases)
+    try:
+        yield
+    finally:
+        for name in _caffe_modules():
+            del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def _caffe_modules() -> list[str]:
+    return [name for name in sys.modules if name == "caffe" or name.startswith("caffe.")]
