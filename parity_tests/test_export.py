@@ -229,7 +229,9 @@ def test_operators_that_onnx_lacks_are_named(tmp_path: Path, monkeypatch: pytest
             'layer { name: "odd" type: "TanH" bottom: "half" top: "odd" }\n'
         )
     )
-    monkeypatch.setattr(type(net._modules["odd"]), "forward", lambda self, x: torch.special.bessel_j0(x))
+    monkeypatch.setattr(
+        type(net.named_layers()["odd"]), "forward", lambda self, x: torch.special.bessel_j0(x)
+    )
     with pytest.raises(InputError, match=r'layer "odd" \(TanH\) cannot be exported: No ONNX function'):
         export_onnx(net, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

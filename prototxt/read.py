@@ -85,18 +85,22 @@ def _lines_of_layers(text: str) -> dict[str, list[int]]:
     """The lines at which top-level `layer` and `layers` entries start, by layer name."""
     starts: dict[str, list[int]] = {}
     line, start = 1, 0
-    key, path = "", []  # the last field name seen; the fields whose braces are open
+    key, path, named = "", [], False  # the last field name seen; the fields whose braces are open
     for token in _TOKEN.findall(text):
         if token == "\n":
             line += 1
         elif token in "{<":
-            start = line if not path else start
+            if not path:
+                start, named = line, False
             path.append(key)
         elif token in "}>":
+            if path in (["layer"], ["layers"]) and not named:
+                starts.setdefault("", []).append(start)
             del path[-1:]
         elif token[0] in "\"'":
             if key == "name" and path in (["layer"], ["layers"], ["layers", "layer"]):
                 starts.setdefault(token[1:-1], []).append(start)
+                named = True
         elif token[0].isalpha():
             key = token
     return starts

@@ -11,11 +11,12 @@ from torch import nn
 
 from port.attention.maps import prepared_views
 from port.models.crelu import BackgroundMask, CReLU
+from port.net import plan_of
 from port.voc.classes import CLASSES
 from prototxt.caffe_pb2 import TEST, LayerParameter, PythonParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import LAYER_FACTS
-from prototxt.plan import Plan, plan_net
+from prototxt.layers.declare import LAYER_TYPES
+from prototxt.plan import Plan
 from prototxt.read import read_net
 from weights import LayerWeights, check_finite, match_by_name, read_weights
 
@@ -79,7 +80,8 @@ def _matched(net: Any, plan: Plan, weights: Weights, where: str) -> dict[str, li
     layers = read_weights(weights, with_empty=True) if is_file else list(weights)
     check_finite(layers, where)
     shapes = {name: [blob.shape for blob in layer.blobs] for name, layer in net.layer_dict.items()}
-    return match_by_name(layers, shapes, where, shared=plan.sharers)[0]
+    shared = {(x.name, i) for x in plan.layers for i, param in enumerate(x.params) if param.owner is not None}
+    return match_by_name(layers, shapes, where, shared=shared)[0]
 
 
 def write_weights(net: Any, layers: Sequence[LayerWeights]) -> None:
@@ -151,7 +153,7 @@ def published_inputs(
         InputError: an image for a net without an input of colour images, labels for one without labels.
     """
     where = os.fspath(prototxt)
-    plan = plan_net(read_net(prototxt), TEST, where=where)
+    plan = plan_of(read_net(prototxt), TEST, where)
     inputs = {}
     if image is not None:
         name = _image_input(plan)
@@ -214,7 +216,7 @@ def _label_inputs(plan: Plan) -> list[str]:
     names = _unsplit(plan)
     read_so = {mask.label for mask in masks_of(plan)}
     for layer in plan.layers:
-        bottoms = (*LAYER_FACTS[layer.type].no_forced_gradient, *_INDICES.get(layer.type, ()))
+        bottoms = (*LAYER_TYPES[layer.type].no_forced_gradient, *_INDICES.get(layer.type, ()))
         read_so |= {names[layer.bottoms[i]] for i in bottoms if i < len(layer.bottoms)}
     inputs = [plan.blobs[i] for i in plan.inputs]
     return [name for name in inputs if name == "label" or name in read_so]

@@ -18,9 +18,10 @@ import numpy as np
 
 from parity_tests.compare.inputs import Weights, complete_inputs, fill_weights, masks_of, write_weights
 from parity_tests.compare.report import EngineReport, ParityReport, Row
+from port.net import plan_of
 from prototxt.caffe_pb2 import TEST
 from prototxt.errors import InputError
-from prototxt.plan import Plan, plan_net
+from prototxt.plan import Plan
 from prototxt.read import read_net
 from weights import LayerWeights
 from weights.layer_weights import shape_text
@@ -64,7 +65,7 @@ def compare(
         InputError: for whatever is wrong with the files, the inputs or the engines' names.
     """
     where = os.fspath(prototxt)
-    plan = plan_net(read_net(prototxt), TEST, where=where)
+    plan = plan_of(read_net(prototxt), TEST, where, allow_modules)
     chosen, remarks = _choose(engines, plan, allow_modules)
     runner = _Runner(where, plan, allow_modules, seed, progress or (lambda what, done, total: None))
     truth, truth_seconds, more_remarks = runner.find_truth(weights, inputs or {})

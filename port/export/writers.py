@@ -178,7 +178,7 @@ def deployed_blobs(net: CaffeNet) -> list[str]:
 def squashed(net: CaffeNet) -> dict[str, tuple[nn.Module, str]]:
     """Outputs that are probabilities: of each the layer that makes it, and the scores that it reads."""
     return {
-        net.plan.blobs[plan.tops[0]]: (net._modules[plan.name], net.plan.blobs[plan.bottoms[0]])
+        net.plan.blobs[plan.tops[0]]: (net.layers[plan.index], net.plan.blobs[plan.bottoms[0]])
         for plan in net.plan.layers
         if plan.type in ("Softmax", "Sigmoid") and plan.tops[0] in net.plan.outputs and not plan.in_place
     }
@@ -292,7 +292,7 @@ def _naming_the_layer(job: _Job) -> Iterator[None]:
         return
     running: list[LayerPlan] = []
     hooks = [
-        job.module._modules[plan.name].register_forward_pre_hook(lambda *_, plan=plan: running.append(plan))
+        job.module.layers[plan.index].register_forward_pre_hook(lambda *_, plan=plan: running.append(plan))
         for plan in job.module.plan.layers
     ]
     try:

@@ -9,7 +9,6 @@ from typing import Annotated
 import torch
 import typer
 
-from port.layers.data import ImageSegData
 from port.progress import progress_bar
 from port.ranks import joined_ranks, solver_rank
 from port.training.caffe_log import CaffeLog
@@ -72,7 +71,6 @@ def train_command(
     Paths are relative to the current folder. Under torchrun each process trains on its own batches and the
     gradients are averaged, as Caffe does on several GPUs.
     """
-    ImageSegData.palette_indices = palette_labels
     param = _solver_param(solver, weights, snapshot, level, stage)
     for name, value, known in (
         ("--sigint_effect", sigint_effect, EFFECTS),
@@ -93,6 +91,7 @@ def train_command(
             tensorboard,
             amp,
             tf32,
+            palette_labels,
         )
 
 
@@ -107,6 +106,7 @@ def _train(
     tensorboard: Path | None,
     amp: bool,
     tf32: bool,
+    palette_labels: bool,
 ) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     log = CaffeLog(silent=solver_rank() != 0)
@@ -122,6 +122,7 @@ def _train(
             allow_modules=allow_modules,
             device=here,
             amp=amp,
+            palette_labels=palette_labels,
         )
 
     observers = [_tensorboard(tensorboard)] if tensorboard and solver_rank() == 0 else []

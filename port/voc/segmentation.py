@@ -214,9 +214,8 @@ def _load_weights(net: CaffeNet, path: str | os.PathLike) -> None:
     there = {layer.name for layer in source}
     missing = [
         plan.name
-        for plan, layer in zip(net.plan.layers, net.children(), strict=True)
-        if plan.name not in there
-        and any((plan.name, i) not in net.plan.sharers for i in range(len(layer.blobs)))
+        for plan in net.plan.layers
+        if plan.name not in there and any(param.owner is None for param in plan.params)
     ]
     if missing:
         some = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
