@@ -58,9 +58,10 @@ class Blobs(dict[int, Tensor]):
     ) -> tuple[Tensor, ...]:
         """As `run`, for a script's Python layer: it may have written into its bottoms, too."""
         current: list[Callable[[], Tensor]] = []
-        tops, written = layer.run(bottoms, None if self._exact else current)
+        layer.current = None if self._exact else current
+        tops = as_tuple(layer(*bottoms))
         self.keep(plan, tops)
-        for i, value in written.items():
+        for i, value in layer.written.items():
             self[i] = _Overwritten.apply(self[i], value)
             self._written(i, value)
         current += [self._current(i) for i in (*plan.bottoms, *plan.tops)]

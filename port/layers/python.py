@@ -47,10 +47,14 @@ class ScriptLayer(Layer):
 
     Attributes:
         script: the instance.
+        current: set before a pass: by its backward, what each bottom and top holds then. None: what forward left.
+        written: after a pass, by blob index, what the script wrote into its bottoms.
     """
 
     def __init__(self, plan: LayerPlan, opened: Script):
-        super().__init__(plan, opened=None)
+        super().__init__(plan)
+        self.current: Current | None = None
+        self.written: dict[int, Tensor] = {}
         self._opened, self.script = opened, opened.layer
         for i, blob in enumerate(self.script.blobs):
             self.register_parameter(str(i), nn.Parameter(torch.from_numpy(blob.data)))
@@ -64,23 +68,13 @@ class ScriptLayer(Layer):
             blob.share_data(first.setdefault(memory[i], blob))
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        return self.run(bottoms, None)[0]
-
-    def run(
-        self, bottoms: Sequence[Tensor], current: Current | None
-    ) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
-        """The tops, and by blob index what the script wrote into its bottoms.
-
-        Args:
-            current: by the backward pass, what each bottom and top holds then; None: what forward left there.
-        """
-        tops = _Script.apply(self, current, len(bottoms), *bottoms, *self.owned)
-        written = {}
+        tops = _Script.apply(self, self.current, len(bottoms), *bottoms, *self.owned)
+        self.written = {}
         for i, blob, tensor in zip(self.plan.bottoms, self._opened.bottom, bottoms, strict=True):
             value = torch.from_numpy(blob.data)
             if i not in self.plan.tops and not _equal(value, tensor):
-                written[i] = value.to(tensor, copy=True)
-        return tops, written
+                self.written[i] = value.to(tensor, copy=True)
+        return tops
 
 
 class _Script(torch.autograd.Function):
