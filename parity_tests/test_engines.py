@@ -16,7 +16,8 @@ import port
 import reference.pycaffe
 from parity_tests.compare.inputs import write_weights
 from parity_tests.recordings import NETS, error, seenet_weights
-from port.models.fast import ENGINES, DirectConv2d, with_engine
+from port.devices import ENGINES
+from port.models.fast import DirectConv2d, with_engine
 from port.models.winograd import POINTS, WinogradConv2d, transforms
 from prototxt.errors import InputError
 from runtime import TEST

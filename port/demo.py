@@ -19,7 +19,6 @@ from port.attention.command import attend_to_files, print_attention
 from port.attention.dataset import attend_to_dataset
 from port.attention.figures import coloured, picture_grid
 from port.images import read_image
-from port.progress import progress_bar
 from port.pycaffe import TEST, Net
 from port.voc.classes import CLASSES, PALETTE, class_indices
 from port.voc.each import report_failures
@@ -33,6 +32,7 @@ from port.voc.studies import several_classes
 from port.voc.weak_labels import TEST_SIZE
 from prototxt.errors import InputError
 from weights import write_weights
+from weights.progress import progress_bar
 
 DEPLOY = Path(prototxt.__file__).parent / "seenet" / "deploy.prototxt"
 SEED = 20181023

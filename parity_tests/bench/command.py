@@ -12,8 +12,8 @@ from parity_tests.bench.engines import make_files, use_threads
 from parity_tests.bench.parts import PARTS, Part, Settings
 from parity_tests.bench.report import print_part, write_chart, write_json
 from port.devices import check_device
-from port.progress import progress_bar
 from prototxt.errors import InputError
+from weights.progress import progress_bar
 
 
 def bench_command(

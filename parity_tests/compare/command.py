@@ -16,10 +16,10 @@ from parity_tests.compare.inputs import published_inputs
 from parity_tests.compare.report import LEGEND, ParityReport, Row
 from parity_tests.compare.run import ENGINES, Tick, compare
 from port.images import read_image
-from port.progress import progress_bar
 from port.voc.classes import class_indices, class_names
 from prototxt.errors import InputError
 from weights.layer_weights import shape_text
+from weights.progress import progress_bar
 
 
 def print_report(report: ParityReport, console: Console) -> None:

@@ -21,13 +21,13 @@ from port.export.writers import EXPORTERS, OPSET, need_packages, seenet_metadata
 from port.images import read_image
 from port.models.seenet import SeeNet
 from port.net import CaffeNet
-from port.progress import progress_bar
 from port.pycaffe import TEST, Net
 from prototxt.errors import InputError
 from weights import check_finite, read_weights
 from weights.files import atomic_path
 from weights.formats import write_weights
 from weights.metadata import net_metadata, parsed_metadata
+from weights.progress import progress_bar
 
 
 @dataclass

@@ -6,12 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from port.devices import check_engine
 from port.models.seenet import TRUNK, SeeNet
 from port.models.winograd import WinogradConv2d
 from port.models.workers import alone, in_parts, workers
 from prototxt.errors import InputError
-
-ENGINES = ("torch", "winograd")
 
 PARTS = 4
 """Of a map for each thread: other work may hold one up, and then the rest of its parts go to another."""
@@ -35,8 +34,7 @@ def with_engine(model: SeeNet, engine: str = "torch") -> SeeNet:
     Raises:
         InputError: an engine that there is not, or a model that it does not run.
     """
-    if engine not in ENGINES:
-        raise InputError(f'engine "{engine}": there is none; the engines are {", ".join(ENGINES)}')
+    check_engine(engine)
     if engine == "torch":
         return model
     weight = model.score_b1.weight

@@ -4,22 +4,17 @@ The drawing is Sugiyama's: ranks by longest path, order within ranks by neighbou
 least squares under the order, so that chains are straight and branches do not overlap.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from port.report.facts import LayerSummary, NetSummary
 from prototxt.caffe_pb2 import PoolingParameter
 from prototxt.errors import InputError
 from weights.files import atomic_path
-
-if TYPE_CHECKING:
-    from port.report.summary import LayerSummary, NetSummary
 
 HEADING, LINE, MARGIN = 20, 15, 24
 GAP, RANK_GAP, LANE = 22, 38, 10

@@ -1,4 +1,4 @@
-"""`seenet gallery`: a dataset's images, attention, labels and truth on one page, to be sorted by IoU."""
+"""A dataset's images, attention, labels and truth on one page, to be sorted by IoU."""
 
 import html
 import io
@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
 import numpy as np
-import typer
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -20,11 +19,11 @@ from rich.table import Table
 from port.images import read_image
 from port.report.pages import data_uri, document, table
 from port.voc.classes import CLASSES, COLOURS, IGNORE, PALETTE, voc_name
-from port.voc.each import for_each, report_failures
+from port.voc.each import for_each
 from port.voc.evaluate import attention_numbers, confusion, label_numbers, map_counts, map_ious, percent
 from port.voc.label_images import read_label_image, read_map, same_size
 from port.voc.lists import Entry, read_entries, read_names
-from port.voc.voc_labels import first_folder
+from port.voc.settings import Folders
 from prototxt.errors import InputError
 from weights.files import atomic_path
 
@@ -40,40 +39,6 @@ KEYS = (
     ("-", "smaller"),
 )
 """What the script listens to."""
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where the pictures are, and how small they are carried.
-
-    Attributes:
-        voc: holds `JPEGImages/NAME.jpg`.
-        attention: folders of `NAME_CLASS.png`, by the name they go under.
-        pred: folders of label images, `NAME.png`, by name.
-        gt: folder of true label images; None: nothing is judged.
-        side: pixels of a carried picture's longer side, at most.
-        quality: WebP's, 1 to 100, of photographs and maps. Label images are carried without loss.
-    """
-
-    voc: Path
-    attention: Mapping[str, Path]
-    pred: Mapping[str, Path]
-    gt: Path | None
-    side: int = 200
-    quality: int = 75
-
-    def __post_init__(self) -> None:
-        if not 16 <= self.side <= 2000 or not 1 <= self.quality <= 100:
-            raise InputError("--side is 16 to 2000 pixels, --quality 1 to 100")
-        folders = [
-            ("--voc", self.voc / "JPEGImages"),
-            ("--gt", self.gt),
-            *(("--attention", folder) for folder in self.attention.values()),
-            *(("--pred", folder) for folder in self.pred.values()),
-        ]
-        for option, folder in folders:
-            if folder is not None and not folder.is_dir():
-                raise InputError(f"{option}: {folder}: there is no such folder")
 
 
 @dataclass(frozen=True)
@@ -151,65 +116,13 @@ class Gallery:
     asked: int
 
 
-def gallery_command(
-    voc: Annotated[Path, typer.Option(help="Holds JPEGImages; and SegmentationClass[Aug], for the truth.")],
-    list_: Annotated[
-        Path, typer.Option("--list", help="Names; with --attention, NAME CLASS [CLASS …], classes from 0.")
-    ],
-    out: Annotated[Path, typer.Option(help="The page, .html.")],
-    attention: Annotated[
-        list[str] | None, typer.Option(help="[NAME=]DIR with NAME_CLASS.png; may be repeated.")
-    ] = None,
-    pred: Annotated[
-        list[str] | None, typer.Option(help="[NAME=]DIR of label images; may be repeated.")
-    ] = None,
-    gt: Annotated[
-        Path | None, typer.Option(help="Folder of true label images.", show_default="VOC's, where there")
-    ] = None,
-    side: Annotated[int, typer.Option(help="Pixels of a picture's longer side, at most.")] = Folders.side,
-    quality: Annotated[
-        int, typer.Option(help="Of photographs and maps: WebP's, 1 to 100.")
-    ] = Folders.quality,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
-) -> None:
-    """One page of HTML: images, attention, labels and truth side by side, to be sorted by IoU."""
-    truth = gt or first_folder(voc)
-    folders = Folders(
-        voc,
-        named_folders("--attention", attention or ()),
-        named_folders("--pred", pred or ()),
-        truth,
-        side,
-        quality,
-    )
-    gallery = gather_gallery(folders, list_, workers)
-    write_gallery(out, gallery, f"{voc.name}: {list_.stem}")
+def print_gallery(gallery: Gallery) -> None:
+    """Print how each judged folder does."""
     if gallery.columns:
         shown = Table("what", "images", "IoU %", "")
         for column in gallery.columns:
             shown.add_row(*column.facts())
         Console().print(shown)
-    typer.echo(
-        f"{len(gallery.cards)} images on {out}, {out.stat().st_size / 1e6:.1f} MB: open it in a browser"
-    )
-    report_failures(gallery.failed, gallery.asked)
-
-
-def named_folders(option: str, texts: Sequence[str]) -> dict[str, Path]:
-    """Folders given as `DIR` or `NAME=DIR`, by name; of itself a folder has its own.
-
-    Raises:
-        InputError: two of one name.
-    """
-    folders: dict[str, Path] = {}
-    for text in texts:
-        name, equals, folder = text.partition("=")
-        if not equals or Path(text).is_dir():
-            name, folder = Path(text).resolve().name, text
-        if not name or name in folders:
-            raise InputError(f"{option} {text}: give each its own name: {option} NAME={folder or 'DIR'}")
-        folders[name] = Path(folder)
-    return folders
 
 
 def gather_gallery(folders: Folders, list_: Path, workers: int = 1) -> Gallery:
