@@ -24,22 +24,20 @@ def errors_on_one_line() -> Iterator[None]:
         sys.exit(2)
 
 
-def need_packages(what: str, *packages: str, install: str = "", otherwise: str = "") -> None:
+def need_packages(*packages: str, purpose: str = "", install: str = "", otherwise: str = "") -> None:
     """Check that optional packages are installed; nothing is imported.
 
     Args:
-        what: what needs them, the subject of the message's sentence.
         packages: names to import.
-        install: what to give to `pip install`; by default the missing packages' names.
-        otherwise: what else to do, after the command that installs.
+        purpose: what they are needed for.
+        install: the command that installs them; by default pip's, with the missing packages' names.
+        otherwise: what else to do, after that command.
 
     Raises:
-        InputError: names the missing packages and the command that installs them.
+        InputError: names the missing packages and the command.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        command = f"pip install {install or ' '.join(missing)}"
-        raise InputError(
-            f"{what} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} "
-            f"not installed: {command}{otherwise}"
-        )
+        needed = f" for {purpose}" if purpose else ""
+        command = install or f"pip install {' '.join(missing)}"
+        raise InputError(f"{' and '.join(missing)} must be installed{needed}: {command}{otherwise}")

@@ -218,15 +218,6 @@ def _memory_arguments(settings: Settings) -> list[str]:
     return [str(settings.folder), files.device, str(files.threads), narrow, str(settings.size)]
 
 
-PARTS: dict[str, Callable[[Settings], Iterator[Part]]] = {
-    "forward": bench_forward,
-    "job": bench_job,
-    "training": bench_training,
-    "convert": bench_convert,
-    "memory": bench_memory,
-}
-
-
 # ---- common ground
 
 

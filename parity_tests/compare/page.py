@@ -7,8 +7,16 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from parity_tests.compare.command import numbers, verdict
-from parity_tests.compare.report import LEGEND, OUTSIDE, EngineReport, ParityReport, Row, allowed_difference
+from parity_tests.compare.report import (
+    LEGEND,
+    OUTSIDE,
+    EngineReport,
+    ParityReport,
+    Row,
+    allowed_difference,
+    numbers,
+    verdict,
+)
 from port.report.pages import document, svg
 from weights.files import atomic_path
 from weights.layer_weights import shape_text

@@ -6,7 +6,6 @@ port's forward in evaluation mode, C-ReLU included; there is no gradient in it.
 
 import contextlib
 import copy
-import importlib.util
 import logging
 import math
 import os
@@ -26,18 +25,16 @@ from torch.overrides import TorchFunctionMode
 
 import prototxt
 from port.attention.maps import MEAN_BGR
+from port.export.settings import OPSET
 from port.models.crelu import normalised_attention
 from port.models.seenet import SeeNet
 from port.net import CaffeNet
 from port.voc.classes import CLASSES
-from prototxt.errors import InputError
+from prototxt.errors import InputError, need_packages
 from prototxt.plan import LayerPlan
 from prototxt.read import read_net
 from weights.files import atomic_path
 from weights.metadata import net_metadata
-
-OPSET = 18
-"""The opset that is written by default: the exporter's own, and the oldest that it writes."""
 
 SEENET_OUTPUTS = ("score_b1", "score_b2", "attention")
 """Of an exported SeeNet: Caffe's blobs, and (num, 1, h, w) in [0, 1], what its C-ReLU thresholds."""
@@ -78,7 +75,7 @@ def export_onnx(
         InputError: onnx or onnxscript missing, an opset that is not to be had, a layer that ONNX cannot hold (by
             name), more than 2 GB of weights, a file that cannot be written.
     """
-    need_packages("ONNX files", "onnx", "onnxscript")
+    need_packages("onnx", "onnxscript", purpose="ONNX files")
     _check_opset(opset)
     _check_size(model, path)
     job = _job(model, example, metadata)
@@ -182,13 +179,6 @@ def squashed(net: CaffeNet) -> dict[str, tuple[nn.Module, str]]:
         for plan in net.plan.layers
         if plan.type in ("Softmax", "Sigmoid") and plan.tops[0] in net.plan.outputs and not plan.in_place
     }
-
-
-def need_packages(what: str, *packages: str) -> None:
-    """Raises InputError, with pip's line, where a package is not installed."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"{what} need {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def first_line(error: BaseException) -> str:

@@ -149,7 +149,7 @@ def _log_device(log: CaffeLog, device: torch.device) -> None:
 
 
 def _tensorboard(folder: Path) -> Observer:
-    need_packages("--tensorboard", "tensorboard", otherwise=", or leave the option out")
+    need_packages("tensorboard", purpose="--tensorboard", otherwise=", or leave the option out")
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder))

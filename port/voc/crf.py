@@ -18,9 +18,9 @@ def load_crf() -> ModuleType:
         InputError: it is not installed, with the command that installs it.
     """
     need_packages(
-        "the dense CRF",
         "pydensecrf",
-        install="pydensecrf2",
+        purpose="the dense CRF",
+        install="pip install pydensecrf2",
         otherwise=" (it needs a C++ compiler), or pass --no-crf",
     )
     import pydensecrf.densecrf
