@@ -24,7 +24,7 @@ def export_command(
     image: Annotated[
         list[Path] | None, typer.Option(help="A photograph to check on as well; repeatable.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="Of the ONNX file.")] = OPSET,
+    opset: Annotated[int, typer.Option(min=OPSET, help="Of the ONNX file.")] = OPSET,
     test_size: Annotated[
         int, typer.Option(min=16, max=4096, help="Side to which photographs are resized.")
     ] = ExportSettings.test_size,

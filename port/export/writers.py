@@ -5,7 +5,6 @@ port's forward in evaluation mode, C-ReLU included; there is no gradient in it.
 """
 
 import contextlib
-import copy
 import logging
 import math
 import os
@@ -190,7 +189,12 @@ def first_line(error: BaseException) -> str:
 
 
 class _DeployedSeeNet(SeeNet):
-    """SeeNet with `SEENET_OUTPUTS`."""
+    """A SeeNet in evaluation mode that returns `SEENET_OUTPUTS`, over the same modules: files keep Caffe's names."""
+
+    def __init__(self, model: SeeNet):
+        nn.Module.__init__(self)
+        vars(self).update(vars(model))
+        self.training = False
 
     def forward(self, data: Tensor, label: Tensor) -> tuple[Tensor, ...]:
         score_b1, score_b2 = super().forward(data, label)
@@ -198,7 +202,13 @@ class _DeployedSeeNet(SeeNet):
 
 
 class _DeployedNet(CaffeNet):
-    """A CaffeNet that returns `deployed_blobs`."""
+    """A CaffeNet in evaluation mode that returns `deployed_blobs`, over the same layers."""
+
+    def __init__(self, net: CaffeNet):
+        nn.Module.__init__(self)
+        vars(self).update(vars(net))
+        self.training = False
+        self.gradient = "exact"  # there is none: nothing is to be kept for it
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(super().forward(*inputs, blobs=deployed_blobs(self)).values())
@@ -217,21 +227,20 @@ class _Job:
 def _job(
     model: SeeNet | CaffeNet, example: Sequence[Tensor] | None, metadata: Mapping[str, str] | None
 ) -> _Job:
-    # The same modules and weights under another class: the files' weights keep Caffe's names.
-    module = copy.copy(model)
-    module.training = False
     if isinstance(model, SeeNet):
-        module.__class__ = _DeployedSeeNet
         entries = seenet_metadata(model) if metadata is None else dict(metadata)
         weight = model.score_b1.weight
         data = torch.zeros(2, 3, 70, 90).to(weight)
         label = torch.zeros(2, model.num_classes).to(weight)
         free = ({0: "num", 2: "height", 3: "width"}, {0: "num"})
-        return _Job(module, (data, label), ["data", "label"], list(SEENET_OUTPUTS), free, entries)
-    module.__class__, module.gradient = _DeployedNet, "exact"  # there is none: nothing is to be kept for it
+        return _Job(
+            _DeployedSeeNet(model), (data, label), ["data", "label"], list(SEENET_OUTPUTS), free, entries
+        )
     if example is None:
         example = [torch.zeros(model.blob_shapes[name]) for name in model.inputs]
-    return _Job(module, tuple(example), model.inputs, deployed_blobs(model), None, dict(metadata or {}))
+    return _Job(
+        _DeployedNet(model), tuple(example), model.inputs, deployed_blobs(model), None, dict(metadata or {})
+    )
 
 
 # ---- capturing
