@@ -252,7 +252,7 @@ def write_page(path: Path, outcomes: Sequence[Outcome], images: Images, how: Seg
         for outcome in outcomes
     }
     folders = Folders(images.voc, {}, segmented, images.truth)
-    head = [pages.table(*outcome_rows(outcomes)), f"<figure>{pages.svg(curves(outcomes))}</figure>"]
+    head = [pages.table(*outcome_rows(outcomes)), pages.figure(curves(outcomes))]
     write_gallery(
         path, gather_gallery(folders, how.val, how.workers), f"{images.voc.name}: segmentation", head
     )
