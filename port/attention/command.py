@@ -58,7 +58,17 @@ def attention_command(
     Of photographs, with a figure each, NAME_attention.png; or of a dataset (--voc, --list), which goes on
     where it was stopped.
     """
-    settings = AttentionSettings(weights, test_size, flip, label_state, maxt, mint, to_bgr, device, engine)
+    settings = AttentionSettings(
+        weights=weights,
+        test_size=test_size,
+        flip=flip,
+        label_state=label_state,
+        maxt=maxt,
+        mint=mint,
+        to_bgr=to_bgr,
+        device=device,
+        engine=engine,
+    )
     if voc or list_:
         if images or labels or npz or not (voc and list_):
             raise InputError("a dataset is --voc with --list, without IMAGE, --labels or --npz")

@@ -52,17 +52,17 @@ def export_command(
 
     within = run_export(
         ExportSettings(
-            weights,
-            wanted,
-            safetensors,
-            prototxt,
-            image or (),
-            opset,
-            test_size,
-            maxt,
-            mint,
-            seed,
-            to_bgr,
+            weights=weights,
+            files=wanted,
+            safetensors=safetensors,
+            prototxt=prototxt,
+            images=image or (),
+            opset=opset,
+            test_size=test_size,
+            maxt=maxt,
+            mint=mint,
+            seed=seed,
+            to_bgr=to_bgr,
         )
     )
     if not within:

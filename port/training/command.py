@@ -72,17 +72,17 @@ def train_command(
     from port.training.run import TrainSettings, run_training
 
     settings = TrainSettings(
-        solver,
-        snapshot,
-        iterations,
-        device,
-        sigint_effect,
-        sighup_effect,
-        allow_module or (),
-        palette_labels,
-        tensorboard,
-        amp,
-        tf32,
+        solver=solver,
+        snapshot=snapshot,
+        iterations=iterations,
+        device=device,
+        sigint_effect=sigint_effect,
+        sighup_effect=sighup_effect,
+        allow_modules=allow_module or (),
+        palette_labels=palette_labels,
+        tensorboard=tensorboard,
+        amp=amp,
+        tf32=tf32,
     )
     run_training(param, settings)
 

@@ -56,20 +56,20 @@ def pipeline_command(
     chosen = chosen_nets(nets or ("published" if voc else "shapes"), weights)
     check_device(device)
     settings = PipelineSettings(
-        chosen,
-        voc,
-        train_list,
-        val_list,
-        saliency,
-        compare,
-        multi_scale,
-        crf,
-        number,
-        seed,
-        classifier_iterations,
-        segmentation_iterations,
-        workers,
-        device,
+        nets=chosen,
+        voc=voc,
+        train_list=train_list,
+        val_list=val_list,
+        saliency=saliency,
+        compare=compare,
+        multi_scale=multi_scale,
+        crf=crf,
+        number=number,
+        seed=seed,
+        classifier_iterations=classifier_iterations,
+        segmentation_iterations=segmentation_iterations,
+        workers=workers,
+        device=device,
     )
     from port.voc.pipeline import run_pipeline
 

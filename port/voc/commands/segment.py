@@ -65,15 +65,31 @@ def segment_command(
     if multi_scale and scales != "1":
         raise InputError("--multi-scale and --scales: give one of them")
     views = Views(MULTI_SCALE if multi_scale else _numbers(scales), flip, tile)
-    refine = CrfSettings(
-        crf_bilateral, crf_bilateral_xy, crf_bilateral_rgb, crf_gaussian, crf_gaussian_xy, crf_iterations
+    refine = (
+        CrfSettings(
+            bilateral=crf_bilateral,
+            bilateral_xy=crf_bilateral_xy,
+            bilateral_rgb=crf_bilateral_rgb,
+            gaussian=crf_gaussian,
+            gaussian_xy=crf_gaussian_xy,
+            iterations=crf_iterations,
+        )
+        if crf
+        else None
     )
     from rich.console import Console
 
     from port.voc.each import report_failures
     from port.voc.segment import Segmenting, class_table, image_table, segment_dataset, segment_images
 
-    settings = Segmenting(prototxt, weights, views, refine if crf else None, overlays, to_bgr)
+    settings = Segmenting(
+        prototxt=prototxt,
+        weights=weights,
+        views=views,
+        crf=refine,
+        overlays=overlays,
+        to_bgr=to_bgr,
+    )
     console = Console()
     if images:
         done = segment_images(images, out, settings, workers, device)
