@@ -1,6 +1,7 @@
 """The rooms import only what DESIGN lets them, and no prototxt field is missing from the schema's text."""
 
 import ast
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -49,6 +50,24 @@ def test_imports(room: str) -> None:
         if module.split(".")[0] in forbidden and (where, module) not in EXCEPT
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("room", ["port", "weights"])
+def test_public_names_are_there(room: str) -> None:
+    """They load when they are first used; what a type checker reads and what is loaded are the same."""
+    module = importlib.import_module(room)
+    tree = ast.parse((ROOT / room / "__init__.py").read_text(encoding="utf-8"))
+    typed = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module != "typing"
+        for alias in node.names
+    }
+    assert typed == module._HOMES and sorted(typed) == sorted(module.__all__)
+    for name, home in typed.items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), name)
+    with pytest.raises(AttributeError, match="nothing"):
+        module.nothing  # noqa: B018
 
 
 def test_engines_have_the_same_layer_files() -> None:
