@@ -13,7 +13,6 @@ import numpy as np
 
 from port.report.facts import LayerSummary, NetSummary
 from prototxt.caffe_pb2 import PoolingParameter
-from prototxt.errors import InputError
 from weights.files import atomic_path
 
 HEADING, LINE, MARGIN = 20, 15, 24
@@ -69,13 +68,11 @@ class Box:
 
 
 def draw_net(net: NetSummary, path: Path) -> None:
-    """Write the net's drawing.
+    """Write the net's drawing, an SVG.
 
     Raises:
-        InputError: another suffix than .svg, a file that cannot be written.
+        InputError: a file that cannot be written.
     """
-    if path.suffix.lower() != ".svg":
-        raise InputError(f"{path}: the drawing is an SVG: name it FILE.svg")
     text = net_svg(net)
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8")
