@@ -44,14 +44,14 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def plain_os_errors() -> Iterator[None]:
-    """Turn what HDF5, PyTorch and safetensors make of a failed write, whatever they raise, into its OSError."""
+    """Turn what HDF5 and PyTorch make of a failed write, many lines or a RuntimeError, into its OSError."""
     try:
         yield
-    except Exception as error:
+    except (OSError, RuntimeError) as error:
         cause: BaseException | None = error
         while cause is not None and not getattr(cause, "errno", None):
             cause = cause.__context__
-        told = re.search(r"(?:errno =|os error) (\d+)", str(error))
+        told = re.search(r"errno = (\d+)", str(error))
         number = cause.errno if cause else int(told[1]) if told else None
         if number is None:
             raise
