@@ -41,4 +41,13 @@ def bench_command(
         raise InputError(f"{chart}: the chart is a .png")
     from parity_tests.bench.run import run_bench
 
-    run_bench(wanted, device, threads, rounds, batch, quick, json, chart)
+    run_bench(
+        wanted,
+        device=device,
+        threads=threads,
+        rounds=rounds,
+        batch=batch,
+        quick=quick,
+        json=json,
+        chart=chart,
+    )

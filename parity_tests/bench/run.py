@@ -16,6 +16,7 @@ from weights.progress import progress_bar
 
 def run_bench(
     wanted: Sequence[str],
+    *,
     device: str,
     threads: int,
     rounds: int,
