@@ -10,7 +10,6 @@ import torch
 from typer.testing import CliRunner
 
 import port
-from parity_tests.compare.inputs import rebuilt_weights
 from parity_tests.recordings import NETS
 from port import cli
 from port.export import check as export_check
@@ -31,6 +30,7 @@ from prototxt.read import parse_net
 from weights import read_weights, write_weights
 from weights.convert import convert
 from weights.metadata import parsed_metadata
+from weights.rebuilt import rebuilt_weights
 from weights.tensors import read_safetensors_metadata
 
 NARROW = NETS / "seenet" / "narrow_deploy.prototxt"

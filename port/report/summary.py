@@ -5,16 +5,12 @@ seenet summary deploy.prototxt --graph net.svg
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
-from rich.console import Console
 from rich.table import Table
 
 from port.net import open_layer
-from port.report.graph import draw_net
+from port.report.facts import LayerSummary, NetSummary
 from prototxt.caffe_pb2 import LayerParameter, NetParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Declared, Shape
@@ -25,61 +21,6 @@ from prototxt.read import read_net
 from runtime import net_weights
 from weights import read_weights
 from weights.opening import is_hdf5
-
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """One layer of a net.
-
-    Attributes:
-        bottoms, tops: blob names; a blob that is both is worked on in place.
-        shapes: of the tops.
-        weights: shapes of the weight blobs, borrowed ones too.
-        parameters: values in the weight blobs that are this layer's own.
-        shared: values in weight blobs that belong to another layer.
-        multiply_adds: of a whole pass; see `multiply_adds`.
-        memory: bytes of the tops that need memory of their own.
-    """
-
-    name: str
-    type: str
-    param: LayerParameter
-    bottoms: tuple[str, ...]
-    tops: tuple[str, ...]
-    shapes: tuple[Shape, ...]
-    weights: tuple[Shape, ...]
-    parameters: int
-    shared: int
-    multiply_adds: int
-    memory: int
-
-    @property
-    def in_place(self) -> bool:
-        return bool(set(self.bottoms) & set(self.tops))
-
-
-@dataclass(frozen=True)
-class NetSummary:
-    """A net's layers and totals. Memory is in bytes, of float32 blobs, all of which Caffe keeps."""
-
-    name: str
-    layers: tuple[LayerSummary, ...]
-
-    @property
-    def parameters(self) -> int:
-        return sum(layer.parameters for layer in self.layers)
-
-    @property
-    def multiply_adds(self) -> int:
-        return sum(layer.multiply_adds for layer in self.layers)
-
-    @property
-    def blob_memory(self) -> int:
-        return sum(layer.memory for layer in self.layers)
-
-    @property
-    def weight_memory(self) -> int:
-        return FLOAT * self.parameters
 
 
 def summarise(
@@ -258,62 +199,11 @@ def _fitted(net: Plan, path: Path) -> list[str]:
     return remarks
 
 
-# ---- The command
+# ---- What is told
 
 
-def summary_command(
-    prototxt: Annotated[Path, typer.Argument(help="A net: deploy.prototxt, train_val.prototxt, …")],
-    weights: Annotated[Path | None, typer.Option(help="Weights that are to fit the net.")] = None,
-    phase: Annotated[str, typer.Option(help="TRAIN or TEST: which of the net's layers.")] = "TEST",
-    shape: Annotated[
-        list[str] | None,
-        typer.Option("--input", help="A blob's shape: data=1,3,224,224.", metavar="BLOB=SHAPE"),
-    ] = None,
-    graph: Annotated[Path | None, typer.Option(help="Draw the net, as SVG.", metavar="FILE.svg")] = None,
-    allow_module: Annotated[
-        list[str] | None, typer.Option(help="A Python module that the net's Python layers may load.")
-    ] = None,
-) -> None:
-    """List a net's layers, shapes, parameters, multiply-adds and memory; nothing is computed."""
-    try:
-        net, remarks = summarise(
-            prototxt,
-            _phase(phase),
-            inputs=dict(_parsed(text) for text in shape or ()),
-            allow_modules=allow_module or (),
-            weights=weights,
-        )
-        if graph is not None:
-            draw_net(net, graph)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
-    console.print(_table(net))
-    for line in (*_totals(net), *remarks):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _phase(name: str) -> int:
-    if name.upper() not in ("TRAIN", "TEST"):
-        raise InputError(f"--phase {name}: give TRAIN or TEST")
-    return int(name.upper() == "TEST")
-
-
-def _parsed(text: str) -> tuple[str, Shape]:
-    name, sign, sizes = text.partition("=")
-    try:
-        shape = tuple(int(size) for size in sizes.split(",")) if sizes else ()
-    except ValueError:
-        shape = (-1,)
-    if not (name and sign) or any(size < 0 for size in shape):
-        raise InputError(f"--input {text}: give a blob and its sizes, as data=1,3,224,224")
-    return name, shape
-
-
-def _table(net: NetSummary) -> Table:
+def summary_table(net: NetSummary) -> Table:
+    """A row for each layer, and the totals."""
     table = Table(title=net.name or None, title_justify="left")
     table.add_column("layer", overflow="fold")
     table.add_column("type", no_wrap=True)
@@ -350,7 +240,8 @@ def _table(net: NetSummary) -> Table:
     return table
 
 
-def _totals(net: NetSummary) -> list[str]:
+def totals(net: NetSummary) -> list[str]:
+    """Lines below the table."""
     both = net.blob_memory + net.weight_memory
     return [
         f"Memory in float32: blobs {size_text(net.blob_memory)}, weights {size_text(net.weight_memory)}; "

@@ -2,7 +2,6 @@
 
 import os
 import weakref
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -10,7 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from prototxt.caffe_pb2 import DataParameter, Datum, LayerParameter
-from prototxt.errors import InputError
+from prototxt.errors import InputError, need_packages
 from runtime.data.prefetch import Share
 from runtime.data.reading import decode, naming, stack_images
 from runtime.data.transformer import Transformer
@@ -134,7 +133,14 @@ def _raw(datum: Datum) -> np.ndarray:
 
 def _open(source: str) -> Any:
     """The LMDB environment."""
-    lmdb = _lmdb()
+    need_packages(
+        "lmdb",
+        purpose="reading an LMDB",
+        install='pip install "seenet-caffe[lmdb]"',
+        otherwise=" (or pip install lmdb)",
+    )
+    import lmdb
+
     if not os.path.isdir(source):
         raise InputError(f"{source or 'data_param.source'}: no such folder: give the one with data.mdb in it")
     try:
@@ -144,13 +150,3 @@ def _open(source: str) -> Any:
     except lmdb.Error as error:
         raise InputError(f"{source}: is no LMDB that can be read ({error})") from error
     return environment
-
-
-def _lmdb() -> ModuleType:
-    try:
-        import lmdb
-    except ImportError:
-        raise InputError(
-            'reading an LMDB needs the package lmdb: pip install "seenet-caffe[lmdb]" (or pip install lmdb)'
-        ) from None
-    return lmdb
