@@ -13,10 +13,11 @@ from functools import cached_property
 
 from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec
 from prototxt.errors import InputError
-from prototxt.layers.declare import LayerFacts, facts_of, param_count
+from prototxt.layers.declare import LAYER_FACTS, LayerFacts, facts_of, param_count
 from prototxt.layers.memory import memories, overwritten_reads
 from prototxt.read import layer_line
 from prototxt.rules import layer_included
+from prototxt.unknown import refuse_unknown
 
 AUTOMATIC = "(automatic)"
 """The name of a loss blob that the prototxt did not name."""
@@ -157,6 +158,10 @@ def plan_net(
     state.phase, state.level = phase, level
     state.stage.extend(stages)
 
+    try:
+        refuse_unknown(net)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     occurrences: Counter[str] = Counter()
     layers: list[tuple[LayerParameter, str]] = []
     for original in net.layer:
@@ -164,6 +169,7 @@ def plan_net(
         occurrences[original.name] += 1
         with place.errors():
             if layer_included(original, state):
+                refuse_unknown(original, LAYER_FACTS)
                 layer = LayerParameter()
                 layer.CopyFrom(original)
                 layers.append((layer, place))

@@ -3,11 +3,11 @@
 From the declarations in include/caffe/layers/*.hpp. The plan needs no more of a layer than this.
 """
 
-import difflib
 from dataclasses import dataclass
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
+from prototxt.unknown import unknown_type
 
 MANY = 1 << 30
 
@@ -120,9 +120,7 @@ def facts_of(layer: LayerParameter) -> LayerFacts:
     """
     facts = LAYER_FACTS.get(layer.type)
     if facts is None:
-        near = difflib.get_close_matches(layer.type, LAYER_FACTS, 2, 0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "Caffe 1.0 has no such layer"
-        raise InputError(f'layer "{layer.name}": unknown layer type "{layer.type}": {hint}')
+        raise InputError(f'layer "{layer.name}": {unknown_type(layer.type, LAYER_FACTS)}')
     return facts
 
 
