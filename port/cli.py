@@ -10,6 +10,7 @@ from port.attention.command import attention_command
 from port.demo import demo_command
 from port.export.command import export_command
 from port.report.summary import summary_command
+from port.report.survey import survey_command
 from port.training.command import train_command
 from port.voc.evaluate import evaluate_command
 from port.voc.gallery import gallery_command
@@ -42,6 +43,7 @@ app.command("segment")(segment_command)
 app.command("shapes")(shapes_command)
 app.command("studies")(studies_command)
 app.command("summary")(summary_command)
+app.command("survey")(survey_command)
 app.command("train")(train_command)
 app.command("voc-labels")(voc_labels_command)
 

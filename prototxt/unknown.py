@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from prototxt.caffe_pb2 import LayerParameter, NetParameter, UnknownField
+from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState, UnknownField
 from prototxt.errors import InputError
 from prototxt.forks import HARMLESS, SUPPORTED_FIELDS, known_from
+from prototxt.rules import layer_included
 
 FIRST_FORK_NUMBER, OWN_NUMBER = 5001, 6000
 """caffe.proto: the numbers of fork fields and enum values start here; `unknown` has this one."""
@@ -59,6 +60,39 @@ def _told(message: Descriptor, found: UnknownField) -> Unknown:
         near = difflib.get_close_matches(last, message.fields_by_name, 1, 0.85)
         what = f'no field named "{found.path}"{f", but {near[0]}" if near else ""}'
     return Unknown(what, found.path, found.line, found.text)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A layer that cannot be planned.
+
+    Attributes:
+        index: its place among the net's layers.
+        type_known: whether its type is declared; else `fields` are those that the schema lacks.
+        what: in one line.
+    """
+
+    index: int
+    name: str
+    type: str
+    type_known: bool
+    fields: tuple[Unknown, ...]
+    what: str
+
+
+def missing(net: NetParameter, state: NetState, declared: Collection[str]) -> list[Missing]:
+    """All layers of a net, among those that `state` selects, that ask for what is not here."""
+    found = []
+    for index, layer in enumerate(net.layer):
+        if not layer_included(layer, state):
+            continue
+        try:
+            refuse_unknown(layer, declared)
+        except InputError as error:
+            known = layer.type in declared
+            fields = tuple(field for field in unknown_fields(layer) if known or field.line)
+            found.append(Missing(index, layer.name, layer.type, known, fields, str(error)))
+    return found
 
 
 def refuse_unknown(message: LayerParameter | NetParameter, declared: Collection[str] = ()) -> None:

@@ -1,0 +1,380 @@
+"""`seenet survey`: which of the nets below a folder are read, planned, built and run, and what the others lack.
+
+seenet survey ~/old_models --html survey.html
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SIDE = 224
+"""Pixels, for a data layer whose settings tell no size."""
+
+OUTCOMES = {
+    "runs": "a forward pass was made",
+    "built": "built, but the forward pass stops",
+    "planned": "planned, but a layer refuses its settings or shapes",
+    "read": "read, but a layer or a field is missing",
+    "not read": "not a text that this schema reads",
+    "no net": "a solver, or a file without layers",
+    "too slow": "stopped at the time limit",
+    "too large": "stopped at the memory limit",
+    "crashed": "a fault of ours: please report it",
+}
+"""Outcome → what it means, from best to worst."""
+
+_SUFFIXES = (".prototxt", ".pt")
+
+
+@dataclass
+class Surveyed:
+    """How far one file came.
+
+    Attributes:
+        outcome: a key of `OUTCOMES`.
+        phase: the one that came farthest; "" where none was tried.
+        why: what stopped it, in one line; "" if nothing did.
+        types, fields: what is missing, in any phase: layer types, and fields as "Type: path".
+        seconds: of work on it.
+    """
+
+    path: str
+    outcome: str
+    phase: str = ""
+    why: str = ""
+    types: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def survey(
+    paths: Sequence[Path],
+    jobs: int = 1,
+    seconds: float = 60,
+    memory: int = 4 << 30,
+    done: Callable[[Surveyed], None] | None = None,
+) -> list[Surveyed]:
+    """Try each file in a process of its own.
+
+    Args:
+        jobs: how many processes at a time.
+        seconds, memory: what each process may take; bytes.
+        done: told each file as it is finished, in any order.
+
+    Returns:
+        In the order of `paths`.
+    """
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
+    if os.name == "posix":
+        context.set_forkserver_preload(["port.net", "port.report.survey"])
+
+    def attempt(path: Path) -> Surveyed:
+        found = _in_a_process(context, path, seconds, memory)
+        if done is not None:
+            done(found)
+        return found
+
+    with ThreadPoolExecutor(jobs) as threads:
+        return list(threads.map(attempt, paths))
+
+
+def prototxts(folders: Sequence[Path]) -> list[Path]:
+    """The text nets below the folders (or given themselves), sorted, each once.
+
+    Raises:
+        InputError: a folder that is not there, or none with such a file.
+    """
+    from prototxt.errors import InputError
+
+    found: set[Path] = set()
+    for folder in folders:
+        if not folder.exists():
+            raise InputError(f"{folder}: no such file or folder")
+        files = [folder] if folder.is_file() else folder.rglob("*")
+        found |= {path for path in files if path.is_file() and (path == folder or _may_be_text(path))}
+    if not found:
+        raise InputError(f"{', '.join(map(str, folders))}: no .prototxt file is below")
+    return sorted(found)
+
+
+def _may_be_text(path: Path) -> bool:
+    if path.suffix not in _SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as file:
+            return b"\0" not in file.read(4096)  # .pt is PyTorch's too
+    except OSError:
+        return False
+
+
+# ---- One file, in its own process
+
+
+def _in_a_process(
+    context: multiprocessing.context.BaseContext, path: Path, seconds: float, memory: int
+) -> Surveyed:
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(str(path), memory, sender), daemon=True)
+    start = time.monotonic()
+    process.start()
+    sender.close()
+    last = Surveyed(str(path), "crashed", why="the process ended without a word")
+    ended = False
+    try:
+        while not ended and receiver.poll(max(0, start + seconds - time.monotonic())):
+            last, ended = receiver.recv()
+    except EOFError:
+        ended = True
+        last.outcome, last.why = "crashed", f"the process ended while {last.why or 'starting'}"
+    if not ended:
+        last.outcome, last.why = "too slow", f"{seconds:g} s were over while {last.why or 'starting'}"
+    process.kill()
+    process.join()
+    last.seconds = round(time.monotonic() - start, 2)
+    return last
+
+
+def _work(path: str, memory: int, sender: Connection) -> None:
+    """Try one file; send how far it is before each step, and the result at the end."""
+    found = Surveyed(path, "crashed")
+    try:
+        _limit_memory(memory)
+        _try(found, lambda step: sender.send((_doing(found, step), False)))
+    except MemoryError:
+        found.outcome, found.why = "too large", f"it needs more than {memory >> 20} MiB"
+    except BaseException as error:
+        large = "can't allocate memory" in str(error) or "Cannot allocate" in str(error)
+        found.outcome = "too large" if large else "crashed"
+        found.why = _line(error) if not large else f"it needs more than {memory >> 20} MiB"
+    sender.send((found, True))
+
+
+def _doing(found: Surveyed, step: str) -> Surveyed:
+    return Surveyed(found.path, "crashed", found.phase, step, found.types, found.fields)
+
+
+def _limit_memory(memory: int) -> None:
+    """Let this process take `memory` bytes more than it has."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):
+        return  # no such limit here
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + memory
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def _try(found: Surveyed, tell: Callable[[str], None]) -> None:
+    import logging
+
+    from prototxt.caffe_pb2 import TEST, TRAIN, NetState, Phase
+    from prototxt.errors import InputError
+    from prototxt.layers.declare import LAYER_FACTS
+    from prototxt.read import read_net
+    from prototxt.unknown import missing, unknown_fields
+
+    logging.disable()
+    tell("reading it")
+    try:
+        net = read_net(found.path)
+    except InputError as error:
+        solver = "this is a solver" in str(error)
+        found.outcome, found.why = "no net" if solver else "not read", _line(error)
+        return
+    if not net.layer:
+        found.outcome, found.why = "no net", "it has no layers"
+        return
+    fields = {f"net: {field.path}" for field in unknown_fields(net)}
+    types = set()
+    for phase in (TEST, TRAIN):
+        state = NetState()
+        state.CopyFrom(net.state)
+        state.phase = phase
+        for layer in missing(net, state, LAYER_FACTS):
+            types |= set() if layer.type_known else {layer.type}
+            fields |= {f"{layer.type}: {field.path}" for field in layer.fields}
+    found.types, found.fields = tuple(sorted(types)), tuple(sorted(fields))
+
+    order = list(OUTCOMES)
+    for phase in (TEST, TRAIN):
+        outcome, why = _run(net, phase, found.path, tell)
+        if found.outcome == "crashed" or order.index(outcome) < order.index(found.outcome):
+            found.outcome, found.why, found.phase = outcome, why, Phase.Name(phase)
+        if outcome == "runs":
+            return
+
+
+def _run(net, phase: int, where: str, tell: Callable[[str], None]) -> tuple[str, str]:
+    """How far the net comes in one phase, and what stopped it."""
+    import torch
+
+    from port.net import CaffeNet
+    from prototxt.errors import InputError
+    from prototxt.plan import plan_net
+
+    torch.set_num_threads(1)
+    try:
+        tell("planning it")
+        plan = plan_net(net, phase, where=where)
+    except InputError as error:
+        return "read", _line(error)
+    if not plan.layers:
+        return "read", "the phase has no layers"
+    why = ""
+    for batch in (1, None):
+        try:
+            tell("building it")
+            built = CaffeNet(_small(net, phase, batch), phase, where=where)
+        except InputError as error:
+            why = why or _line(error)
+            continue
+        try:
+            tell("running it")
+            with torch.no_grad():
+                built(*(torch.zeros(built.blob_shapes[plan_name]) for plan_name in _inputs(built)))
+        except InputError as error:
+            return "built", _line(error)
+        return "runs", ""
+    return "planned", why
+
+
+def _inputs(built) -> list[str]:
+    return [built.plan.blobs[i] for i in built.plan.inputs]
+
+
+def _small(net, phase: int, batch: int | None):
+    """The net with inputs in the place of its data layers, weights of zeros, and `batch` images in a pass."""
+    from port.report.summary import _forget_fillers
+    from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
+    from prototxt.rules import layer_included
+
+    state = NetState()
+    state.CopyFrom(net.state)
+    state.phase = phase
+    small = NetParameter()
+    small.CopyFrom(net)
+    for layer in small.layer:
+        _forget_fillers(layer)
+        if layer.bottom or layer.type in ("DummyData", "Parameter", "Python"):
+            continue
+        if not layer_included(layer, state):
+            continue
+        shapes = [list(s.dim) for s in layer.input_param.shape] if layer.type == "Input" else []
+        shapes = shapes * len(layer.top) if len(shapes) == 1 else shapes or _told(layer)
+        as_input = LayerParameter(name=layer.name, type="Input", top=layer.top)
+        for shape in shapes:
+            if batch is not None and len(shape) == 4:
+                shape[0] = batch
+            as_input.input_param.shape.add(dim=shape)
+        layer.CopyFrom(as_input)
+    return small
+
+
+def _told(layer) -> list[list[int]]:
+    """Shapes for a data layer's tops, as its settings tell them; `SIDE` pixels where they do not."""
+    transform, memory = layer.transform_param, layer.memory_data_param
+    height = (
+        transform.crop_size or transform.crop_height or memory.height or layer.image_data_param.new_height
+    )
+    width = transform.crop_size or transform.crop_width or memory.width or layer.image_data_param.new_width
+    channels = memory.channels or (1 if transform.force_gray or not layer.image_data_param.is_color else 3)
+    image = [1, channels, height or SIDE, width or SIDE]
+    label = [1, 1, *image[2:]] if layer.type == "ImageSegData" else [1]
+    return [list(image) if i == 0 else list(label) for i in range(len(layer.top))]
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+# ---- The command
+
+
+def survey_command(
+    folders: Annotated[list[Path], typer.Argument(help="Folders with nets, or nets.", show_default=False)],
+    jobs: Annotated[int, typer.Option(help="Files at a time.", min=1)] = 2,
+    seconds: Annotated[float, typer.Option(help="What one file may take.", min=1)] = 60,
+    memory: Annotated[int, typer.Option(help="What one file may take, in MiB.", min=64)] = 4096,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all results here.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write a page here.")] = None,
+) -> None:
+    """Try every net below: which are read, planned, built and run, and what the others lack."""
+    from rich.console import Console
+
+    from port.progress import progress_bar
+    from weights.files import atomic_path
+
+    paths = prototxts(folders)
+    with progress_bar("files") as progress:
+        task = progress.add_task("survey", total=len(paths))
+        results = survey(paths, jobs, seconds, memory << 20, lambda _: progress.advance(task))
+    if json_file is not None:
+        with atomic_path(json_file) as path:
+            path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    if html_file is not None:
+        with atomic_path(html_file) as path:
+            path.write_text(_page(results))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    for table in _tables(results):
+        console.print(table)
+
+
+def _counted(results: Sequence[Surveyed]) -> tuple[Counter, Counter, Counter]:
+    """Files by outcome, by missing type and by missing field."""
+    types, fields = (
+        Counter(name for result in results for name in names(result))
+        for names in (lambda result: result.types, lambda result: result.fields)
+    )
+    return Counter(result.outcome for result in results), types, fields
+
+
+def _rows(results: Sequence[Surveyed]) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Three tables: a title, and rows of a name, a number of files and a remark."""
+    from prototxt.forks import known_from
+
+    outcomes, types, fields = _counted(results)
+    return [
+        ("Outcome", [(o, str(outcomes[o]), meaning) for o, meaning in OUTCOMES.items() if outcomes[o]]),
+        ("Missing layer types", [(t, str(n), known_from(t)) for t, n in types.most_common()]),
+        ("Missing fields", [(f, str(n), "") for f, n in fields.most_common()]),
+    ]
+
+
+def _tables(results: Sequence[Surveyed]) -> list:
+    from rich.markup import escape
+    from rich.table import Table
+
+    tables = []
+    for title, rows in _rows(results):
+        if rows:
+            table = Table(title=title, title_justify="left", show_header=False)
+            table.add_column(overflow="fold")
+            table.add_column(justify="right", no_wrap=True)
+            table.add_column(overflow="fold")
+            for row in rows:
+                table.add_row(*map(escape, row))
+            tables.append(table)
+    return tables
+
+
+def _page(results: Sequence[Surveyed]) -> str:
+    from port.report.pages import document, table
+
+    body = [f"<h1>{len(results)} files</h1>"]
+    body += [table((title, "files", ""), rows) for title, rows in _rows(results) if rows]
+    body.append(table(("file", "outcome", "why"), [(r.path, r.outcome, r.why) for r in results]))
+    return document("Survey", body)
