@@ -297,3 +297,13 @@ def test_a_fork_s_numbers_are_not_misread(tmp_path: Path) -> None:
     (read,) = read_weights(path)
     assert (read.name, read.type) == ("c", "Convolution")
     assert read.blobs[0].tolist() == [1.0, 2.0]
+
+
+def test_a_crop_that_is_not_told_its_offset_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    crop = 'layer { name: "c%d" type: "Crop" bottom: "x" bottom: "x" top: "c%d" %s }\n'
+    with caplog.at_level(logging.WARNING, "caffe"):
+        parse_net(INPUT + crop % (1, 1, "crop_param { offset: 2 }"))
+        assert not caplog.records
+        parse_net(INPUT + crop % (1, 1, "") + crop % (2, 2, ""))
+    (record,) = caplog.records
+    assert 'layer "c1": Crop without crop_param has the offset 0' in record.getMessage()

@@ -144,6 +144,7 @@ def upgrade_net(net: NetParameter, where: str) -> NetParameter:
                 spec.lr_mult = spec.decay_mult = 0
         _translate(layer, where)
     _say_precision(net, where)
+    _say_crop(net, where)
     return net
 
 
@@ -230,6 +231,18 @@ def _say_precision(net: NetParameter, where: str) -> None:
     )
     if names:
         log.warning("%s: %s: no effect here, everything is float32", where, ", ".join(names))
+
+
+def _say_crop(net: NetParameter, where: str) -> None:
+    """One line where a Crop may be that of the forks before BVLC's, which finds its offset by itself."""
+    names = [layer.name for layer in net.layer if layer.type == "Crop" and not layer.HasField("crop_param")]
+    if names:
+        log.warning(
+            '%s: layer "%s": Crop without crop_param has the offset 0, as in BVLC\'s Caffe; in HED, DSS and '
+            'DeeperCut it has the one that aligns the maps: write type: "AutoCrop" for that',
+            where,
+            names[0],
+        )
 
 
 # ---- The forms of 2013 and 2014

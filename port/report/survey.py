@@ -3,6 +3,8 @@
 seenet survey ~/old_models --html survey.html
 """
 
+from __future__ import annotations
+
 import json
 import multiprocessing
 import os
@@ -13,9 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from prototxt.caffe_pb2 import LayerParameter, NetParameter
 
 SIDE = 224
 """Pixels, for a data layer whose settings tell no size."""
@@ -23,6 +28,7 @@ SIDE = 224
 OUTCOMES = {
     "runs": "a forward pass was made",
     "built": "built, but the forward pass stops",
+    "needs Python": "planned, but a Python layer's module must be allowed: --allow-module",
     "planned": "planned, but a layer refuses its settings or shapes",
     "read": "read, but a layer or a field is missing",
     "not read": "not a text that this schema reads",
@@ -62,6 +68,7 @@ def survey(
     jobs: int = 1,
     seconds: float = 60,
     memory: int = 4 << 30,
+    allow_modules: Sequence[str] = (),
     done: Callable[[Surveyed], None] | None = None,
 ) -> list[Surveyed]:
     """Try each file in a process of its own.
@@ -69,6 +76,7 @@ def survey(
     Args:
         jobs: how many processes at a time.
         seconds, memory: what each process may take; bytes.
+        allow_modules: Python modules that the nets' Python layers may load.
         done: told each file as it is finished, in any order.
 
     Returns:
@@ -79,7 +87,7 @@ def survey(
         context.set_forkserver_preload(["port.net", "port.report.survey"])
 
     def attempt(path: Path) -> Surveyed:
-        found = _in_a_process(context, path, seconds, memory)
+        found = _in_a_process(context, path, seconds, (memory, allow_modules))
         if done is not None:
             done(found)
         return found
@@ -121,10 +129,10 @@ def _may_be_text(path: Path) -> bool:
 
 
 def _in_a_process(
-    context: multiprocessing.context.BaseContext, path: Path, seconds: float, memory: int
+    context: multiprocessing.context.BaseContext, path: Path, seconds: float, settings: tuple
 ) -> Surveyed:
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(str(path), memory, sender), daemon=True)
+    process = context.Process(target=_work, args=(str(path), sender, *settings), daemon=True)
     start = time.monotonic()
     process.start()
     sender.close()
@@ -144,12 +152,12 @@ def _in_a_process(
     return last
 
 
-def _work(path: str, memory: int, sender: Connection) -> None:
+def _work(path: str, sender: Connection, memory: int, allow_modules: Sequence[str]) -> None:
     """Try one file; send how far it is before each step, and the result at the end."""
     found = Surveyed(path, "crashed")
     try:
         _limit_memory(memory)
-        _try(found, lambda step: sender.send((_doing(found, step), False)))
+        _try(found, allow_modules, lambda step: sender.send((_doing(found, step), False)))
     except MemoryError:
         found.outcome, found.why = "too large", f"it needs more than {memory >> 20} MiB"
     except BaseException as error:
@@ -175,7 +183,7 @@ def _limit_memory(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def _try(found: Surveyed, tell: Callable[[str], None]) -> None:
+def _try(found: Surveyed, allow_modules: Sequence[str], tell: Callable[[str], None]) -> None:
     import logging
 
     from prototxt.caffe_pb2 import TEST, TRAIN, NetState, Phase
@@ -208,14 +216,16 @@ def _try(found: Surveyed, tell: Callable[[str], None]) -> None:
 
     order = list(OUTCOMES)
     for phase in (TEST, TRAIN):
-        outcome, why = _run(net, phase, found.path, tell)
+        outcome, why = _run(net, phase, found.path, allow_modules, tell)
         if found.outcome == "crashed" or order.index(outcome) < order.index(found.outcome):
             found.outcome, found.why, found.phase = outcome, why, Phase.Name(phase)
         if outcome == "runs":
             return
 
 
-def _run(net, phase: int, where: str, tell: Callable[[str], None]) -> tuple[str, str]:
+def _run(
+    net: NetParameter, phase: int, where: str, allow_modules: Sequence[str], tell: Callable[[str], None]
+) -> tuple[str, str]:
     """How far the net comes in one phase, and what stopped it."""
     import torch
 
@@ -235,26 +245,29 @@ def _run(net, phase: int, where: str, tell: Callable[[str], None]) -> tuple[str,
     for batch in (1, None):
         try:
             tell("building it")
-            built = CaffeNet(_small(net, phase, batch), phase, where=where)
+            small, taken = _small(net, phase, batch)
+            built = CaffeNet(small, phase, allow_modules=allow_modules, where=where)
         except InputError as error:
-            why = why or _line(error)
+            if "--allow-module" in str(error):
+                return "needs Python", _line(error)
+            why = why or _line(error) + taken
             continue
         try:
             tell("running it")
             with torch.no_grad():
-                built(*(torch.zeros(built.blob_shapes[plan_name]) for plan_name in _inputs(built)))
+                names = [built.plan.blobs[i] for i in built.plan.inputs]
+                built(*(torch.zeros(built.blob_shapes[name]) for name in names))
         except InputError as error:
-            return "built", _line(error)
+            return "built", _line(error) + taken
         return "runs", ""
     return "planned", why
 
 
-def _inputs(built) -> list[str]:
-    return [built.plan.blobs[i] for i in built.plan.inputs]
+def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParameter, str]:
+    """The net with inputs in the place of its data layers, weights of zeros, and `batch` images in a pass.
 
-
-def _small(net, phase: int, batch: int | None):
-    """The net with inputs in the place of its data layers, weights of zeros, and `batch` images in a pass."""
+    And a remark where the size of its data is a guess.
+    """
     from port.report.summary import _forget_fillers
     from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
     from prototxt.rules import layer_included
@@ -262,7 +275,7 @@ def _small(net, phase: int, batch: int | None):
     state = NetState()
     state.CopyFrom(net.state)
     state.phase = phase
-    small = NetParameter()
+    small, remark = NetParameter(), ""
     small.CopyFrom(net)
     for layer in small.layer:
         _forget_fillers(layer)
@@ -271,27 +284,29 @@ def _small(net, phase: int, batch: int | None):
         if not layer_included(layer, state):
             continue
         shapes = [list(s.dim) for s in layer.input_param.shape] if layer.type == "Input" else []
-        shapes = shapes * len(layer.top) if len(shapes) == 1 else shapes or _told(layer)
+        if len(shapes) == 1:
+            shapes = [list(shapes[0]) for _ in layer.top]
+        if not shapes:
+            shapes, guessed = _told(layer)
+            remark = f' (the data of "{layer.name}" taken as 3×{SIDE}×{SIDE})' if guessed else remark
         as_input = LayerParameter(name=layer.name, type="Input", top=layer.top)
         for shape in shapes:
             if batch is not None and len(shape) == 4:
                 shape[0] = batch
             as_input.input_param.shape.add(dim=shape)
         layer.CopyFrom(as_input)
-    return small
+    return small, remark
 
 
-def _told(layer) -> list[list[int]]:
-    """Shapes for a data layer's tops, as its settings tell them; `SIDE` pixels where they do not."""
-    transform, memory = layer.transform_param, layer.memory_data_param
-    height = (
-        transform.crop_size or transform.crop_height or memory.height or layer.image_data_param.new_height
-    )
-    width = transform.crop_size or transform.crop_width or memory.width or layer.image_data_param.new_width
-    channels = memory.channels or (1 if transform.force_gray or not layer.image_data_param.is_color else 3)
+def _told(layer: LayerParameter) -> tuple[list[list[int]], bool]:
+    """Shapes for a data layer's tops, as its settings tell them, and whether they do not: `SIDE` pixels then."""
+    transform, memory, images = layer.transform_param, layer.memory_data_param, layer.image_data_param
+    height = transform.crop_size or transform.crop_height or memory.height or images.new_height
+    width = transform.crop_size or transform.crop_width or memory.width or images.new_width
+    channels = memory.channels or (1 if transform.force_gray or not images.is_color else 3)
     image = [1, channels, height or SIDE, width or SIDE]
     label = [1, 1, *image[2:]] if layer.type == "ImageSegData" else [1]
-    return [list(image) if i == 0 else list(label) for i in range(len(layer.top))]
+    return [list(label if i else image) for i in range(len(layer.top))], not (height and width)
 
 
 def _line(error: BaseException) -> str:
@@ -307,6 +322,9 @@ def survey_command(
     jobs: Annotated[int, typer.Option(help="Files at a time.", min=1)] = 2,
     seconds: Annotated[float, typer.Option(help="What one file may take.", min=1)] = 60,
     memory: Annotated[int, typer.Option(help="What one file may take, in MiB.", min=64)] = 4096,
+    allow_module: Annotated[
+        list[str] | None, typer.Option(help="A Python module that the nets' Python layers may load.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all results here.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page here.")] = None,
 ) -> None:
@@ -319,7 +337,9 @@ def survey_command(
     paths = prototxts(folders)
     with progress_bar("files") as progress:
         task = progress.add_task("survey", total=len(paths))
-        results = survey(paths, jobs, seconds, memory << 20, lambda _: progress.advance(task))
+        results = survey(
+            paths, jobs, seconds, memory << 20, allow_module or (), lambda _: progress.advance(task)
+        )
     if json_file is not None:
         with atomic_path(json_file) as path:
             path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
