@@ -93,6 +93,7 @@ REFUSED = {
         ["--out", "out", "--workers", "-1"],
     ],
     "studies": [[], ["--out", "out", "--seeds", "0"], ["--out", "out", "--device", "tpu"]],
+    "survey": [["no-such-folder"]],
     "summary": [
         [],
         ["net", "--phase", "REST"],

@@ -138,24 +138,46 @@ def test_port_shadows_no_standard_module() -> None:
 
 
 def test_generated_schema_is_the_schema() -> None:
-    """caffe_pb2.py holds what caffe.proto says. To generate it anew:
+    """caffe_pb2.py holds what caffe.proto says. To generate it and its types anew (grpcio-tools 1.74):
 
-    python -m grpc_tools.protoc -I. --python_out=. prototxt/caffe.proto   (grpcio-tools 1.74)
+    python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. prototxt/caffe.proto
     """
     text = re.sub(r"//[^\n]*", "", (ROOT / "prototxt" / "caffe.proto").read_text())
     messages = dict(re.findall(r"^message (\w+) \{(.*?)^\}", text, re.S | re.M))
     assert set(messages) == set(caffe_pb2.DESCRIPTOR.message_types_by_name)
     for name, body in messages.items():
-        fields = re.findall(r"(optional|required|repeated) (\w+) (\w+) = (\d+)", body)
+        fields = re.findall(r"(optional|required|repeated) ([\w.]+) (\w+) = (\d+)", body)
         descriptor = caffe_pb2.DESCRIPTOR.message_types_by_name[name]
         assert {(field, int(number)) for _, _, field, number in fields} == {
-            (field.name, field.number) for field in descriptor.fields
+            (field.name, field.number)
+            for message in (descriptor, *descriptor.nested_types)
+            for field in message.fields
         }
         for label, kind, field, _ in fields:
-            found = descriptor.fields_by_name[field]
+            found = next(
+                message.fields_by_name[field]
+                for message in (*descriptor.nested_types, descriptor)
+                if field in message.fields_by_name
+            )
             assert found.is_repeated == (label == "repeated")
             of = found.message_type or found.enum_type
-            assert of is None or of.name == kind
+            assert of is None or of.name == kind.split(".")[-1]
         for value, number in re.findall(r"\b([A-Z][A-Z0-9_]*) = (\d+);", body):
             numbers = {v.number for e in descriptor.enum_types for v in e.values if v.name == value}
             assert int(number) in numbers
+
+
+@pytest.mark.parametrize(
+    ("message", "last"),
+    [
+        ("LayerParameter", 148),
+        ("V1LayerParameter", 42),
+        ("TransformationParameter", 7),
+        ("NetParameter", 100),
+    ],
+)
+def test_fork_fields_have_numbers_of_no_fork(message: str, last: int) -> None:
+    """A fork's .caffemodel holds its fields under numbers that mean other things elsewhere: none is known here."""
+    older = {"param": 1001, "blob_share_mode": 1002} if message == "V1LayerParameter" else {}
+    for field in caffe_pb2.DESCRIPTOR.message_types_by_name[message].fields:
+        assert field.number <= last or field.number > 5000 or older.get(field.name) == field.number

@@ -65,6 +65,10 @@ COMMANDS = {
         "port.report.command:summary_command",
         "List a net's layers, shapes, parameters, multiply-adds and memory; nothing is computed.",
     ),
+    "survey": (
+        "port.report.survey:survey_command",
+        "Try every net below: which are read, planned, built and run, and what the others lack.",
+    ),
     "train": (
         "port.training.command:train_command",
         "Train a net as `caffe train` does: same seed, same draws, same updates, same log, same files.",

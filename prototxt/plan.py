@@ -15,6 +15,7 @@ from functools import cached_property
 from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec
 from prototxt.errors import InputError
 from prototxt.layers.declare import (
+    LAYER_TYPES,
     Declared,
     LayerType,
     Shape,
@@ -28,6 +29,7 @@ from prototxt.layers.memory import lost_gradients, memories, overwritten_reads
 from prototxt.limits import FLOAT, check_memory
 from prototxt.read import layer_line
 from prototxt.rules import layer_included
+from prototxt.unknown import refuse_unknown
 
 AUTOMATIC = "(automatic)"
 """The name of a loss blob that the prototxt did not name."""
@@ -213,6 +215,10 @@ def plan_net(
     state.phase, state.level = phase, level
     state.stage.extend(stages)
 
+    try:
+        refuse_unknown(net)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     occurrences: Counter[str] = Counter()
     layers: list[tuple[LayerParameter, str]] = []
     for original in net.layer:
@@ -220,6 +226,7 @@ def plan_net(
         occurrences[original.name] += 1
         with place.errors():
             if layer_included(original, state):
+                refuse_unknown(original, LAYER_TYPES)
                 layer = LayerParameter()
                 layer.CopyFrom(original)
                 layers.append((layer, place))

@@ -9,13 +9,13 @@ bottoms' shapes and the number of tops, refuses what Caffe refuses, and gives th
         return Declared([top])
 """
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from prototxt.caffe_pb2 import FillerParameter, LayerParameter
 from prototxt.errors import InputError
+from prototxt.unknown import unknown_type
 
 Shape = tuple[int, ...]
 Shapes = Sequence[Shape]
@@ -115,9 +115,7 @@ def type_of(layer: LayerParameter) -> LayerType:
     """
     found = LAYER_TYPES.get(layer.type)
     if found is None:
-        near = difflib.get_close_matches(layer.type, LAYER_TYPES, 2, 0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "Caffe 1.0 has no such layer"
-        raise InputError(f'unknown layer type "{layer.type}": {hint}')
+        raise InputError(unknown_type(layer.type, LAYER_TYPES))
     return found
 
 
