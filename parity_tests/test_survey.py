@@ -27,7 +27,7 @@ FILES = {
     "refused.prototxt": (INPUT % 8 + RELU.replace("ReLU", "Pooling"), "planned", "kernel_size"),
     "text.prototxt": ("layer {", "not read", "Expected"),
     "solver.prototxt": ('net: "a.prototxt" base_lr: 1', "no net", "this is a solver"),
-    "large.prototxt": (INPUT % 10**10 + RELU, "too large", "MiB"),
+    "large.prototxt": (INPUT % (8 * 10**7) + RELU, "too large", "GiB"),
 }
 
 

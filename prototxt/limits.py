@@ -12,6 +12,10 @@ _SHARE = 0.8
 _limit: int | None = None
 
 
+class TooLargeError(InputError):
+    """A blob or a net that is larger than Caffe, or the memory, allows."""
+
+
 def max_memory() -> int:
     """The bytes that one net's blobs and weights may take: 80 % of the machine's memory unless set."""
     if _limit is not None:
@@ -33,11 +37,11 @@ def check_memory(wanted: int, shapes: Sequence[tuple[int, ...]]) -> None:
         shapes: of the blobs and weights that came last, for the message.
 
     Raises:
-        InputError: names the largest of them, the bytes and the limit.
+        TooLargeError: names the largest of them, the bytes and the limit.
     """
     if wanted > max_memory():
         largest = max(shapes, key=_count)
-        raise InputError(
+        raise TooLargeError(
             f"a blob of shape {'×'.join(map(str, largest))} takes {_size(FLOAT * _count(largest))}, the net up to here "
             f"{_size(wanted)}: more than the {_size(max_memory())} allowed: --max-memory allows more"
         )

@@ -6,6 +6,7 @@ which layers work in place, who owns a shared weight, what needs a gradient, and
 """
 
 import contextlib
+import copy
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -257,7 +258,9 @@ class Place:
         try:
             yield
         except InputError as error:
-            raise InputError(f'{self}: layer "{self.layer}": {error}') from error
+            named = copy.copy(error)  # of the same class
+            named.args = (f'{self}: layer "{self.layer}": {error}',)
+            raise named from error
 
 
 def _with_splits(layers: list[tuple[LayerParameter, Place]]) -> Iterator[tuple[LayerParameter, Place]]:

@@ -155,8 +155,11 @@ def _in_a_process(
 def _work(path: str, sender: Connection, memory: int, allow_modules: Sequence[str]) -> None:
     """Try one file; send how far it is before each step, and the result at the end."""
     found = Surveyed(path, "crashed")
+    from prototxt.limits import set_max_memory
+
     try:
         _limit_memory(memory)
+        set_max_memory(memory)
         _try(found, allow_modules, lambda step: sender.send((_doing(found, step), False)))
     except MemoryError:
         found.outcome, found.why = "too large", f"it needs more than {memory >> 20} MiB"
@@ -233,6 +236,7 @@ def _run(
     from prototxt.caffe_pb2 import NetState
     from prototxt.errors import InputError
     from prototxt.layers.declare import LAYER_TYPES
+    from prototxt.limits import TooLargeError
     from prototxt.rules import layer_included
     from prototxt.unknown import missing, refuse_unknown
 
@@ -255,6 +259,8 @@ def _run(
             tell("building it")
             small, taken = _small(net, phase, batch)
             built = CaffeNet(small, phase, allow_modules=allow_modules, where=where)
+        except TooLargeError as error:
+            return "too large", _line(error)
         except InputError as error:
             if "--allow-module" in str(error):
                 return "needs Python", _line(error)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from prototxt.caffe_pb2 import FillerParameter, LayerParameter
 from prototxt.errors import InputError
+from prototxt.limits import TooLargeError
 from prototxt.unknown import unknown_type
 
 Shape = tuple[int, ...]
@@ -133,14 +134,15 @@ def checked(result: Declared) -> Declared:
     """`result`, its sizes within Caffe's bounds.
 
     Raises:
-        InputError: a negative size, or a blob of 2^31 values or more.
+        InputError: a negative size.
+        TooLargeError: a blob of 2^31 values or more.
     """
     for what, sizes in (("top", result.tops), ("weights", [weight.shape for weight in result.weights])):
         for shape in sizes:
             if min(shape, default=0) < 0:
                 raise InputError(f"the {what} would be of shape {text(shape)}: a size is negative")
             if math.prod(shape) > MOST_VALUES:
-                raise InputError(
+                raise TooLargeError(
                     f"the {what} would be of shape {text(shape)}: {math.prod(shape)} values, more than Caffe's "
                     f"{MOST_VALUES}"
                 )
