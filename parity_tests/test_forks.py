@@ -1,6 +1,7 @@
 """Nets of Caffe's forks: their words read, what nobody here knows kept, and told only where it is needed."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,25 @@ TEMPLATE = "layer { convolution_param {\n num_output: %s } }"
 def test_templates(blank: str) -> None:
     with pytest.raises(InputError, match=r"a:2: .*NUM.* stands for a value: this is a template"):
         parse_net(TEMPLATE % blank, "a")
+
+
+def test_summary_lists_all_that_is_missing(
+    tmp_path: Path, seenet: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        INPUT + 'layer { name: "a" type: "TRT" bottom: "x" top: "a" }\n'
+        'layer { name: "b" type: "ReLU" bottom: "a" top: "b" }\n'
+        'layer { name: "c" type: "ReLU" shine: 1 bottom: "b" top: "c" }\n'
+    )
+    status, out, err = seenet("summary", path)
+    first, second, last = out.splitlines()
+    assert status == 2
+    assert first.startswith(f'{path}:2: layer "a": unknown layer type "TRT": known from NVCaffe')
+    assert second.startswith(f'{path}:4: layer "c": no field named "shine" (line 4)')
+    assert last == "2 of 4 layers are missing; the other 2 would run"
+    assert err.startswith(f'error: {path}:2: layer "a"')
+    assert err.count("\n") == 1
 
 
 # ---- A net in a solver's place and the other way round

@@ -18,9 +18,11 @@ from port.net import CaffeNet
 from port.report.graph import draw_net
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
 from prototxt.errors import InputError
+from prototxt.layers.declare import LAYER_FACTS
 from prototxt.plan import AUTOMATIC, LayerPlan
-from prototxt.read import read_net
+from prototxt.read import layer_line, read_net
 from prototxt.rules import layer_included
+from prototxt.unknown import missing
 from weights import read_weights
 
 FLOAT = 4
@@ -334,6 +336,8 @@ def summary_command(
         if graph is not None:
             draw_net(net, graph)
     except InputError as error:
+        for line in lacking(prototxt, phase):
+            typer.echo(line)
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     console = Console()
@@ -342,6 +346,26 @@ def summary_command(
     console.print(_table(net))
     for line in (*_totals(net), *remarks):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def lacking(prototxt: Path, phase: str) -> list[str]:
+    """A line for each layer of a net that cannot be planned, and one for those that can; [] where all can."""
+    try:
+        message = read_net(prototxt)
+        state = NetState()
+        state.CopyFrom(message.state)
+        state.phase = _phase(phase)
+    except InputError:
+        return []
+    found = missing(message, state, LAYER_FACTS)
+    if not found:
+        return []
+    selected = sum(layer_included(layer, state) for layer in message.layer)
+    lines = [f"{layer_line(str(prototxt), layer.name)}: {layer.what}" for layer in found]
+    return [
+        *lines,
+        f"{len(found)} of {selected} layers are missing; the other {selected - len(found)} would run",
+    ]
 
 
 def _phase(name: str) -> int:
