@@ -141,6 +141,13 @@ def test_old_forms_keep_what_they_hold() -> None:
     _, v1, v0 = net.layer
     assert (v1.type, [x.path for x in v1.unknown]) == ("HOLOGRAM", ["depth"])
     assert (v0.type, [x.path for x in v0.unknown]) == ("scanner", ["layer.speed"])
+    assert [str(x) for x in unknown_fields(v0)] == ['no field named "layer.speed" (line 3)']
+
+
+def test_a_text_that_says_unknown_itself() -> None:
+    layer = one('layer { type: "ReLU" unknown { path: "a..b" text: "\\n" line: -1 } }')
+    with pytest.raises(InputError, match=r'no field named "a\.\.b" \(line -1\)'):
+        refuse_unknown(layer, {"ReLU"})
 
 
 def test_a_layer_of_the_other_phase_stops_nothing() -> None:

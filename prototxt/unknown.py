@@ -56,12 +56,14 @@ def unknown_fields(message: LayerParameter | NetParameter) -> list[Unknown]:
 
 def _told(message: Descriptor, found: UnknownField) -> Unknown:
     *outer, last = found.path.split(".")
+    fields = message.fields_by_name
     for name in outer:
-        message = message.fields_by_name[name].message_type
-    if last in message.fields_by_name:
+        inner = fields[name].message_type if name in fields else None
+        fields = inner.fields_by_name if inner is not None else {}
+    if last in fields:
         what = f"{found.path} cannot be {found.text}"
     else:
-        near = difflib.get_close_matches(last, message.fields_by_name, 1, 0.85)
+        near = difflib.get_close_matches(last, fields, 1, 0.85)
         what = f'no field named "{found.path}"{f", but {near[0]}" if near else ""}'
     return Unknown(what, found.path, found.line, found.text)
 
