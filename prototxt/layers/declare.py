@@ -103,9 +103,13 @@ def layer_type(*names: str, **facts: object) -> Callable[[Declare], Declare]:
     return declare
 
 
+def known_at_set_up(layer: LayerParameter, shapes: Shapes, tops: int) -> None:
+    """The declaration of a layer of which only its set-up knows what it makes."""
+
+
 def opened_type(*names: str, **facts: object) -> None:
     """Declare layer types that open files: only their set-up knows what they make."""
-    layer_type(*names, **facts)(lambda layer, shapes, tops: None)
+    layer_type(*names, **facts)(known_at_set_up)
 
 
 def type_of(layer: LayerParameter) -> LayerType:

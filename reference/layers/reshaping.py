@@ -70,7 +70,7 @@ class Reduction(Layer):
         self.coeff = self.dtype.type(param.coeff)
         if operation == ReductionParameter.MEAN:
             self.coeff /= self.dtype.type(math.prod(x.shape[axis:]))
-        rows = x.reshape(*x.shape[:axis], -1)
+        rows = x.reshape(*x.shape[:axis], math.prod(x.shape[axis:]))
         if operation == ReductionParameter.ASUM:
             rows = np.abs(rows)
         if operation == ReductionParameter.SUMSQ:
