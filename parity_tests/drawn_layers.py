@@ -56,13 +56,13 @@ def drawn_layers(draw: st.DrawFn, kind: str) -> Drawn:
     """A layer of type `kind` and its bottoms."""
     layer = LayerParameter(name="layer", type=kind)
     for name in settings_of(kind):
-        if draw(st.integers(0, 9)):
+        if not _one_in(draw, 10):
             fill_message(draw, getattr(layer, name))
             getattr(layer, name).SetInParent()
     if kind == "Python":
         layer.python_param.Clear()
         layer.python_param.module, layer.python_param.layer = draw(st.sampled_from(sorted(BUILT_IN)))
-    if draw(st.integers(0, 9)) and unknown_fields(layer):
+    if not _one_in(draw, 10) and unknown_fields(layer):
         for name in settings_of(kind):
             without_unknown(getattr(layer, name), kind)
 
@@ -71,7 +71,7 @@ def drawn_layers(draw: st.DrawFn, kind: str) -> Drawn:
     values = {}
     for i, shape in enumerate(shapes):
         name = f"in{i}"
-        if i and draw(st.integers(0, 19)) == 0:
+        if i and _one_in(draw, 20):
             layer.bottom.append("in0")  # a blob that is read twice
             continue
         given = net.layer.add(name=name, type="Input", top=[name])
@@ -79,11 +79,11 @@ def drawn_layers(draw: st.DrawFn, kind: str) -> Drawn:
         layer.bottom.append(name)
         values[name] = draw(_values(shape, kind, i))
     _draw_tops(draw, layer, kind)
-    if draw(st.integers(0, 9)) == 0:
+    if _one_in(draw, 10):
         layer.loss_weight.extend(draw(st.lists(st.sampled_from(FLOATS), min_size=1, max_size=2)))
-    if draw(st.integers(0, 9)) == 0:
+    if _one_in(draw, 10):
         layer.propagate_down.extend(draw(st.lists(st.booleans(), min_size=1, max_size=3)))
-    for _ in range(draw(st.integers(0, 2)) if draw(st.integers(0, 9)) == 0 else 0):
+    for _ in range(draw(st.integers(0, 2)) if _one_in(draw, 10) else 0):
         layer.param.add(lr_mult=draw(st.sampled_from((0, 1, 2))))
     if draw(st.booleans()):
         net.state.phase = layer.phase = draw(st.sampled_from((0, 1)))
@@ -93,10 +93,8 @@ def drawn_layers(draw: st.DrawFn, kind: str) -> Drawn:
 
 def _draw_tops(draw: st.DrawFn, layer: LayerParameter, kind: str) -> None:
     least, most = LAYER_TYPES[kind].tops
-    count = draw(
-        st.integers(max(least - 1, 0), min(most, 3) + 1) if draw(st.integers(0, 9)) == 0 else st.just(least)
-    )
-    if LAYER_TYPES[kind].equal and draw(st.integers(0, 9)):
+    count = draw(st.integers(max(least - 1, 0), min(most, 3) + 1) if _one_in(draw, 10) else st.just(least))
+    if LAYER_TYPES[kind].equal and not _one_in(draw, 10):
         count = len(layer.bottom)
     elif most > least and draw(st.booleans()):
         count = draw(st.integers(least, min(most, 4)))
@@ -104,8 +102,10 @@ def _draw_tops(draw: st.DrawFn, layer: LayerParameter, kind: str) -> None:
         count = len(layer.bottom) - 1
     if kind == "LSTM" and layer.recurrent_param.expose_hidden:
         count = 3
+    if kind == "Python":
+        count = 1
     for i in range(count):
-        in_place = i < len(layer.bottom) and draw(st.integers(0, 5)) == 0
+        in_place = i < len(layer.bottom) and _one_in(draw, 6)
         layer.top.append(layer.bottom[i] if in_place else f"out{i}")
 
 
@@ -114,15 +114,18 @@ def _bottoms(draw: st.DrawFn, kind: str) -> list[Shape]:
     """The bottoms' shapes: the first at will, the others most often made of it, so that many nets are accepted."""
     least, most = LAYER_TYPES[kind].bottoms
     count = draw(st.integers(least, min(most, least + 3)))
-    if draw(st.integers(0, 19)) == 0:
+    if _one_in(draw, 20):
         count = draw(st.integers(0, 4))
     axes = draw(st.sampled_from((4, 4, 4, 2, 3, 2, 3, 1, 5, 0)))
     sizes = st.sampled_from(_SIZES)
-    if draw(st.integers(0, 3)):
+    if not _one_in(draw, 4):
         sizes = sizes.filter(bool)
     first = tuple(draw(st.lists(sizes, min_size=axes, max_size=axes)))
-    if kind == "LSTMUnit" and draw(st.integers(0, 9)):
+    if kind == "LSTMUnit" and not _one_in(draw, 10):
         first = (1, *first[:2])
+    if kind == "Python":
+        count = 2 if _one_in(draw, 10) else 3
+        first = first if len(first) == 4 else (2, 3, 4, 5)
     shapes = [first]
     for _ in range(count - 1):
         made = draw(
@@ -130,11 +133,16 @@ def _bottoms(draw: st.DrawFn, kind: str) -> list[Shape]:
                 [*_relatives(first), *_relatives(first), tuple(draw(st.lists(sizes, max_size=5)))]
             )
         )
-        shapes.append(shapes[-1] if draw(st.integers(0, 2)) == 0 else made)
+        shapes.append(shapes[-1] if _one_in(draw, 3) else made)
     fitting = _FITTING.get(kind)
-    if fitting and first and draw(st.integers(0, 3)):
+    if fitting and first and not _one_in(draw, 4):
         shapes = [first, *(shape for shape in fitting(first))][: max(count, least)]
     return shapes[:count]
+
+
+def _one_in(draw: st.DrawFn, count: int) -> bool:
+    """True one time in `count`. Not by whether it is 0: hypothesis likes the ends of a range."""
+    return draw(st.integers(0, count - 1)) == count // 2
 
 
 def _relatives(first: Shape) -> list[Shape]:
@@ -214,13 +222,13 @@ def fill_message(draw: st.DrawFn, message: Message) -> None:
     common = [field for field in fields if field.number < 5001] or fields
     if not fields:
         return
-    chosen = draw(st.lists(st.sampled_from(common), max_size=2)) if draw(st.integers(0, 2)) else []
-    if draw(st.integers(0, 7)) == 0:
+    chosen = draw(st.lists(st.sampled_from(common), max_size=2)) if not _one_in(draw, 3) else []
+    if _one_in(draw, 8):
         chosen += draw(st.lists(st.sampled_from(fields), max_size=3))
     for field in chosen:
         fill_field(draw, message, field)
     for name in _NEEDED.get(message.DESCRIPTOR.name, ()):
-        if draw(st.integers(0, 9)):
+        if not _one_in(draw, 10):
             fill_field(draw, message, message.DESCRIPTOR.fields_by_name[name], valid=True)
 
 
@@ -271,11 +279,11 @@ def _number(field: FieldDescriptor, valid: bool) -> st.SearchStrategy:
 
 def _fill_filler(draw: st.DrawFn, filler: Message) -> None:
     filler.type = draw(st.sampled_from((*FILLERS, "gaussian", "uniform", "gaussian", "uniform")))
-    if draw(st.integers(0, 19)) == 0:
+    if _one_in(draw, 20):
         filler.type = "none"
     if filler.type == "constant":
         filler.value = draw(st.sampled_from(FLOATS))
-    if draw(st.integers(0, 19)) == 0:
+    if _one_in(draw, 20):
         filler.sparse = draw(st.sampled_from((0, 1, 2, -2)))
 
 

@@ -221,7 +221,7 @@ def plan_net(
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     occurrences: Counter[str] = Counter()
-    layers: list[tuple[LayerParameter, str]] = []
+    layers: list[tuple[LayerParameter, Place]] = []
     for original in net.layer:
         place = Place(where, original.name, occurrences[original.name])
         occurrences[original.name] += 1

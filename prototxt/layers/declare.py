@@ -12,6 +12,7 @@ bottoms' shapes and the number of tops, refuses what Caffe refuses, and gives th
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from prototxt.caffe_pb2 import FillerParameter, LayerParameter
 from prototxt.errors import InputError
@@ -92,7 +93,7 @@ LAYER_TYPES: dict[str, LayerType] = {}
 """Caffe's layer type → its declaration."""
 
 
-def layer_type(*names: str, **facts: object) -> Callable[[Declare], Declare]:
+def layer_type(*names: str, **facts: Any) -> Callable[[Declare], Declare]:
     """Declare the layer types `names`; `facts` are `LayerType`'s."""
 
     def declare(function: Declare) -> Declare:
@@ -107,7 +108,7 @@ def known_at_set_up(layer: LayerParameter, shapes: Shapes, tops: int) -> None:
     """The declaration of a layer of which only its set-up knows what it makes."""
 
 
-def opened_type(*names: str, **facts: object) -> None:
+def opened_type(*names: str, **facts: Any) -> None:
     """Declare layer types that open files: only their set-up knows what they make."""
     layer_type(*names, **facts)(known_at_set_up)
 
@@ -187,7 +188,8 @@ def legacy_shape(shape: Shape) -> tuple[int, int, int, int]:
     """
     if len(shape) > 4:
         raise InputError(f"this layer type takes blobs of at most 4 axes, not {text(shape)}")
-    return (*shape, 1, 1, 1, 1)[:4]
+    num, channels, height, width, *_ = (*shape, 1, 1, 1, 1)
+    return num, channels, height, width
 
 
 def refuse_in_place(layer: LayerParameter) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from prototxt.caffe_pb2 import ReductionParameter
 from prototxt.layers.reshaping import crop_starts
 from prototxt.layers.windows import canonical_axis
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
 
 
@@ -70,7 +70,7 @@ class Reduction(Layer):
         self.coeff = self.dtype.type(param.coeff)
         if operation == ReductionParameter.MEAN:
             self.coeff /= self.dtype.type(math.prod(x.shape[axis:]))
-        rows = x.reshape(*x.shape[:axis], math.prod(x.shape[axis:]))
+        rows = flat_from(x, axis)
         if operation == ReductionParameter.ASUM:
             rows = np.abs(rows)
         if operation == ReductionParameter.SUMSQ:
