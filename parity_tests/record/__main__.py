@@ -10,6 +10,7 @@ from parity_tests.record.training import record_training
 
 
 def main() -> None:
+    """The command."""
     args = _parser().parse_args()
     try:
         args.caffe = importlib.import_module(args.caffe)
@@ -62,4 +63,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-main()
+if __name__ == "__main__":
+    main()
