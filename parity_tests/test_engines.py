@@ -83,7 +83,7 @@ def test_every_blob_keeps_the_rule(engine: str, seed: int, height: int, width: i
     label = np.zeros((1, 1, 1, 20), np.float32)
     label[..., [3, 14]] = 1
     truth, yardstick = (caffe_blobs(weights, data, label, dtype) for dtype in (np.float64, np.float32))
-    blobs = {}
+    blobs: dict[str, torch.Tensor] = {}
     fast = with_engine(model, engine)
     for name, module in fast.named_children():
         module.register_forward_hook(

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,7 +264,7 @@ def test_too_little_memory_to_run_is_one_line(tmp_path: Path, monkeypatch: pytes
         compare(tmp_path / "net.prototxt", engines=["onnxruntime"])
 
 
-def relu_model(opset: int) -> "onnx.ModelProto":
+def relu_model(opset: int) -> Any:
     value = {
         name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "y")
     }

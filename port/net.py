@@ -178,7 +178,7 @@ class CaffeNet(nn.Module):
     def _items_labelled(self, label: int, sources: Mapping[int, tuple[Tensor, ...]]) -> Iterator[str]:
         """What a label in the batch at hand came from, as the data layers' lists have it."""
         for index, tops in sources.items():
-            items = getattr(self.layers[index], "items", list)()
+            items: list[str] = getattr(self.layers[index], "items", list)()
             for top in tops[1:]:
                 if items and len(top) == len(items):
                     hit = (top.reshape(len(items), -1).long() == label).any(dim=1)

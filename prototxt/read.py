@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
-from prototxt.unknown import SetAside, set_aside
+from prototxt.unknown import SetAside, descriptor_of, set_aside
 from prototxt.upgrade import upgrade_net, upgrade_solver
 
 
@@ -30,7 +30,7 @@ def read_net(path: str | os.PathLike) -> NetParameter:
 
 def parse_net(text: str, where: str = "prototxt") -> NetParameter:
     """As `read_net`, from text; `where` names it in errors."""
-    text, aside = set_aside(text, NetParameter.DESCRIPTOR)
+    text, aside = set_aside(text, descriptor_of(NetParameter))
     if not any(key in text for key in ("layer", "input")):
         _refuse_solver(aside, where)
     net = NetParameter()
@@ -110,7 +110,7 @@ def _refuse_solver(aside: list[SetAside], where: str) -> None:
 
 def _refuse_net(text: str, where: str) -> None:
     """Say so where a solver is expected and layers are found."""
-    _, aside = set_aside(text, SolverParameter.DESCRIPTOR)
+    _, aside = set_aside(text, descriptor_of(SolverParameter))
     layers = [x for x in aside if x.path in (("layer",), ("layers",))]
     if layers:
         raise InputError(f"{where}:{layers[0].line}: this is a net, a solver is expected here")

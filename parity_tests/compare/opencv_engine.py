@@ -156,7 +156,8 @@ def _forward(
 
 def _without(steps: Sequence[_Step], refused: Mapping[str, str]) -> tuple[list[_Step], dict[str, str]]:
     """The steps that are left, and the refused ones together with whatever reads from them."""
-    carried, refused, lost = [], dict(refused), {}
+    carried: list[_Step] = []
+    refused, lost = dict(refused), dict[str, str]()
     for step in steps:
         source = next((lost[name] for name in step.reads if name in lost), None)
         if source is not None:

@@ -26,6 +26,8 @@ class _Recurrent(Layer):
     states: int
     """Blobs that a state is made of."""
 
+    memory: Tensor
+
     def set_up(self) -> None:
         exposed = self.states if self.param.recurrent_param.expose_hidden else 0
         self.static = len(self.plan.bottoms) > 2 + exposed

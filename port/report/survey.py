@@ -129,7 +129,10 @@ def _may_be_text(path: Path) -> bool:
 
 
 def _in_a_process(
-    context: multiprocessing.context.BaseContext, path: Path, seconds: float, settings: tuple
+    context: multiprocessing.context.ForkServerContext | multiprocessing.context.SpawnContext,
+    path: Path,
+    seconds: float,
+    settings: tuple,
 ) -> Surveyed:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(str(path), sender, *settings), daemon=True)

@@ -85,7 +85,8 @@ def log_net(log: CaffeLog, plan: Plan, net: NetParameter) -> None:
     del filtered.layer[:]
     filtered.layer.extend(kept)
     log("net.cpp:53", f"Initializing net from parameters: \n{filtered}")
-    memory, produced = 0, set()
+    memory = 0
+    produced: set[int] = set()
     for layer in plan.layers:
         log("net.cpp:86", f"Creating Layer {layer.name}")
         for bottom in layer.bottoms:

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
@@ -160,7 +161,7 @@ def _tensorboard(folder: Path) -> Observer:
     return tell
 
 
-def _bar_observer(bar: object, task: int) -> Observer:
+def _bar_observer(bar: Any, task: int) -> Observer:
     def tell(kind: str, iteration: int, values: dict[str, float]) -> None:
         if kind == "train":
             shown = f"training · loss {values['loss']:.4g} · lr {values['lr']:.3g}"

@@ -42,6 +42,6 @@ def batch_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     (shape,) = shapes
     if any(spec.lr_mult for spec in layer.param):
         raise InputError("BatchNorm's blobs are running sums, not learned: set lr_mult: 0 in its param")
-    if len(shape) < 2:
+    if len(shape) < 2 or not shape[1]:
         raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {text(shape)}")
     return Declared([shape], [Weight(shape[1:2]), Weight(shape[1:2]), Weight((1,))])

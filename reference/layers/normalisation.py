@@ -127,7 +127,7 @@ class BatchNorm(Layer):
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     """exp(x) over its sum along `axis`, the maximum subtracted first."""
-    exp = np.exp(x - x.max(axis=axis, keepdims=True))
+    exp = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
     return exp / exp.sum(axis=axis, keepdims=True)
 
 

@@ -140,6 +140,7 @@ class PairedImages(_ListedImages):
         if self.param.normalize:
             labels = (labels >= 128).astype(np.uint8)  # v / 255, rounded into a byte
         with naming(self._place(entry)):
+            assert isinstance(self.transformer, PairTransformer)
             return self.transformer.pair(image, labels, words)
 
     def _transformer(self, param: LayerParameter) -> PairTransformer:

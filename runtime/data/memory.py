@@ -24,6 +24,7 @@ class MemoryImages:
             raise InputError("memory_data_param: give batch_size, channels, height and width, 1 or more each")
         self.shapes = [self.shape, (self.param.batch_size,)]
         self.data: np.ndarray | None = None
+        self.labels: np.ndarray = np.empty(0)
         self.position = 0
 
     def reset(self, data: np.ndarray, labels: np.ndarray) -> None:
@@ -48,6 +49,7 @@ class MemoryImages:
         return batch
 
     def load(self, drawn: slice) -> tuple[np.ndarray, np.ndarray]:
+        assert self.data is not None  # draw has seen to it
         return self.data[drawn].astype(np.float32), self.labels[drawn].astype(np.float32)
 
     def items(self, drawn: slice) -> list[str]:
