@@ -37,6 +37,8 @@ class LRN(Layer):
 
     def _sums(self, x: np.ndarray) -> np.ndarray:
         """Sums over the window around each position; its own adjoint."""
+        if not x.size:
+            return x  # which sliding_window_view does not take
         size = self.param.lrn_param.local_size
         pads = [(size // 2,) * 2 if axis in self.axes else (0, 0) for axis in range(4)]
         windows = np.lib.stride_tricks.sliding_window_view(
