@@ -25,6 +25,13 @@ def read_net(path: str | os.PathLike) -> NetParameter:
     return parse_net(_text(path), where=os.fspath(path))
 
 
+def read_net_as_it_is(path: str | os.PathLike) -> NetParameter:
+    """As `read_net`, but not upgraded."""
+    net = NetParameter()
+    _parse(_text(path), net, os.fspath(path))
+    return net
+
+
 def parse_net(text: str, where: str = "prototxt") -> NetParameter:
     """As `read_net`, from text; `where` names it in errors."""
     net = NetParameter()
@@ -41,9 +48,14 @@ def read_solver(path: str | os.PathLike) -> SolverParameter:
     Raises:
         InputError: `path:line: what`, for a missing file, a syntax error, or an unknown field.
     """
+    return upgrade_solver(read_solver_as_it_is(path), os.fspath(path))
+
+
+def read_solver_as_it_is(path: str | os.PathLike) -> SolverParameter:
+    """As `read_solver`, but not upgraded, and with the snapshot prefix that is written there, if any."""
     solver = SolverParameter()
     _parse(_text(path), solver, os.fspath(path))
-    return upgrade_solver(solver, os.fspath(path))
+    return solver
 
 
 def layer_line(where: str, name: str, occurrence: int = 0) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from port.tools.convert_imageset import shown_progress
 from port.tools.databases import check_backend
 from port.tools.gflags import Flag, Program
 from port.tools.process import CheckFailed
+from port.tools.progress import log_above_bar
 from port.training.caffe_log import CaffeLog, number
 from prototxt.errors import InputError
 from runtime.data.database import datum_image, item_name, open_database, parse_datum
@@ -55,7 +55,8 @@ def mean_image(source: str, log: CaffeLog) -> np.ndarray:
     environment = open_database(source)
     log("db_lmdb.cpp:35", f"Opened lmdb {source}")
     total, count = None, 0
-    with environment.begin() as reading, shown_progress(log, reading.stat()["entries"]) as step:
+    images = environment.stat()["entries"]
+    with environment.begin() as reading, log_above_bar(log, images, "images") as step:
         for key, value in reading.cursor():
             with naming(item_name(source, key)):
                 datum = parse_datum(value)

@@ -1,16 +1,15 @@
 """convert_imageset: from a list of images to an LMDB, as tools/convert_imageset.cpp makes it."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from port.progress import progress_bar
 from port.tools.databases import new_database
 from port.tools.gflags import Flag, Program
 from port.tools.process import CheckFailed
+from port.tools.progress import log_above_bar
 from port.training.caffe_log import CaffeLog
 from prototxt.caffe_pb2 import Datum
 from prototxt.errors import InputError
@@ -59,7 +58,10 @@ def main(arguments: Sequence[str]) -> int:
     height, width = max(0, flags["resize_height"]), max(0, flags["resize_width"])
     reader = ImageReader(log, not flags["gray"], (height, width), flags["encoded"], flags["encode_type"])
     count = size = 0
-    with new_database(flags["backend"], name, log) as database, shown_progress(log, len(entries)) as step:
+    with (
+        new_database(flags["backend"], name, log) as database,
+        log_above_bar(log, len(entries), "images") as step,
+    ):
         for position, entry in enumerate(entries):
             step()
             datum = reader.read(root, entry)
@@ -179,19 +181,3 @@ def _encoded(image: np.ndarray, encoding: str, path: str) -> bytes:
     if not done:
         raise InputError(f"{path}: cannot be encoded as {encoding!r}: give -encode_type png or jpg")
     return data.tobytes()
-
-
-@contextmanager
-def shown_progress(log: CaffeLog, total: int | None) -> Iterator:
-    """On a terminal, a bar with rate and time left, below the log's lines; gives what counts a step."""
-    with progress_bar("images") as bar:
-        if bar.disable:
-            yield lambda: None
-            return
-        before = log.write
-        log.write = lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        task = bar.add_task("images", total=total)
-        try:
-            yield lambda: bar.advance(task)
-        finally:
-            log.write = before

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from port.tools import SCRIPTS, TOOLS
 from port.training.caffe_log import CaffeLog
 from prototxt.errors import InputError
 
@@ -27,15 +28,21 @@ class CheckFailed(InputError):
         self.place = place
 
 
-def tool_main(module: str, arguments: Sequence[str]) -> int:
-    """Run a tool's `main` as genuine Caffe's program runs; returns its exit status.
+def run_tool(name: str, arguments: Sequence[str]) -> int:
+    """Run a tool; whatever is wrong with the input raises InputError. Returns the exit status."""
+    module, function = {**TOOLS, **SCRIPTS}[name].split(":")
+    return getattr(importlib.import_module(module), function)(list(arguments))
+
+
+def tool_main(name: str, arguments: Sequence[str]) -> int:
+    """Run a tool as genuine Caffe's program runs; returns its exit status.
 
     What is wrong with the input is a fatal line, and then SIGABRT, so that a shell sees the status of a
     failed CHECK (134). Output into a pipe that nobody reads any more ends it by SIGPIPE.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        return importlib.import_module(module).main(list(arguments))
+        return run_tool(name, arguments)
     except InputError as error:
         place = error.place if isinstance(error, CheckFailed) else NOT_CAFFES
         CaffeLog()(place, str(error), severity="F")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from prototxt.caffe_pb2 import ImageDataParameter, NetParameter, NetState, NetStateRule
 from prototxt.plan import LayerPlan, Plan
 from prototxt.rules import layer_included
+from prototxt.text import message_text
 
 if TYPE_CHECKING:  # tools that only read and write files log too, and PyTorch takes seconds to load
     from torch import Tensor
@@ -45,7 +46,8 @@ class CaffeLog:
             now = time.time()
             stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
             micros = int(now % 1 * 1_000_000)
-            self.write(f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {place}] {message}")
+            prefix = f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {place}] "
+            self.write(prefix + message.removesuffix("\n"))
 
 
 def _to_stderr(line: str) -> None:
@@ -104,7 +106,7 @@ def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], net: Net
     filtered.CopyFrom(net)
     del filtered.layer[:]
     filtered.layer.extend(kept)
-    log("net.cpp:53", f"Initializing net from parameters: \n{filtered}")
+    log("net.cpp:53", f"Initializing net from parameters: \n{message_text(filtered)}")
     memory, produced = 0, set()
     for layer in plan.layers:
         log("layer_factory.hpp:77", f"Creating layer {layer.name}")

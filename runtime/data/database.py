@@ -1,5 +1,6 @@
 """Data's source: Datum messages in an LMDB."""
 
+import logging
 import os
 import weakref
 from typing import Any
@@ -15,6 +16,8 @@ from runtime.data.prefetch import Share
 from runtime.data.reading import decode, naming, stack_images
 from runtime.data.transformer import Transformer
 from runtime.rng import CaffeRNG
+
+log = logging.getLogger(__name__)
 
 _open_ones: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 """LMDB environments by path: a process may open each only once, and two layers may read the same."""
@@ -101,6 +104,7 @@ class DatabaseImages:
 
     def _advance(self) -> None:
         if not self.cursor.next():
+            log.info("Restarting data prefetching from start.")
             self.cursor.first()
         self.offset += 1
 
