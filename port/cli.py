@@ -10,6 +10,9 @@ from port.attention.command import attention_command
 from port.demo import demo_command
 from port.export.command import export_command
 from port.report.summary import summary_command
+from port.tools import SCRIPTS, TOOLS
+from port.tools.launchers import launchers_command
+from port.tools.process import run_tool
 from port.training.command import train_command
 from port.voc.evaluate import evaluate_command
 from port.voc.gallery import gallery_command
@@ -35,6 +38,7 @@ app.command("demo")(demo_command)
 app.command("evaluate")(evaluate_command)
 app.command("export")(export_command)
 app.command("gallery")(gallery_command)
+app.command("launchers")(launchers_command)
 app.command("parity")(parity_command)
 app.command("pipeline")(pipeline_command)
 app.command("proxy-labels")(proxy_labels_command)
@@ -46,9 +50,19 @@ app.command("train")(train_command)
 app.command("voc-labels")(voc_labels_command)
 
 
+def _listed() -> None:
+    """Stands in the list of commands for a tool of Caffe's, which reads its flags itself."""
+
+
+for _name, (_, _summary) in {**TOOLS, **SCRIPTS}.items():
+    app.command(_name, help=_summary)(_listed)
+
+
 def main() -> None:
     """Run the command. What the user can mend is one line on stderr and exit status 2."""
     try:
+        if sys.argv[1:2] and sys.argv[1] in {**TOOLS, **SCRIPTS}:
+            sys.exit(run_tool(sys.argv[1], sys.argv[2:]))
         app()
     except InputError as error:
         typer.echo(f"error: {error}", err=True)

@@ -86,7 +86,9 @@ def _checked_size(datum: Datum, size: int | None) -> int:
         return datum.channels * datum.height * datum.width
     found = len(datum.data)
     if found != size:
-        told = f"Check failed: data.size() == data_size ({found} vs. {size}) Incorrect data field size {found}"
+        told = (
+            f"Check failed: data.size() == data_size ({found} vs. {size}) Incorrect data field size {found}"
+        )
         raise CheckFailed("convert_imageset.cpp:131", told)
     return size
 

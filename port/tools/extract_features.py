@@ -14,6 +14,7 @@ from port.tools.progress import log_above_bar
 from port.training.caffe_log import CaffeLog
 from prototxt.caffe_pb2 import TEST, Datum
 from prototxt.errors import InputError
+from runtime.data.new_database import NewDatabase
 from weights.files import atomic_path, plain_os_errors
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str]) -> int:
             told = "Check failed: feature_extraction_net->has_blob(blob_names[i]) "
             told += f"Unknown feature blob name {name} in the network {model}"
             raise CheckFailed("extract_features.cpp:114", told)
-    count = _batches(batches)
+    batch, left = _wanted(net, batches)
+    count = -(-left // batch)
     with contextlib.ExitStack() as open_files:
         writers = [
             open_files.enter_context(_writer(backend, dataset, name, log))
@@ -76,7 +78,9 @@ def main(arguments: Sequence[str]) -> int:
         with log_above_bar(log, count, "batches") as step:
             for values in itertools.islice(_passes(net, blobs), count):
                 for writer, name in zip(writers, blobs, strict=True):
-                    writer.add(values[name])
+                    each = values[name].ndim and len(values[name]) == batch  # a row for each item
+                    writer.add(values[name][:left] if each else values[name])
+                left -= batch
                 step()
         for writer in writers:
             writer.close()
@@ -84,10 +88,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _batches(text: str) -> int:
-    if not text.isdecimal():
-        raise InputError(f"num_mini_batches {text!r}: must be a number of batches")
-    return int(text)
+def _wanted(net: "CaffeNet", batches: str) -> tuple[int, int]:
+    """The batch size, and how many items are wanted: so many batches, or for "all" each item once."""
+    batch = (net.blob_shapes[net.plan.blobs[0]] or (1,))[0] if net.plan.blobs else 1
+    if batches.isdecimal():
+        return batch, batch * int(batches)
+    if batches != "all":
+        raise InputError(f"num_mini_batches {batches!r}: must be a number of batches, or all")
+    for layer in net.children():
+        if hasattr(getattr(layer, "source", None), "__len__"):
+            return batch, len(layer.source)
+    raise InputError("num_mini_batches all: only for a Data or ImageData layer: give a number of batches")
 
 
 def _passes(net: "CaffeNet", blobs: Sequence[str]) -> Iterator[Mapping[str, np.ndarray]]:
@@ -123,7 +134,7 @@ def _writer(backend: str, dataset: str, blob: str, log: CaffeLog) -> Iterator[Wr
 class _DatabaseWriter:
     """Datum messages of floats under the keys 0000000000, 0000000001, …"""
 
-    def __init__(self, database, blob: str, log: CaffeLog):  # noqa: ANN001
+    def __init__(self, database: NewDatabase, blob: str, log: CaffeLog):
         self.database, self.blob, self.log, self.count = database, blob, log, 0
 
     def add(self, blob: np.ndarray) -> None:

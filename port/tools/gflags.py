@@ -113,7 +113,7 @@ class Program:
                 print(f"ERROR: {error}", file=sys.stderr)
             sys.exit(1)
         if values["minloglevel"]:
-            os.environ["GLOG_minloglevel"] = str(values["minloglevel"])
+            os.environ["GLOG_minloglevel"] = str(values["minloglevel"])  # noqa: SIM112
         return values, rest + after
 
 

@@ -1,13 +1,14 @@
 """A net's passes layer by layer, each layer timed: what `caffe time` measures."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from port.layer import as_tuple
 from port.net import CaffeNet
+from prototxt.plan import LayerPlan
 
 
 class LayerPasses:
@@ -68,7 +69,9 @@ class LayerPasses:
                 if gradient is not None:
                     gradients[blob] = gradient
 
-    def _heads(self, plan, tops: Sequence[Tensor], gradients: dict[int, Tensor]):  # noqa: ANN001, ANN202
+    def _heads(
+        self, plan: LayerPlan, tops: Sequence[Tensor], gradients: dict[int, Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Each top with its gradient: a loss's weight, what the layer above gave, or zeros."""
         for blob, top, weight in zip(plan.tops, tops, plan.loss_weights, strict=True):
             if weight:

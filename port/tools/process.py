@@ -30,20 +30,24 @@ class CheckFailed(InputError):
 
 def run_tool(name: str, arguments: Sequence[str]) -> int:
     """Run a tool; whatever is wrong with the input raises InputError. Returns the exit status."""
-    module, function = {**TOOLS, **SCRIPTS}[name].split(":")
+    module, function = {**TOOLS, **SCRIPTS}[name][0].split(":")
     return getattr(importlib.import_module(module), function)(list(arguments))
 
 
 def tool_main(name: str, arguments: Sequence[str]) -> int:
-    """Run a tool as genuine Caffe's program runs; returns its exit status.
+    """Run a tool as genuine Caffe's runs; returns its exit status.
 
-    What is wrong with the input is a fatal line, and then SIGABRT, so that a shell sees the status of a
-    failed CHECK (134). Output into a pipe that nobody reads any more ends it by SIGPIPE.
+    What is wrong with a program's input is a fatal line, and then SIGABRT, so that a shell sees the status of
+    a failed CHECK (134); with a script's, a line and status 2. Output into a pipe that nobody reads any more
+    ends it by SIGPIPE.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         return run_tool(name, arguments)
     except InputError as error:
+        if name in SCRIPTS:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         place = error.place if isinstance(error, CheckFailed) else NOT_CAFFES
         CaffeLog()(place, str(error), severity="F")
         print("*** Check failure stack trace: ***", file=sys.stderr, flush=True)

@@ -55,7 +55,7 @@ def _to_stderr(line: str) -> None:
 
 
 def _least_severity() -> int:
-    asked = os.environ.get("GLOG_minloglevel", "")
+    asked = os.environ.get("GLOG_minloglevel", "")  # noqa: SIM112  (glog's own spelling)
     return int(asked) if asked.isdecimal() else 0
 
 

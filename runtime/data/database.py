@@ -61,6 +61,10 @@ class DatabaseImages:
         self.transformer.seed(rng)  # again, and then the thread's own generator, as ImageData does
         rng.words(1)
 
+    def __len__(self) -> int:
+        """How many items the database holds."""
+        return self.environment.stat()["entries"]
+
     def draw(self) -> Drawn:
         keys = []
         for _ in range(self.param.batch_size):
@@ -128,7 +132,9 @@ def open_database(source: str) -> lmdb.Environment:
     """
     if not os.path.isdir(source):
         raise InputError(f"{source or 'data_param.source'}: no such folder: give the one with data.mdb in it")
-    if os.path.exists(os.path.join(source, "CURRENT")) and not os.path.exists(os.path.join(source, "data.mdb")):
+    if os.path.exists(os.path.join(source, "CURRENT")) and not os.path.exists(
+        os.path.join(source, "data.mdb")
+    ):
         raise InputError(f"{source}: {LEVELDB}")
     try:
         path = os.path.realpath(source)
