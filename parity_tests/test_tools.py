@@ -231,7 +231,9 @@ def test_a_training_script_runs_with_only_the_path_changed(tmp_path: Path) -> No
         )
     draw = np.random.RandomState(0)
     for i in range(10):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), draw.randint(i % 2 * 128, i % 2 * 128 + 128, (10, 9, 3)))
+        cv2.imwrite(
+            str(tmp_path / f"{i}.png"), draw.randint(i % 2 * 128, i % 2 * 128 + 128, (10, 9, 3), np.uint8)
+        )
     (tmp_path / "digits.txt").write_text("".join(f"{i}.png {i % 2}\n" for i in range(10)))
     (tmp_path / "digits.prototxt").write_text(NET)
     (tmp_path / "digits_solver.prototxt").write_text(SOLVER)
@@ -241,9 +243,7 @@ def test_a_training_script_runs_with_only_the_path_changed(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Optimization Done." in (tmp_path / "digits.log").read_text()
     assert "caffe.cpp:321] accuracy = 1\n" in (tmp_path / "score.log").read_text()
-    assert (
-        (tmp_path / "digits.log.train").read_text().startswith("NumIters,Seconds,LearningRate,loss\r\n0.0,")
-    )
+    assert (tmp_path / "digits.log.train").read_text().startswith("NumIters,Seconds,LearningRate,loss\n0.0,")
     assert len((tmp_path / "digits.log.test").read_text().splitlines()) == 4
     assert len(read_database(tmp_path / "features_lmdb")) == 10
 
@@ -369,6 +369,7 @@ def test_files_are_kept_where_the_encoding_is_theirs(images: Path) -> None:
     [
         ("convert_imageset", "./ none.txt db", r"none\.txt: cannot be read .*: check the path"),
         ("convert_imageset", "./ list.txt old", r"Check failed: mkdir.* == 0 \(-1 vs. 0\) mkdir old failed"),
+        ("convert_imageset", "./ long.txt db", r"db: key 00000000_\./\./.* has 514 bytes, .* 511: shorten"),
         ("convert_imageset", "./ list.txt no/db", "mkdir no/db failed"),
         ("convert_imageset", "-backend leveldb ./ list.txt db", "LevelDB is not supported: make an LMDB"),
         ("convert_imageset", "-encode_type qqq ./ list.txt db", r"a\.png: cannot be encoded as 'qqq'"),
@@ -391,6 +392,7 @@ def test_one_line_says_what_is_wrong(tool: str, arguments: str, message: str, im
     Path("net.prototxt").write_text(
         'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 } } }'
     )
+    Path("long.txt").write_text(f"{'./' * 250}a.png\n")
     lmdb.open("old").close()
     Path("leveldb").mkdir()
     Path("leveldb/CURRENT").write_text("MANIFEST-000002\n")
@@ -407,7 +409,7 @@ def test_a_full_disk_leaves_nothing(bin_folder: Path, images: Path) -> None:
     done = run(bin_folder, ["sh", "-c", "ulimit -f 900; convert_imageset ./ many.txt db"], images)
     assert done.returncode in (-6, 134)
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("F"))
-    assert re.search(r"db: writing failed \(.*(too large|No space).*\): no database was made", line)
+    assert re.search(r"db: writing failed \(.*; is the disk full\?\): no database was made$", line)
     assert not list(images.glob("*db*")) + list(images.glob(".*"))
 
 
@@ -499,9 +501,9 @@ def test_plot_training_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     assert run_tool("plot_training_log", ["-y", "test:err", "-x", "acc", "out.png", "a.log", "b.log"]) == 0
     assert cv2.imread("out.png") is not None
-    with pytest.raises(InputError, match="test has no column 'err2': it has NumIters, Seconds, .* acc, err"):
+    with pytest.raises(InputError, match=r"test has no column 'err2': it has NumIters, Seconds, .* acc, err"):
         curve("a.log", "test:err2", "NumIters")
-    with pytest.raises(InputError, match="no numbers of 'best'.*: train, test, solver"):
+    with pytest.raises(InputError, match=r"no numbers of 'best'.*: train, test, solver"):
         curve("a.log", "best:err", "NumIters")
 
 

@@ -1,6 +1,7 @@
 """extract_features: blobs of a net's passes into databases, as tools/extract_features.cpp writes them."""
 
 import contextlib
+import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -15,7 +16,7 @@ from port.training.caffe_log import CaffeLog
 from prototxt.caffe_pb2 import TEST, Datum
 from prototxt.errors import InputError
 from runtime.data.new_database import NewDatabase
-from weights.files import atomic_path, plain_os_errors
+from weights.files import atomic_path
 
 if TYPE_CHECKING:
     from port.net import CaffeNet
@@ -123,8 +124,10 @@ class Writer(Protocol):
 @contextlib.contextmanager
 def _writer(backend: str, dataset: str, blob: str, log: CaffeLog) -> Iterator[Writer]:
     if backend == "hdf5":
-        with atomic_path(dataset) as beside, plain_os_errors(), h5py.File(beside, "w") as file:
-            yield _HDF5Writer(file, blob, log)
+        writer = _HDF5Writer(blob, log)
+        yield writer
+        with atomic_path(dataset) as beside:
+            beside.write_bytes(writer.file())
     else:
         log("extract_features.cpp:125", f"Opening dataset {dataset}")
         with new_database(backend, dataset, log) as database:
@@ -155,22 +158,27 @@ class _DatabaseWriter:
 
 
 class _HDF5Writer:
-    """One dataset, named as the blob: its batches one after the other along the first axis."""
+    """One dataset, named as the blob: its batches one after the other along the first axis.
 
-    def __init__(self, file: h5py.File, blob: str, log: CaffeLog):
-        self.file, self.blob, self.log, self.count = file, blob, log, 0
+    The file is made in memory: libhdf5 itself crashes where the disk is full.
+    """
+
+    def __init__(self, blob: str, log: CaffeLog):
+        self.blob, self.log, self.batches = blob, log, []
 
     def add(self, blob: np.ndarray) -> None:
-        rows = blob if blob.ndim else blob[None]
-        if self.blob not in self.file:
-            self.file.create_dataset(self.blob, data=rows, maxshape=(None, *rows.shape[1:]))
-        else:
-            self.file[self.blob].resize(self.count + len(rows), axis=0)
-            self.file[self.blob][self.count :] = rows
-        self.count += len(rows)
+        self.batches.append(blob if blob.ndim else blob[None])
 
     def close(self) -> None:
-        _log_count(self.log, "extract_features.cpp:176", self.count, self.blob)
+        _log_count(self.log, "extract_features.cpp:176", sum(map(len, self.batches)), self.blob)
+
+    def file(self) -> bytes:
+        """The HDF5 file's bytes."""
+        image = io.BytesIO()
+        with h5py.File(image, "w") as file:
+            if self.batches:
+                file[self.blob] = np.concatenate(self.batches)
+        return image.getvalue()
 
 
 def _log_count(log: CaffeLog, place: str, count: int, blob: str) -> None:

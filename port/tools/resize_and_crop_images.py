@@ -1,11 +1,12 @@
 """resize_and_crop_images: each image to a shorter side of so many pixels, and the middle square of it."""
 
-import os
+import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import numpy as np
 from PIL import Image
 
 from port.tools.gflags import Flag, Program
@@ -50,13 +51,15 @@ def main(arguments: Sequence[str]) -> int:
         if not (target / name).resolve().is_relative_to(target.resolve()):
             return f"{name}: lies outside of --output_folder"
         try:
-            resize = _with_opencv if library == "opencv" else _with_pil
+            data = (
+                _with_opencv(source / name, side) if library == "opencv" else _with_pil(source / name, side)
+            )
             with atomic_path(target / name) as beside:
-                resize(source / name, beside, side)
+                beside.write_bytes(data)
         except InputError as error:
             return str(error)
         except (OSError, ValueError, SyntaxError, cv2.error) as error:
-            return f"{source / name}: {' '.join(str(error).split())}"
+            return f"{source / name}: cannot be read as an image ({' '.join(str(error).split())})"
         return ""
 
     with (
@@ -71,23 +74,24 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _relative(line: str, folder: str) -> str:
-    name = line.replace(folder, "") if folder else line
-    return name.split()[0].lstrip("/") if name.split() else ""
+    words = line.removeprefix(folder).split()
+    return words[0].lstrip("/") if words else ""
 
 
-def _with_opencv(source: Path, target: Path, side: int) -> None:
-    image = cv2.imread(os.fspath(source))
+def _with_opencv(source: Path, side: int) -> bytes:
+    """The middle square of the resized image, encoded as the file's name says."""
+    image = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"{source}: cannot be read as an image")
     height, width = image.shape[:2]
     size = (side, side * height // width) if height > width else (side * width // height, side)
     resized = cv2.resize(image, size)
     top, left = (size[1] - side) // 2, (size[0] - side) // 2
-    if not cv2.imwrite(os.fspath(target), resized[top : top + side, left : left + side]):
-        raise InputError(f"{target}: cannot be written as an image")
+    return cv2.imencode(source.suffix, resized[top : top + side, left : left + side])[1].tobytes()
 
 
-def _with_pil(source: Path, target: Path, side: int) -> None:
+def _with_pil(source: Path, side: int) -> bytes:
+    """As a JPEG: shrunk roughly by powers of two first, then cropped, then resized."""
     with Image.open(source) as opened:
         image = opened.copy()
     factor = 1
@@ -103,4 +107,6 @@ def _with_pil(source: Path, target: Path, side: int) -> None:
         box = (int(width / 2 - side * down / 2), 0, int(width / 2 + side * down / 2), height)
     image = image.crop(box)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    image.convert("RGB").save(target, "JPEG", quality=75)
+    data = io.BytesIO()
+    image.convert("RGB").save(data, "JPEG", quality=75)
+    return data.getvalue()

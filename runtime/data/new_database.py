@@ -15,6 +15,12 @@ from prototxt.errors import InputError
 MAP_SIZE = 10 << 20
 """LMDB's own default, with which Caffe starts; doubled whenever it is full."""
 
+LOCK_SIZE = 8192
+"""Of LMDB's lock file, with its default number of readers."""
+
+LONGEST_KEY = 511
+"""Bytes."""
+
 
 class NewDatabase:
     """An LMDB that is being made, inside a `with`.
@@ -23,7 +29,7 @@ class NewDatabase:
     nothing of that name. What was committed before an error of the class `keeps` stays, as in Caffe.
 
     Raises:
-        InputError: where the name exists, or the disk is full.
+        InputError: where the folder cannot be written to, or the disk is full.
     """
 
     def __init__(self, path: str, keeps: type[Exception]):
@@ -34,6 +40,7 @@ class NewDatabase:
         target = Path(self.path)
         with self._told():
             self._beside = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
+            self._reserve_lock()
             self._environment = lmdb.open(self._beside, map_size=MAP_SIZE, mode=0o664, lock=True)
         return self
 
@@ -52,15 +59,29 @@ class NewDatabase:
             self._environment.close()
             shutil.rmtree(self._beside, ignore_errors=True)
 
+    def _reserve_lock(self) -> None:
+        """LMDB maps its lock file into memory: on a full disk, the first touch would end the process."""
+        with open(os.path.join(self._beside, "lock.mdb"), "xb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, LOCK_SIZE)
+            except OSError:
+                shutil.rmtree(self._beside)
+                raise
+
     def put(self, key: bytes, value: bytes) -> None:
-        """Keep an item for the next commit."""
+        """Keep an item for the next commit. Raises InputError for a key that is longer than LMDB takes."""
+        if len(key) > LONGEST_KEY:
+            raise InputError(
+                f"{self.path}: key {key.decode(errors='replace')[:40]}… has {len(key)} bytes, an LMDB's may have "
+                f"{LONGEST_KEY}: shorten the file names"
+            )
         self._items.append((key, value))
 
     def commit(self) -> None:
         """Write the items at hand.
 
         Raises:
-            InputError: where the disk is full, or a key is too long for an LMDB.
+            InputError: where the disk is full.
         """
         with self._told():
             while not self._written():
@@ -83,7 +104,9 @@ class NewDatabase:
             yield
         except (OSError, lmdb.Error) as error:
             reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{self.path}: writing failed ({reason}): no database was made") from error
+            raise InputError(
+                f"{self.path}: writing failed ({reason}; is the disk full?): no database was made"
+            ) from error
 
 
 def _umask() -> int:
