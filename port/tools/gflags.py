@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from port.training.caffe_log import CaffeLog
+
 Value = str | int | bool
 
 WIDTH = 80
@@ -44,7 +46,7 @@ GLOG_FLAGS = (
     Flag("stderrthreshold", 2),
     Flag("v", 0),
 )
-"""What glog adds to every program's flags. Lines go to stderr alone: of these only minloglevel has an effect."""
+"""What glog adds to every program's flags. Lines go to stderr alone: only minloglevel has an effect."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class Program:
             sys.exit(1)
         if values["minloglevel"]:
             os.environ["GLOG_minloglevel"] = str(values["minloglevel"])  # noqa: SIM112
+        if values["log_dir"]:
+            CaffeLog()("seenet:0", "-log_dir: log files are not written: redirect stderr", "W")
         return values, rest + after
 
 
