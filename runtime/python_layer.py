@@ -11,6 +11,7 @@ from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from runtime.blob import Blob, BlobVec
 from runtime.pycaffe import proto
+from runtime.python2 import python2_error
 
 
 class Layer:
@@ -74,6 +75,14 @@ def find_layer_class(
         if error.name == module_name and own is not None:
             return own
         raise InputError(f'Python module "{module_name}": {error}: put its folder on PYTHONPATH') from error
+    except SyntaxError as error:
+        found = python2_error(error)
+        if found is None:
+            raise InputError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        raise InputError(
+            f"{found}: translate it (python -m fissix -w -n {error.filename}), or use it from a script that "
+            f"python -m {caffe} --python2 runs"
+        ) from error
     if not hasattr(module, layer_name):
         raise InputError(f'module "{module_name}" has no class "{layer_name}"')
     return getattr(module, layer_name)

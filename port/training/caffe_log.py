@@ -28,8 +28,8 @@ class CaffeLog:
 
     Args:
         silent: write nothing: the ranks but the first.
-        threshold: the least severity that is written, by number; the environment's GLOG_minloglevel can
-            only raise it, as in Caffe.
+        threshold: the least severity that is written, by number; the environment's GLOG_minloglevel, which
+            a script may set before it imports caffe, can only raise it.
 
     Attributes:
         write: takes one line; replace it to show lines elsewhere (above a progress bar).
@@ -37,12 +37,12 @@ class CaffeLog:
 
     def __init__(self, silent: bool = False, threshold: int = 0):
         self.silent = silent
-        self.threshold = max(threshold, _least_severity())
+        self.threshold = threshold
         self.write: Callable[[str], None] = _to_stderr
 
     def __call__(self, place: str, message: str, severity: str = "I") -> None:
         """One message from `place`, the file and line of Caffe's source that says it ("solver.cpp:239")."""
-        if not self.silent and SEVERITIES.index(severity) >= self.threshold:
+        if not self.silent and SEVERITIES.index(severity) >= max(self.threshold, _least_severity()):
             now = time.time()
             stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
             micros = int(now % 1 * 1_000_000)
