@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from runtime.cython_helpers import bbox_overlaps, cpu_nms, gpu_nms
 from runtime.python2 import compile_python2, helpers, python2_error
 
 # Source, and what Python 2.7 prints of it.
@@ -47,6 +49,11 @@ PROGRAMS = {
     "method called sort": (
         "import numpy as np\nprint np.sort(np.array([[2, 1]]), axis=1).tolist()\n",
         "[[1, 2]]\n",
+    ),
+    "numpy's old ways": (
+        "import numpy as np\nx = np.arange(4).astype(np.float)\nn = np.round(1.2)\n"
+        "print x[n:n + 2].tolist(), np.random.choice(4, size=n).shape, x[:-1][::2].tolist(), np.float == float\n",
+        "[1.0, 2.0] (1,) [0.0, 2.0] True\n",
     ),
     "latin": ("# -*- coding: latin-1 -*-\n# caf\xe9\nprint 'x'\n", "x\n"),
     "no encoding named": ("# caf\xe9\nprint 'x'\n", "x\n"),
@@ -192,3 +199,66 @@ def test_a_layer_of_python_2_in_a_command(folder: Path) -> None:
         "halving.py:5: tabs mixed with spaces of Python 2: translate it (python -m fissix -w -n "
         in done.stderr
     )
+
+
+# ---- Helpers in Cython
+
+
+@pytest.fixture
+def boxes() -> np.ndarray:
+    """(60, 5) float32 with whole corners, so that overlaps of exactly a half occur; two pairs with one score."""
+    draw = np.random.RandomState(2)
+    corners = draw.randint(0, 12, (60, 2))
+    found = np.hstack([corners, corners + draw.randint(0, 8, (60, 2)), draw.rand(60, 1)]).astype(np.float32)
+    found[[3, 8], 4] = found[[5, 9], 4]
+    return found
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """By counting pixels."""
+    pixels = [
+        {(x, y) for x in range(int(box[0]), int(box[2]) + 1) for y in range(int(box[1]), int(box[3]) + 1)}
+        for box in (a, b)
+    ]
+    return len(pixels[0] & pixels[1]) / len(pixels[0] | pixels[1])
+
+
+def test_bbox_overlaps(boxes: np.ndarray) -> None:
+    counted = [[overlap(a, b) for b in boxes[:9]] for a in boxes]
+    np.testing.assert_allclose(bbox_overlaps(boxes[:, :4], boxes[:9, :4]), counted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("nms", "equal_stands"), [(cpu_nms, False), (gpu_nms, True)])
+def test_nms(nms: Callable, equal_stands: bool, boxes: np.ndarray) -> None:
+    """One by one, as the project's loops go; an overlap of exactly the threshold parts the two."""
+    keep: list[int] = []
+    for i in boxes[:, 4].argsort()[::-1]:
+        over = [overlap(boxes[i], boxes[j]) for j in keep]
+        if all(found < 0.5 or (found == 0.5 and equal_stands) for found in over):
+            keep.append(int(i))
+    assert nms(boxes, 0.5) == keep
+
+
+def test_helpers_are_found_where_a_project_has_none(folder: Path) -> None:
+    (folder / "nms").mkdir()
+    (folder / "nms" / "__init__.py").touch()
+    (folder / "utils").mkdir()
+    (folder / "utils" / "__init__.py").touch()
+    (folder / "utils" / "cython_bbox.py").write_text("bbox_overlaps = 'their own'\n")
+    (folder / "nets.py").write_text(
+        "import numpy as np\nfrom nms.cpu_nms import cpu_nms\nfrom utils.cython_bbox import bbox_overlaps\n"
+        "print(cpu_nms(np.eye(5, dtype='f4')[3:], 0.5), bbox_overlaps)\n"
+    )
+    done = run(folder, "-m", "reference.pycaffe", "nets.py")
+    assert done.stdout == "[1] their own\n", done.stderr
+
+
+def test_installed_packages_are_not_translated(folder: Path) -> None:
+    """Text of Python 3 means something else in Python 2: what pip put into a folder is left as it is."""
+    (folder / "old.py").write_text(
+        "import sys\nsys.path.insert(0, 'deps')\nimport modern\nprint modern.half\n"
+    )
+    (folder / "deps" / "modern-1.0.dist-info").mkdir(parents=True)
+    (folder / "deps" / "modern.py").write_text("half = 1 / 2, '\\u2028' == chr(0x2028)\n")
+    done = run(folder, "-m", "reference.pycaffe", "--python2", "old.py")
+    assert done.stdout == "(0.5, True)\n", done.stderr

@@ -514,7 +514,7 @@ def test_summarize(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [line.split() for line in re.sub(r"\033\[[\d;]+m", "", printed).splitlines()]
     assert rows == [
         ["input", "Input", "->", "data"],
-        ["c", "Convolution", "(,", "x2", "Dx0)", "data", "->", "c", "3", "4"],
+        ["c", "Convolution", "(,", "x2.0", "Dx0.0)", "data", "->", "c", "3", "4"],
         ["r", "ReLU", "c", "->", "c"],
         ["p", "Pooling", "c", "->", "p", "2/2"],
         ["i", "InnerProduct", "p", "->", "i"],

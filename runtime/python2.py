@@ -2,7 +2,8 @@
 
 The translation is fissix's, the kept-up fork of 2to3. What it cannot see is done here: `/` between integers
 divides as Python 2's does, `round` rounds halves away from zero, `cmp` exists, `pickle` reads what Python 2
-wrote, and tabs count as eight columns.
+wrote, and tabs count as eight columns. So is what packages took in its days: `np.float`, floats as sizes and in
+slices, `yaml.load` without a loader.
 """
 
 import ast
@@ -119,7 +120,19 @@ def is_users(path: str) -> bool:
     rooms = ("prototxt", "weights", "runtime", "reference", "port", "parity_tests")
     folders += [str(Path(__file__).resolve().parents[1] / room) for room in rooms]
     resolved = Path(path).resolve()
-    return resolved.is_file() and not any(resolved.is_relative_to(folder) for folder in folders)
+    if not resolved.is_file() or any(resolved.is_relative_to(folder) for folder in folders):
+        return False
+    return not any(_holds_packages(folder) for folder in list(resolved.parents)[:DEPTH])
+
+
+DEPTH = 6
+"""Folders above a module in which the place where pip put its package is looked for."""
+
+
+@functools.cache
+def _holds_packages(folder: Path) -> bool:
+    """Whether pip installed packages into this folder."""
+    return next(folder.glob("*.dist-info"), None) is not None
 
 
 # ---- Translation
@@ -173,10 +186,11 @@ def _untabbed(line: str) -> str:
 
 
 class _Semantics(ast.NodeTransformer):
-    """What the same text means in Python 2: divisions, and pickles."""
+    """What the same text meant in Python 2's days."""
 
     def __init__(self, divide: bool):
         self.divide = divide
+        self.numpy = {"numpy"}  # the names that numpy goes by
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
@@ -194,6 +208,8 @@ class _Semantics(ast.NodeTransformer):
 
     def visit_Import(self, node: ast.Import) -> ast.AST:
         for alias in node.names:
+            if alias.name == "numpy" and alias.asname:
+                self.numpy.add(alias.asname)
             if alias.name == "pickle":
                 alias.name, alias.asname = "runtime.python2_pickle", alias.asname or "pickle"
         return node
@@ -201,6 +217,30 @@ class _Semantics(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
         if node.module == "pickle" and not node.level:
             node.module = "runtime.python2_pickle"
+        return node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        self.generic_visit(node)
+        of_numpy = isinstance(node.value, ast.Name) and node.value.id in self.numpy
+        if of_numpy and node.attr in ("float", "int", "bool", "object", "complex", "str"):
+            return ast.copy_location(ast.Name(node.attr, ast.Load()), node)
+        return node
+
+    def visit_Slice(self, node: ast.Slice) -> ast.AST:
+        self.generic_visit(node)
+        for part in ("lower", "upper", "step"):
+            value = getattr(node, part)
+            if value is not None and not isinstance(value, ast.Constant):
+                setattr(node, part, _call("__python2_index__", value))
+        return node
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        for keyword in node.keywords:
+            if keyword.arg == "size":
+                keyword.value = _call("__python2_index__", keyword.value)
+        if ast.unparse(node.func) == "yaml.load" and len(node.args) + len(node.keywords) == 1:
+            node.func.attr = "safe_load"
         return node
 
 
@@ -226,6 +266,10 @@ def _integral(value: Any) -> bool:
     return isinstance(value, int)
 
 
+def _index(value: Any) -> Any:
+    return int(value) if isinstance(value, float | np.floating) else value
+
+
 def _round(number: float, digits: int = 0) -> float:
     scaled = abs(number) * 10.0**digits
     return math.copysign(math.floor(scaled + 0.5) / 10.0**digits, number)
@@ -240,6 +284,7 @@ def helpers() -> dict[str, Callable]:
     return {
         "__python2_divide__": _divide,
         "__python2_divide_in_place__": _divide_in_place,
+        "__python2_index__": _index,
         "round": _round,
         "cmp": _compare,
     }

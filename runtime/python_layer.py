@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterator
 from types import ModuleType
 
-from prototxt.caffe_pb2 import LayerParameter
+from prototxt.caffe_pb2 import LayerParameter, Phase
 from prototxt.errors import InputError
 from runtime.blob import Blob, BlobVec
 from runtime.pycaffe import proto
@@ -92,8 +92,15 @@ def new_python_layer(cls: type, param: LayerParameter) -> Layer:
     """An instance of a script's layer class, with what Caffe sets before `setup`."""
     layer = cls(param)
     layer.param_str = layer.param_str_ = param.python_param.param_str
-    layer.phase = param.phase
+    layer.phase = PhaseNumber(param.phase)
     return layer
+
+
+class PhaseNumber(int):
+    """0 or 1, as in Caffe; its text is TRAIN or TEST, by which the layers of Faster R-CNN's fork go."""
+
+    def __str__(self) -> str:
+        return Phase.Name(self)
 
 
 def literal_params(param: LayerParameter, *names: str) -> tuple[float, ...]:

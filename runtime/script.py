@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from prototxt.errors import InputError
+from runtime.cython_helpers import cython_helpers
 from runtime.python2 import python2_error, run_python2
 from runtime.python_layer import import_caffe_as
 
@@ -27,7 +28,7 @@ def run_script(caffe: ModuleType, argv: list[str]) -> int:
         return 2
     sys.argv = argv
     sys.path.insert(0, str(script.resolve().parent))
-    with import_caffe_as(caffe):
+    with import_caffe_as(caffe), cython_helpers():
         try:
             if python2:
                 run_python2(script)

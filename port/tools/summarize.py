@@ -37,7 +37,7 @@ def summary(net: NetParameter) -> list[list[str]]:
         for i, top in enumerate(layer.top):
             colour = colours.setdefault(top, COLOURS[len(colours) % len(COLOURS)])
             shown = f"\033[1;4m{top}" if top in unread else top
-            weight = f"{layer.loss_weight[i]:g} * " if i < len(layer.loss_weight) else ""
+            weight = f"{_number(layer.loss_weight[i])} * " if i < len(layer.loss_weight) else ""
             tops.append(f"\033[{colour}m{weight}{shown}\033[0m")
         bottoms = [f"\033[{colours.get(bottom, UNKNOWN)}m{bottom}\033[0m" for bottom in layer.bottom]
         rows.append(
@@ -80,9 +80,15 @@ def _rates(layer: LayerParameter) -> str:
 
 def _spec(spec: ParamSpec) -> str:
     parts = [spec.name] if spec.name else []
-    parts += [f"x{spec.lr_mult:g}"] if spec.lr_mult != 1 else []
-    parts += [f"Dx{spec.decay_mult:g}"] if spec.decay_mult != 1 else []
+    parts += [f"x{_number(spec.lr_mult)}"] if spec.lr_mult != 1 else []
+    parts += [f"Dx{_number(spec.decay_mult)}"] if spec.decay_mult != 1 else []
     return " ".join(parts)
+
+
+def _number(value: float) -> str:
+    """As Python 2 printed floats."""
+    text = f"{value:.12g}"
+    return text if "." in text or "e" in text else f"{text}.0"
 
 
 def _shape(layer: LayerParameter) -> str:
