@@ -30,7 +30,7 @@ from prototxt.caffe_pb2 import (
     V0LayerParameter,
     V1LayerParameter,
 )
-from prototxt.errors import InputError
+from prototxt.errors import InputError, errors_on_one_line
 from weights import (
     LayerWeights,
     SolverSnapshot,
@@ -728,7 +728,7 @@ def test_damage_never_raises_anything_else(tmp_path_factory, path, data):
 # ---- seenet convert
 
 app = typer.Typer()
-app.command()(convert_command)
+app.command()(errors_on_one_line()(convert_command))
 
 
 def run_convert(*arguments: object) -> tuple[int, str, str]:
@@ -927,7 +927,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     script = """
 import resource, signal, sys
 import numpy as np, torch
-from prototxt.errors import InputError
+from prototxt.errors import InputError, errors_on_one_line
 from weights import LayerWeights, SolverSnapshot, write_solverstate, write_weights
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

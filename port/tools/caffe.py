@@ -21,7 +21,6 @@ from runtime.data.database import log as database_log
 if TYPE_CHECKING:  # PyTorch takes seconds to load, which `caffe` without a command need not wait for
     import torch
 
-    from port.net import CaffeNet
 
 PROGRAM = Program(
     "caffe",
@@ -247,7 +246,7 @@ def time_layers(flags: Flags, log: CaffeLog) -> None:
     iterations = _iterations(flags)
     _log_upgrades(log, flags["model"])
     net = CaffeNet(flags["model"], phase, flags["level"], flags["stage"].split(","), allowed_modules())
-    _log_layers(log, net, _message(flags, phase))
+    log_net(log, net.plan, _message(flags, phase))
     passes = LayerPasses(net.to(device), device)
     log("caffe.cpp:351", "Performing Forward")
     loss = passes.forward()
@@ -280,10 +279,6 @@ def time_layers(flags: Flags, log: CaffeLog) -> None:
     log("caffe.cpp:412", f"Average Forward-Backward: {number(total / iterations * 1e3)} ms.")
     log("caffe.cpp:414", f"Total Time: {number(total * 1e3)} ms.")
     log("caffe.cpp:415", "*** Benchmark ends ***")
-
-
-def _log_layers(log: CaffeLog, net: "CaffeNet", message: NetParameter) -> None:
-    log_net(log, net.plan, [net.blob_shapes[name] for name in net.plan.blobs], message)
 
 
 # ---- What they share

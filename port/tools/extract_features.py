@@ -96,7 +96,7 @@ def _wanted(net: "CaffeNet", batches: str) -> tuple[int, int]:
         return batch, batch * int(batches)
     if batches != "all":
         raise InputError(f"num_mini_batches {batches!r}: must be a number of batches, or all")
-    for layer in net.children():
+    for layer in net.layers:
         if hasattr(getattr(layer, "source", None), "__len__"):
             return batch, len(layer.source)
     raise InputError("num_mini_batches all: only for a Data or ImageData layer: give a number of batches")

@@ -20,7 +20,7 @@ class LayerPasses:
 
     def __init__(self, net: CaffeNet, device: torch.device):
         self.net, self.device = net, device
-        self._layers = list(zip(net.plan.layers, net.children(), strict=True))
+        self._layers = list(zip(net.plan.layers, net.layers, strict=True))
         self.clear_times()
 
     def clear_times(self) -> None:
@@ -39,7 +39,7 @@ class LayerPasses:
             start = self._now()
             with plan.errors(), torch.set_grad_enabled(plan.needs_backward):
                 if plan.type == "Input":
-                    shapes = (self.net.blob_shapes[self.net.plan.blobs[top]] for top in plan.tops)
+                    shapes = (self.net.plan.shapes[top] for top in plan.tops)
                     tops = tuple(torch.zeros(shape, device=self.device) for shape in shapes)
                 else:
                     tops = as_tuple(layer(*bottoms))

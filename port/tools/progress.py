@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from port.progress import progress_bar
 from port.training.caffe_log import CaffeLog
+from weights.progress import progress_bar
 
 
 @contextmanager

@@ -62,7 +62,11 @@ def _read(path: str, kind: str, form: str) -> NetParameter | SolverParameter:
     if kind == "SolverParameter":
         return read_solver_as_it_is(path)
     if form == "text":
-        return read_net_as_it_is(path)
+        net = read_net_as_it_is(path)
+        unknown = [*net.unknown, *(field for layer in (*net.layers, *net.layer) for field in layer.unknown)]
+        if unknown:
+            raise InputError(f"{path}:{unknown[0].line}: Caffe has no field {unknown[0].path}")
+        return net
     try:
         return NetParameter.FromString(Path(path).read_bytes())
     except (DecodeError, OSError) as error:

@@ -93,11 +93,10 @@ def _failure(rule: NetStateRule, state: NetState) -> tuple[str, str] | None:
     return None
 
 
-def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], net: NetParameter) -> None:
+def log_net(log: CaffeLog, plan: Plan, net: NetParameter) -> None:
     """What Caffe says while it builds a net (net.cpp).
 
     Args:
-        shapes: of the blobs, by blob index.
         net: what it was planned from, its `state` complete.
     """
     log_rules(log, net)
@@ -120,12 +119,13 @@ def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], net: Net
             place, note = ("net.cpp:369", " (in-place)") if in_place else ("net.cpp:382", "")
             log(place, f"{layer.name} -> {plan.blobs[top]}{note}")
         produced.update(layer.tops)
-        _log_set_up(log, layer, [shapes[top] for top in layer.tops])
+        _log_set_up(log, layer, [plan.shapes[top] for top in layer.tops])
         log("net.cpp:124", f"Setting up {layer.name}")
         for top, weight in zip(layer.tops, layer.loss_weights, strict=True):
-            count = math.prod(shapes[top])
+            shape = plan.shapes[top]
+            count = math.prod(shape)
             memory += 4 * count
-            log("net.cpp:131", f"Top shape: {''.join(f'{size} ' for size in shapes[top])}({count})")
+            log("net.cpp:131", f"Top shape: {''.join(f'{size} ' for size in shape)}({count})")
             if weight:
                 log("net.cpp:134", f"    with loss weight {number(weight)}")
         log("net.cpp:139", f"Memory required for data: {memory}")
