@@ -262,3 +262,20 @@ def test_installed_packages_are_not_translated(folder: Path) -> None:
     (folder / "deps" / "modern.py").write_text("half = 1 / 2, '\\u2028' == chr(0x2028)\n")
     done = run(folder, "-m", "reference.pycaffe", "--python2", "old.py")
     assert done.stdout == "(0.5, True)\n", done.stderr
+
+
+@pytest.mark.parametrize("level", ["0", "2"])
+def test_a_script_may_silence_the_log_before_it_imports_caffe(level: str, folder: Path) -> None:
+    (folder / "solver.prototxt").write_text(
+        'base_lr: 0.1 lr_policy: "fixed" max_iter: 1 solver_mode: CPU net_param { '
+        'layer { name: "d" type: "DummyData" top: "d" dummy_data_param { shape { dim: 2 dim: 1 } } } '
+        'layer { name: "p" type: "InnerProduct" bottom: "d" top: "p" inner_product_param { num_output: 1 } } '
+        'layer { name: "l" type: "EuclideanLoss" bottom: "p" bottom: "d" top: "l" } }'
+    )
+    (folder / "train.py").write_text(
+        f"import os\nos.environ['GLOG_minloglevel'] = '{level}'\nimport caffe\n"
+        "caffe.get_solver('solver.prototxt').step(1)\n"
+    )
+    done = run(folder, "-m", "port.pycaffe", "train.py")
+    assert done.returncode == 0, done.stderr
+    assert ("Solver scaffolding done." in done.stderr, done.stderr == "") == (level == "0", level == "2")

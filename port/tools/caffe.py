@@ -148,15 +148,14 @@ def train(flags: Flags, log: CaffeLog) -> None:
         )
     from port.training.command import train_command
 
-    asked_for_gpu = flags["gpu"] or solver.solver_mode == SolverParameter.GPU
-    device = chosen_device(flags["gpu"], log).type if flags["gpu"] else ""
-    if asked_for_gpu and not flags["gpu"] and solver.HasField("solver_mode"):
-        device = chosen_device(str(solver.device_id), log).type
+    gpu = flags["gpu"]
+    if not gpu and solver.HasField("solver_mode") and solver.solver_mode == SolverParameter.GPU:
+        gpu = str(solver.device_id)
     train_command(
         solver=flags["solver"],
         weights=flags["weights"],
         snapshot=flags["snapshot"],
-        device=device,
+        device=chosen_device(gpu, log).type,
         sigint_effect=flags["sigint_effect"],
         sighup_effect=flags["sighup_effect"],
         level=flags["level"],

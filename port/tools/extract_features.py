@@ -19,6 +19,8 @@ from runtime.data.new_database import NewDatabase
 from weights.files import atomic_path
 
 if TYPE_CHECKING:
+    import torch
+
     from port.net import CaffeNet
 
 USAGE = (
@@ -46,28 +48,13 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     weights, model, blob_names, dataset_names, batches, backend = arguments[:6]
     from port.net import CaffeNet
-    from port.tools.caffe import allowed_modules, chosen_device
+    from port.tools.caffe import allowed_modules
 
-    if arguments[6:7] == ["GPU"]:
-        gpu = arguments[7] if len(arguments) > 7 else "0"
-        log("extract_features.cpp:52", "Using GPU", "E")
-        log("extract_features.cpp:58", f"Using Device_id={gpu}", "E")
-        device = chosen_device(gpu, log)
-    else:
-        log("extract_features.cpp:62", "Using CPU", "E")
-        device = chosen_device("", log)
+    device = _device(arguments[6:], log)
     net = CaffeNet(model, TEST, allow_modules=allowed_modules()).to(device)
     net.load_weights(weights)
     blobs, datasets = blob_names.split(","), dataset_names.split(",")
-    if len(blobs) != len(datasets):
-        numbers = f"blob_names.size() == dataset_names.size() ({len(blobs)} vs. {len(datasets)})"
-        told = f"Check failed: {numbers}  the number of blob names and dataset names must be equal"
-        raise CheckFailed("extract_features.cpp:109", told)
-    for name in blobs:
-        if name not in net.plan.blobs:
-            told = "Check failed: feature_extraction_net->has_blob(blob_names[i]) "
-            told += f"Unknown feature blob name {name} in the network {model}"
-            raise CheckFailed("extract_features.cpp:114", told)
+    _check_names(net, model, blobs, datasets)
     batch, left = _wanted(net, batches)
     count = -(-left // batch)
     with contextlib.ExitStack() as open_files:
@@ -77,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         ]
         log("extract_features.cpp:133", "Extracting Features", "E")
         with log_above_bar(log, count, "batches") as step:
-            for values in itertools.islice(_passes(net, blobs), count):
+            for values in itertools.islice(_passes(net, blobs, device), count):
                 for writer, name in zip(writers, blobs, strict=True):
                     each = values[name].ndim and len(values[name]) == batch  # a row for each item
                     writer.add(values[name][:left] if each else values[name])
@@ -87,6 +74,32 @@ def main(arguments: Sequence[str]) -> int:
             writer.close()
     log("extract_features.cpp:181", "Successfully extracted the features!", "E")
     return 0
+
+
+def _device(arguments: Sequence[str], log: CaffeLog) -> "torch.device":
+    """What `[CPU/GPU] [DEVICE_ID=0]` names."""
+    from port.tools.caffe import chosen_device
+
+    if arguments[:1] != ["GPU"]:
+        log("extract_features.cpp:62", "Using CPU", "E")
+        return chosen_device("", log)
+    gpu = arguments[1] if len(arguments) > 1 else "0"
+    log("extract_features.cpp:52", "Using GPU", "E")
+    log("extract_features.cpp:58", f"Using Device_id={gpu}", "E")
+    return chosen_device(gpu, log)
+
+
+def _check_names(net: "CaffeNet", model: str, blobs: Sequence[str], datasets: Sequence[str]) -> None:
+    """Raises CheckFailed for a blob that the net lacks, or another number of data sets."""
+    if len(blobs) != len(datasets):
+        numbers = f"blob_names.size() == dataset_names.size() ({len(blobs)} vs. {len(datasets)})"
+        told = f"Check failed: {numbers}  the number of blob names and dataset names must be equal"
+        raise CheckFailed("extract_features.cpp:109", told)
+    for name in blobs:
+        if name not in net.plan.blobs:
+            told = "Check failed: feature_extraction_net->has_blob(blob_names[i]) "
+            told += f"Unknown feature blob name {name} in the network {model}"
+            raise CheckFailed("extract_features.cpp:114", told)
 
 
 def _wanted(net: "CaffeNet", batches: str) -> tuple[int, int]:
@@ -102,11 +115,13 @@ def _wanted(net: "CaffeNet", batches: str) -> tuple[int, int]:
     raise InputError("num_mini_batches all: only for a Data or ImageData layer: give a number of batches")
 
 
-def _passes(net: "CaffeNet", blobs: Sequence[str]) -> Iterator[Mapping[str, np.ndarray]]:
+def _passes(
+    net: "CaffeNet", blobs: Sequence[str], device: "torch.device"
+) -> Iterator[Mapping[str, np.ndarray]]:
     """The blobs of one pass after the other. Inputs that no layer fills are zeros, as in Caffe."""
     import torch
 
-    inputs = [torch.zeros(net.blob_shapes[name]) for name in net.inputs]
+    inputs = [torch.zeros(net.blob_shapes[name], device=device) for name in net.inputs]
     with torch.no_grad():
         while True:
             found = net(*inputs, blobs=blobs)

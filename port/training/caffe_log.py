@@ -28,21 +28,24 @@ class CaffeLog:
 
     Args:
         silent: write nothing: the ranks but the first.
-        threshold: the least severity that is written, by number; the environment's GLOG_minloglevel, which
-            a script may set before it imports caffe, can only raise it.
+        threshold: the least severity that is written, by number.
 
     Attributes:
+        minloglevel: as glog's; None: the environment's GLOG_minloglevel, which a script may set before it
+            imports caffe.
         write: takes one line; replace it to show lines elsewhere (above a progress bar).
     """
 
     def __init__(self, silent: bool = False, threshold: int = 0):
         self.silent = silent
         self.threshold = threshold
+        self.minloglevel: int | None = None
         self.write: Callable[[str], None] = _to_stderr
 
     def __call__(self, place: str, message: str, severity: str = "I") -> None:
         """One message from `place`, the file and line of Caffe's source that says it ("solver.cpp:239")."""
-        if not self.silent and SEVERITIES.index(severity) >= max(self.threshold, _least_severity()):
+        least = _environments_least() if self.minloglevel is None else self.minloglevel
+        if not self.silent and SEVERITIES.index(severity) >= max(self.threshold, least):
             now = time.time()
             stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
             micros = int(now % 1 * 1_000_000)
@@ -54,7 +57,7 @@ def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _least_severity() -> int:
+def _environments_least() -> int:
     asked = os.environ.get("GLOG_minloglevel", "")  # noqa: SIM112  (glog's own spelling)
     return int(asked) if asked.isdecimal() else 0
 
