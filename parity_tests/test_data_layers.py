@@ -819,3 +819,26 @@ def test_a_palette_is_refused_or_its_indices_taken(tmp_path: Path, indices: bool
     else:
         with pytest.raises(InputError, match=r"list:1: .*palette\.png has a palette: .*--palette-labels"):
             read_labels(str(tmp_path / "palette.png"), None, "list:1", False)
+
+
+@pytest.mark.parametrize(
+    ("layer", "module"),
+    [
+        (
+            'top: "a" top: "b" top: "c" top: "d" python_param { module: "voc_layers" layer: "VOCDataLayer" }',
+            "voc_layers",
+        ),
+        (
+            'top: "a" top: "b" python_param { module: "voc_layers" layer: "VOCDataLayer" param_str: "{\'dir\': 1}" }',
+            "voc_layers",
+        ),
+        ('top: "a" python_param { module: "crelu_layer" layer: "CReLULayer" }', "crelu_layer"),
+    ],
+)
+def test_another_projects_layer_of_a_built_in_name(layer: str, module: str) -> None:
+    """Another number of tops, other settings: the message says what was taken, and how to take the other."""
+    net = parse_net(f'layer {{ name: "d" type: "Python" {layer} }}')
+    with pytest.raises(
+        InputError, match=rf"this is the built-in {module}\..*; --allow-module {module}, or .* your own"
+    ):
+        CaffeNet(net, TRAIN)
