@@ -352,17 +352,8 @@ PRECISION: frozenset[str] = frozenset(
 """Those of them that ask for another precision."""
 
 SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
-    "ImageDataParameter.ignore_label": (),
-    "ImageDataParameter.label_channel": (),
-    "ImageDataParameter.label_type": (),
-    "ImageDataParameter.normalize": (),
     "LossParameter.normalization": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
     "LossParameter.pre_fixed_normalizer": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
-    "TransformationParameter.crop_height": (),
-    "TransformationParameter.crop_width": (),
-    "TransformationParameter.pad": (),
-    "TransformationParameter.scale_factors": (),
-    "TransformationParameter.std_value": (),
 }
 """Fields that forks added to BVLC's messages, and fields of BVLC's to whose enums they added values, that are
 supported: by these layer types, by all if none is named. The layer type itself must be declared too."""
