@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from port.training.caffe_log import CaffeLog
@@ -72,44 +72,18 @@ class Program:
         values: dict[str, Value] = {name: flag.default for name, flag in known.items()}
         rest, errors = [], []
         left = list(arguments)
-        flags_end = left.index("--") if "--" in left else len(left)
-        left, after = left[:flags_end], left[flags_end + 1 :]
         while left:
             argument = left.pop(0)
-            if not argument.startswith("-") or argument == "-":
+            if argument == "--":
+                rest, left = rest + left, []
+            elif not argument.startswith("-") or argument == "-":
                 rest.append(argument)
-                continue
-            name, equals, text = argument.lstrip("-").partition("=")
-            if name in ("help", "helpfull", "helpshort"):
-                print(self.usage(), end="")
-                sys.exit(1)
-            if name == "version":
-                print(f"{self.name} version 1.0.0")
-                sys.exit(0)
-            flag = known.get(name)
-            if flag is None and name.startswith("no") and name[2:] in known:
-                name, flag = name[2:], known[name[2:]]
-                if flag.type != "bool":
-                    errors.append(f"boolean value ({name}) specified for {flag.type} command line flag")
-                    continue
-                text, equals = "0", "="
-            if flag is None:
-                errors.append(f"unknown command line flag '{name}'")
-                continue
-            if not equals:
-                if flag.type == "bool":
-                    text = "1"
-                elif left:
-                    text = left.pop(0)
-                else:
-                    told = f"; flag description: {flag.help}" if flag.help else ""
-                    errors.append(f"flag '{argument}' is missing its argument{told}")
-                    continue
-            value = flag.value(text)
-            if value is None:
-                errors.append(f"illegal value '{text}' specified for {flag.type} flag '{name}'")
             else:
-                values[name] = value
+                try:
+                    self._end_if_asked(argument.lstrip("-"))
+                    values.update(_read_flag(argument, left, known))
+                except _FlagError as error:
+                    errors.append(error)
         if errors:
             for error in errors:
                 print(f"ERROR: {error}", file=sys.stderr)
@@ -118,7 +92,43 @@ class Program:
             os.environ["GLOG_minloglevel"] = str(values["minloglevel"])  # noqa: SIM112
         if values["log_dir"]:
             CaffeLog()("seenet:0", "-log_dir: log files are not written: redirect stderr", "W")
-        return values, rest + after
+        return values, rest
+
+    def _end_if_asked(self, name: str) -> None:
+        if name in ("help", "helpfull", "helpshort"):
+            print(self.usage(), end="")
+            sys.exit(1)
+        if name == "version":
+            print(f"{self.name} version 1.0.0")
+            sys.exit(0)
+
+
+class _FlagError(ValueError):
+    """What gflags says of a flag that it cannot take."""
+
+
+def _read_flag(argument: str, left: list[str], known: Mapping[str, Flag]) -> dict[str, Value]:
+    """One flag's value by its name; takes the next of the arguments `left` where the value is there."""
+    name, equals, text = argument.lstrip("-").partition("=")
+    if name not in known and name.startswith("no") and name[2:] in known:
+        name = name[2:]
+        if known[name].type != "bool":
+            raise _FlagError(f"boolean value ({name}) specified for {known[name].type} command line flag")
+        equals, text = "=", "0"
+    if name not in known:
+        raise _FlagError(f"unknown command line flag '{name}'")
+    flag = known[name]
+    if not equals and flag.type == "bool":
+        text = "1"
+    elif not equals and left:
+        text = left.pop(0)
+    elif not equals:
+        told = f"; flag description: {flag.help}" if flag.help else ""
+        raise _FlagError(f"flag '{argument}' is missing its argument{told}")
+    value = flag.value(text)
+    if value is None:
+        raise _FlagError(f"illegal value '{text}' specified for {flag.type} flag '{name}'")
+    return {name: value}
 
 
 def _int32(text: str) -> int | None:
