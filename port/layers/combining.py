@@ -63,6 +63,14 @@ class _Product(torch.autograd.Function):
         return None, None, *grads
 
 
+@layer("Axpy")
+class Axpy(Layer):
+    """a · x + y, with one factor a for each channel of each image."""
+
+    def forward(self, a: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return a.reshape(*x.shape[:2], *(1,) * (x.ndim - 2)) * x + y
+
+
 @layer("Concat")
 class Concat(Layer):
     """The bottoms, one behind the other along `axis`."""

@@ -53,3 +53,29 @@ class Reduction(Layer):
         elif param.operation == ReductionParameter.MEAN:
             coeff /= rows.shape[-1]
         return rows.sum(-1) * coeff
+
+
+@layer("ShuffleChannel")
+class ShuffleChannel(Layer):
+    """The channels, read as `group` rows, column by column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.param.shuffle_channel_param.group, -1)).transpose(1, 2).flatten(1, 2)
+
+
+@layer("Reorg")
+class Reorg(Layer):
+    """Darknet's reorg: the values, read as a blob of stride² times fewer channels, their blocks made channels.
+
+    `reverse` is the inverse. The gradient is the inverse's, where the published code reads an unset buffer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        (top_shape,) = self.plan.top_shapes(tuple(x.shape))
+        stride, (num, channels, height, width) = self.param.reorg_param.stride, x.shape
+        blocks = channels // stride**2
+        if self.param.reorg_param.reverse:
+            parts = x.reshape(num, stride, stride, blocks, height, width).permute(0, 3, 4, 1, 5, 2)
+        else:
+            parts = x.reshape(num, blocks, height, stride, width, stride).permute(0, 3, 5, 1, 2, 4)
+        return parts.reshape(top_shape)

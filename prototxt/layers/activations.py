@@ -15,7 +15,7 @@ from prototxt.layers.declare import (
     text,
 )
 
-layer_type("ReLU", "BNLL", "Clip", reads_bottoms=True)(same_shape)
+layer_type("ReLU", "ReLU6", "NegReLU", "BNLL", "Clip", reads_bottoms=True)(same_shape)
 layer_type("Sigmoid", "TanH", "Swish", reads_tops=True)(same_shape)
 layer_type("ELU", "Power", reads_bottoms=True, reads_tops=True)(same_shape)
 layer_type("Dropout", "Threshold")(same_shape)
@@ -25,6 +25,14 @@ layer_type("Dropout", "Threshold")(same_shape)
 def absolute(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     refuse_in_place(layer)
     return Declared([shapes[0]])
+
+
+@layer_type("SpatialDropout")
+def spatial_dropout(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    (shape,) = shapes
+    if len(shape) < 2:
+        raise InputError(f"SpatialDropout drops channels: it needs at least 2 axes, not {text(shape)}")
+    return Declared([shape])
 
 
 @layer_type("PReLU", reads_bottoms=True, keeps_copy_in_place=True)

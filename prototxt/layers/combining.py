@@ -84,6 +84,18 @@ def eltwise(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([shapes[0]])
 
 
+@layer_type("Axpy", bottoms=(3, 3), reads_bottoms=True)
+def axpy(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    scale, x, y = shapes
+    refuse_in_place(layer)
+    if len(x) < 2 or x != y or scale[:2] != x[:2] or any(size != 1 for size in scale[2:]):
+        raise InputError(
+            "the bottoms must be (num, channels), (num, channels, …) and the same again, not "
+            f"{', '.join(map(text, shapes))}"
+        )
+    return Declared([x])
+
+
 @layer_type("Silence", bottoms=(1, MANY), tops=(0, 0))
 def silence(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([])

@@ -96,3 +96,30 @@ def crop_starts(layer: LayerParameter, shape: Shape, like: Shape) -> tuple[int, 
 def reduction(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     (shape,) = shapes
     return Declared([shape[: canonical_axis(layer.reduction_param.axis, len(shape))]])
+
+
+@layer_type("ShuffleChannel")
+def shuffle_channel(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    group, (shape,) = layer.shuffle_channel_param.group, shapes
+    if len(shape) < 2 or group < 1 or shape[1] % group:
+        raise InputError(f"shuffle_channel_param: group {group} must divide the channels of {text(shape)}")
+    return Declared([shape])
+
+
+@layer_type("Reorg")
+def reorg(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    param, (shape,) = layer.reorg_param, shapes
+    if len(shape) != 4:
+        raise InputError(f"Reorg needs 4 axes (num, channels, height, width), not {text(shape)}")
+    stride, (num, channels, height, width) = param.stride, shape
+    if stride < 1:
+        raise InputError("reorg_param: stride must be at least 1")
+    if channels % stride**2:
+        raise InputError(f"reorg_param: stride {stride} squared must divide {channels} channels")
+    if param.reverse:
+        return Declared([(num, channels // stride**2, height * stride, width * stride)])
+    if height % stride or width % stride:
+        raise InputError(f"reorg_param: stride {stride} must divide a map of {height}×{width}")
+    return Declared([(num, channels * stride**2, height // stride, width // stride)])

@@ -105,6 +105,22 @@ class Eltwise(Layer):
         return diffs
 
 
+@layer("Axpy")
+class Axpy(Layer):
+    """a · x + y, with one factor a for each channel of each image."""
+
+    def run(self, a: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self._spread(a, x) * x + y
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
+        (a, x, _), (dy,) = bottoms, top_diffs
+        da = (x * dy).reshape(*x.shape[:2], -1).sum(axis=2)
+        return [da.reshape(a.shape), self._spread(a, x) * dy, dy]
+
+    def _spread(self, a: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return a.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+
+
 @layer("Silence")
 class Silence(Layer):
     """Reads blobs so that they are not outputs of the net; their gradients are 0."""
