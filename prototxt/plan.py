@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from prototxt.alignment import align
 from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec
 from prototxt.errors import InputError
 from prototxt.layers.declare import (
@@ -232,6 +233,10 @@ def plan_net(
                 layer = LayerParameter()
                 layer.CopyFrom(original)
                 layers.append((layer, place))
+    for i, (layer, place) in enumerate(layers):
+        if layer.type == "AutoCrop":
+            with place.errors():
+                align(layer, [earlier for earlier, _ in layers[:i]])
     builder = _Builder(phase, set_up)
     for layer, place in _with_splits(layers):
         with place.errors():

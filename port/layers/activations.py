@@ -10,7 +10,7 @@ from torch import Tensor
 
 from port.gradient import with_slope
 from port.layer import Layer, layer
-from prototxt.layers.activations import log_of_base
+from prototxt.layers.activations import log_of_base, selu_dropout_map
 from runtime.rng import caffe_rng
 
 
@@ -41,6 +41,32 @@ class NegReLU(Layer):
         value = x.detach()
         top = value.clamp(max=0) + slope * value.clamp(min=0)
         return with_slope(x, top, lambda x: torch.where(x < 0, 1.0, slope), value)
+
+
+@layer("SeLU")
+class SeLU(Layer):
+    """lambda · x above 0, lambda · alpha · (exp(x) - 1) below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, alpha = getattr(self.param.selu_param, "lambda"), self.param.selu_param.alpha
+        value = x.detach()
+        top = scale * F.elu(value, alpha)
+        return with_slope(
+            x, top, lambda x: scale * torch.where(x > 0, 1, alpha * x.clamp(max=0).exp()), value
+        )
+
+
+@layer("SeLUDropout")
+class SeLUDropout(Layer):
+    """Dropout that sets units to `alpha` and keeps the mean and variance of a SELU's output; TEST: the identity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.phase != 0:
+            return x
+        param = self.param.selu_dropout_param
+        scale, shift = selu_dropout_map(param)
+        mask = torch.from_numpy(caffe_rng().bernoulli(x.numel(), 1.0 - param.dropout_ratio))
+        return scale * x.where(mask.to(x.device, torch.bool).reshape(x.shape), param.alpha) + shift
 
 
 @layer("PReLU")

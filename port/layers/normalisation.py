@@ -167,6 +167,32 @@ class BN(Layer):
             blob.mul_(momentum).add_(new * (1 - momentum))
 
 
+@layer("NormL2")
+class NormL2(Layer):
+    """Each item over its length, sqrt(sum of squares + 1e-7)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _NormL2.apply(x.flatten(1)).reshape(legacy_shape(tuple(x.shape)))
+
+
+class _NormL2(torch.autograd.Function):
+    """Its backward takes the top for x over x's own length, so that the 1e-7 is not in it as it should be."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        length = (x.square().sum(1, keepdim=True) + 1e-7).sqrt()
+        top = x / length
+        ctx.save_for_backward(x, top)
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, top = ctx.saved_tensors
+        along = (top * grad).sum(1, keepdim=True)
+        return (grad - top * along) / (x.square().sum(1, keepdim=True) + 1e-7).sqrt()
+
+
 _EACH_CHANNEL = (0, 2, 3)
 
 

@@ -4,9 +4,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from port.gradient import with_slope
 from port.layer import Layer, layer
+from prototxt.caffe_pb2 import UnpoolingParameter
 from prototxt.errors import InputError
 from prototxt.forks import meaning
+from prototxt.layers.upsampling import unpooling_window
+from prototxt.layers.windows import Window
 
 
 @layer("Upsample")
@@ -39,6 +43,41 @@ def put_at(x: Tensor, places: Tensor, shape: tuple[int, ...]) -> Tensor:
                 "was pooled"
             )
     return _Put.apply(x.flatten(2), index, count).reshape(shape)
+
+
+@layer("Unpooling")
+class Unpooling(Layer):
+    """DeconvNet's. MAX: each value at its place, or at its window's start; AVE, TILE: over its window, summed.
+
+    TILE's gradient is a mean over the window, as published. Every pass begins with zeros, as in the GPU code.
+    """
+
+    def forward(self, x: Tensor, places: Tensor | None = None) -> Tensor:
+        bottoms = (x,) if places is None else (x, places)
+        (shape,) = self.plan.top_shapes(*(tuple(bottom.shape) for bottom in bottoms))
+        param = self.param.unpooling_param
+        window = unpooling_window(param)
+        if param.unpool == UnpoolingParameter.MAX:
+            if places is None:
+                rows, columns = (
+                    (torch.arange(n, device=x.device) * step).clamp(max=size - 1)
+                    for n, step, size in zip(x.shape[2:], window.stride, shape[2:], strict=True)
+                )
+                places = (rows[:, None] * shape[3] + columns).expand(x.shape)
+            return put_at(x, places, shape)
+        rows, columns = (_spans(window, axis, x.shape[2 + axis], shape[2 + axis], x) for axis in (0, 1))
+        sizes = rows.sum(0)[:, None] * columns.sum(0)
+        if param.unpool == UnpoolingParameter.TILE:
+            value = x.detach()
+            x = with_slope(x, value * sizes, lambda: 1.0)
+        return rows @ (x / sizes) @ columns.T
+
+
+def _spans(window: Window, axis: int, count: int, size: int, like: Tensor) -> Tensor:
+    """(positions, windows), 1 where a position lies in a window"""
+    start = torch.arange(count, device=like.device) * window.stride[axis]
+    position = torch.arange(size, device=like.device)[:, None]
+    return ((position >= start) & (position < start + window.kernel[axis])).to(like.dtype)
 
 
 class _Put(torch.autograd.Function):

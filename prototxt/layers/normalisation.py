@@ -65,3 +65,9 @@ def bn(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     weights = [Weight(shape, filler, learned) for filler in (param.slope_filler, param.bias_filler)]
     variance = FillerParameter(type="constant", value=1 if param.frozen else 0)
     return Declared([shapes[0]], [*weights, Weight(shape, fixed=still), Weight(shape, variance, still)])
+
+
+@layer_type("NormL2", reads_bottoms=True, reads_tops=True)
+def norm_l2(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    return Declared([legacy_shape(shapes[0])])

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from prototxt.layers.activations import log_of_base
+from prototxt.layers.activations import log_of_base, selu_dropout_map
 from prototxt.layers.declare import Shape
 from reference.arithmetic import added_up, sigmoid
 from reference.checks import refuse_gradient
@@ -52,6 +52,41 @@ class NegReLU(Layer):
 
     def _slope(self) -> np.floating:
         return self.dtype.type(self.param.relu_param.negative_slope)
+
+
+@layer("SeLU")
+class SeLU(Layer):
+    """lambda · x above 0, lambda · alpha · (exp(x) - 1) below."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        scale, alpha = self._settings()
+        return np.where(x > 0, scale * x, scale * alpha * (np.exp(np.minimum(x, 0)) - 1))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        scale, alpha = self._settings()
+        return dy * np.where(x > 0, scale, scale * alpha * np.exp(np.minimum(x, 0)))
+
+    def _settings(self) -> tuple[np.floating, np.floating]:
+        param = self.param.selu_param
+        return self.dtype.type(getattr(param, "lambda")), self.dtype.type(param.alpha)
+
+
+@layer("SeLUDropout")
+class SeLUDropout(Layer):
+    """In TRAIN sets units to `alpha`, then scales and shifts all so that mean and variance stay; TEST: x."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        if self.phase != 0:
+            return x
+        param = self.param.selu_dropout_param
+        self.scale, shift = map(self.dtype.type, selu_dropout_map(param))
+        self.mask = caffe_rng().bernoulli(x.size, 1.0 - param.dropout_ratio).reshape(x.shape)
+        return self.scale * np.where(self.mask, x, self.dtype.type(param.alpha)) + shift
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (dy,) = top_diffs
+        return dy if self.phase != 0 else dy * self.mask.astype(self.dtype) * self.scale
 
 
 @layer("Dropout", "SpatialDropout")

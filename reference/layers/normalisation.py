@@ -181,6 +181,23 @@ class BN(Layer):
         return dx.reshape(x.shape)
 
 
+@layer("NormL2")
+class NormL2(Layer):
+    """Each item over its length; arcface's."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return (x.reshape(len(x), -1) / self._length(x)).reshape(legacy_shape(x.shape))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        x, y, dy = (blob.reshape(len(blob), -1) for blob in (bottoms[0], tops[0], top_diffs[0]))
+        dx = (dy - y * (y * dy).sum(axis=1, keepdims=True)) / self._length(x)
+        return dx.reshape(bottoms[0].shape)
+
+    def _length(self, x: np.ndarray) -> np.ndarray:
+        rows = x.reshape(len(x), -1)
+        return np.sqrt((rows * rows).sum(axis=1, keepdims=True) + self.dtype.type(1e-7))
+
+
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     """exp(x) over its sum along `axis`, the maximum subtracted first."""
     exp = np.exp(x - x.max(axis=axis, keepdims=True))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from prototxt.caffe_pb2 import ReductionParameter
-from prototxt.layers.declare import Shape
+from prototxt.layers.declare import Shape, legacy_shape
 from prototxt.layers.reshaping import crop_starts
 from prototxt.layers.windows import canonical_axis
 from reference.layer import Arrays, Layer, layer
@@ -45,7 +45,7 @@ class Tile(Layer):
         return canonical_axis(self.param.tile_param.axis, bottom.ndim)
 
 
-@layer("Crop")
+@layer("Crop", "AutoCrop")
 class Crop(Layer):
     """Bottom 0 cut to bottom 1's sizes from `axis` on, beginning at `offset` (one, or one for each axis)."""
 
@@ -135,3 +135,52 @@ def _reorg_order(shape: Shape, stride: int) -> np.ndarray:
     row, column = h * stride + offset // stride, w * stride + offset % stride
     flat = ((n * blocks + block) * (height * stride) + row) * (width * stride) + column
     return flat.reshape(-1)
+
+
+@layer("Padding")
+class Padding(Layer):
+    """Zeros around each map; with negative numbers, the map without its borders."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        (top,) = self.plan.top_shapes(x.shape)
+        return self._moved(x.reshape(legacy_shape(x.shape)), top, self.param.padding_param.pad_beg)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        shape = bottoms[0].shape
+        dx = self._moved(top_diffs[0], legacy_shape(shape), -self.param.padding_param.pad_beg)
+        return dx.reshape(shape)
+
+    def _moved(self, x: np.ndarray, shape: Shape, by: int) -> np.ndarray:
+        y = np.zeros(shape, self.dtype)
+        height, width = (min(a, b) for a, b in zip(x.shape[2:], shape[2:], strict=True))
+        to, since = max(by, 0), max(-by, 0)
+        y[:, :, to : to + height, to : to + width] = x[:, :, since : since + height, since : since + width]
+        return y
+
+
+@layer("Transpose")
+class Transpose(Layer):
+    """Top axis i is bottom axis `dim`[i]."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return x.transpose(list(self.param.transpose_param.dim))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        return top_diffs[0].transpose(np.argsort(list(self.param.transpose_param.dim)))
+
+
+@layer("Reverse", "Flip")
+class Reverse(Layer):
+    """Reverse: the other way around along `axis`. Flip: along the width, the height, or both."""
+
+    def set_up(self) -> None:
+        flip = self.param.flip_param
+        chosen = [axis for axis, wanted in ((2, flip.flip_height), (3, flip.flip_width)) if wanted]
+        self.axes = [self.param.reverse_param.axis] if self.type == "Reverse" else chosen
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        shape = x.shape if self.type == "Reverse" else legacy_shape(x.shape)
+        return np.flip(x.reshape(shape), self.axes).reshape(x.shape)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        return self.run(top_diffs[0])
