@@ -270,7 +270,7 @@ def _say_crop(net: NetParameter, where: str) -> None:
     names = [layer.name for layer in net.layer if layer.type == "Crop" and not layer.HasField("crop_param")]
     if names:
         log.warning(
-            '%s: layer "%s": Crop without crop_param has the offset 0, as in BVLC\'s Caffe; in HED, DSS and '
+            '%s: layer "%s": Crop without crop_param has the offset 0, as in BVLC\'s Caffe; in HED and '
             'DeeperCut it has the one that aligns the maps: write type: "AutoCrop" for that',
             where,
             names[0],

@@ -6,6 +6,7 @@ from port.layers import (
     convolution,
     data,
     erasing,
+    flow,
     inner_product,
     inputs,
     interp,
@@ -16,7 +17,9 @@ from port.layers import (
     recurrent,
     reshaping,
     scaling,
+    segmentation,
     selecting,
+    upsampling,
 )
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "convolution",
     "data",
     "erasing",
+    "flow",
     "inner_product",
     "inputs",
     "interp",
@@ -35,5 +39,7 @@ __all__ = [
     "recurrent",
     "reshaping",
     "scaling",
+    "segmentation",
     "selecting",
+    "upsampling",
 ]

@@ -6,6 +6,7 @@ from prototxt.layers import (
     convolution,
     data,
     erasing,
+    flow,
     inner_product,
     inputs,
     interp,
@@ -17,7 +18,9 @@ from prototxt.layers import (
     recurrent,
     reshaping,
     scaling,
+    segmentation,
     selecting,
+    upsampling,
 )
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "convolution",
     "data",
     "erasing",
+    "flow",
     "inner_product",
     "inputs",
     "interp",
@@ -37,5 +41,7 @@ __all__ = [
     "recurrent",
     "reshaping",
     "scaling",
+    "segmentation",
     "selecting",
+    "upsampling",
 ]

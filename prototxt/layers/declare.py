@@ -28,10 +28,16 @@ MOST_VALUES = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight blob: its shape, and the filler of its first values (None: zeros, and nothing is drawn)."""
+    """One weight blob.
+
+    Attributes:
+        filler: of its first values; None: zeros, and nothing is drawn.
+        fixed: what set-up sets to 0 in the blob's `param` itself, so that no solver changes the blob.
+    """
 
     shape: Shape
     filler: FillerParameter | None = None
+    fixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,11 @@ class LayerType:
         bottoms, tops: least and greatest number of bottom (top) blobs.
         equal: as many tops as bottoms.
         loss: the first top is a loss of weight 1 unless the layer says otherwise, and is made if missing.
+        unweighed: of a loss: it has no weight unless the layer gives one.
         no_forced_gradient: bottoms (labels, sequence markers) that `force_backward` leaves alone.
         reads_bottoms, reads_tops: whether Caffe's backward reads the data of those blobs again.
         keeps_copy_in_place: in place, the backward reads a copy of bottom 0 that forward kept.
         shares_memory: with one bottom and one top (Split: any number) the tops lie in the bottom's memory.
-        learned: False: set-up gives the weights a rate of 0 itself, and says so in the layer's message.
         weight_names: of the weight blobs, outside Caffe.
     """
 
@@ -79,12 +85,12 @@ class LayerType:
     tops: tuple[int, int] = (1, 1)
     equal: bool = False
     loss: bool = False
+    unweighed: bool = False
     no_forced_gradient: tuple[int, ...] = ()
     reads_bottoms: bool = False
     reads_tops: bool = False
     keeps_copy_in_place: bool = False
     shares_memory: bool = False
-    learned: bool = True
     weight_names: tuple[str, ...] = field(default=("weight", "bias"))
 
 
