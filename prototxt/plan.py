@@ -562,7 +562,8 @@ def _check_counts(layer: LayerParameter, kind: LayerType, tops: int) -> None:
 
 
 def _loss_weights(layer: LayerParameter, kind: LayerType, tops: int) -> tuple[float, ...]:
-    weights = list(layer.loss_weight) or ([1.0] if kind.loss else [0.0] * tops)
+    weighted = kind.loss and not kind.own_weight(layer)
+    weights = list(layer.loss_weight) or ([1.0] if weighted else [0.0] * tops)
     if len(weights) != tops:
         raise InputError(
             f"{len(weights)} loss_weight for {tops} tops: give one for each (0 for a top that is not a loss)"

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from port.layer import Layer, layer
 from prototxt.caffe_pb2 import ReductionParameter
-from prototxt.layers.reshaping import crop_starts
+from prototxt.layers.reshaping import crop_starts, moves_nothing, permuted_axes
 from prototxt.layers.windows import canonical_axis
 
 
@@ -53,3 +53,12 @@ class Reduction(Layer):
         elif param.operation == ReductionParameter.MEAN:
             coeff /= rows.shape[-1]
         return rows.sum(-1) * coeff
+
+
+@layer("Permute")
+class Permute(Layer):
+    """The axes in another order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A view where nothing moves: the top is the bottom's memory, in Caffe.
+        return x.view_as(x) if moves_nothing(self.param) else x.permute(permuted_axes(self.param, x.ndim))

@@ -1,7 +1,8 @@
 """Layers that bring values to a common scale."""
 
-from prototxt.caffe_pb2 import LayerParameter, LRNParameter
+from prototxt.caffe_pb2 import FillerParameter, LayerParameter, LRNParameter
 from prototxt.errors import InputError
+from prototxt.forks import meaning
 from prototxt.layers.declare import (
     Declared,
     Shapes,
@@ -9,6 +10,7 @@ from prototxt.layers.declare import (
     layer_type,
     legacy_shape,
     refuse_in_place,
+    refuse_other_fields,
     text,
 )
 from prototxt.layers.windows import canonical_axis
@@ -45,3 +47,21 @@ def batch_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     if len(shape) < 2:
         raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {text(shape)}")
     return Declared([shape], [Weight(shape[1:2]), Weight(shape[1:2]), Weight((1,))])
+
+
+@layer_type("Normalize", reads_bottoms=True, reads_tops=True, weight_names=("weight",))
+def normalize(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """SSD's (weiliu89/caffe): the norm of an image, or of each of its places, is brought to a learnt scale."""
+    if meaning(layer) != "SSD":
+        raise InputError(
+            "Normalize with normalize_param, happynear's, is not supported: SSD's has norm_param"
+        )
+    param, (shape,) = layer.norm_param, shapes
+    refuse_other_fields("norm_param", param, "across_spatial", "scale_filler", "channel_shared", "eps")
+    legacy_shape(shape)
+    if len(shape) < 2:
+        raise InputError(f"Normalize needs a bottom with 2 axes or more, not {text(shape)}")
+    filler = param.scale_filler
+    if not param.HasField("scale_filler"):
+        filler = FillerParameter(type="constant", value=1)
+    return Declared([shape], [Weight(() if param.channel_shared else (shape[1],), filler)])
