@@ -840,7 +840,9 @@ def test_headers_of_forks_are_not_read(version: str, tmp_path: Path) -> None:
     blobs = [BlobProto(data=[1.0, 2.0], shape={"dim": [2]})]
     clash = message_field(100, message_field(8, b"abc")) + message_field(17, b"\xff")
     if version == "v2":
-        layer = message_field(100, LayerParameter(name="c", type="Bias", blobs=blobs).SerializeToString() + clash)
+        layer = message_field(
+            100, LayerParameter(name="c", type="Bias", blobs=blobs).SerializeToString() + clash
+        )
     elif version == "v1":
         layer = message_field(2, V1LayerParameter(name="c", blobs=blobs).SerializeToString() + clash)
     else:

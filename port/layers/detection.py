@@ -5,8 +5,17 @@ from torch import Tensor
 
 from port.gradient import without_gradient
 from port.layer import Layer, layer
-from port.layers.boxes import decode, overlaps, read_priors, standing, standing_adaptive, truths
+from port.layers.boxes import (
+    decode,
+    overlaps,
+    read_priors,
+    size_of,
+    standing,
+    standing_adaptive,
+    truths,
+)
 from prototxt.errors import InputError
+from prototxt.layers.boxes import CORNER
 from prototxt.layers.declare import legacy_shape
 from prototxt.layers.detection import evaluated_classes, prior_sizes
 
@@ -81,33 +90,42 @@ class DetectionOutput(Layer):
     ) -> Tensor:
         """The candidates' boxes, (images, classes, k, 4)."""
         param = self.param.detection_output_param
+        if param.code_type != CORNER:
+            size_of(priors, "the prior")  # refused wherever it is
         _, places = candidates
         codes = loc.reshape(len(loc), len(priors), -1, 4)
-        images = torch.arange(len(loc), device=loc.device)
-        given = None if param.variance_encoded_in_target else variances
-        boxes = [
-            decode(param.code_type, priors, given, codes[:, :, c]) for c in range(codes.shape[2])
-        ]  # all of them: a prior without area is refused wherever it is
-        if param.share_location:
-            return boxes[0][images[:, None, None], places]
-        own = [boxes[c] for c in range(param.num_classes) if c != param.background_label_id]
-        return torch.stack([box[images[:, None], places[:, i]] for i, box in enumerate(own)], 1)
+        image = torch.arange(len(loc), device=loc.device)[:, None, None]
+        kind = torch.zeros(1, dtype=torch.long)
+        if not param.share_location:
+            kind = torch.tensor([c for c in range(param.num_classes) if c != param.background_label_id])
+        codes = codes[image, places, kind.to(loc.device)[:, None]]
+        given = None if param.variance_encoded_in_target else variances[places]
+        return decode(param.code_type, priors[places], given, codes)
 
     def _left(self, boxes: Tensor, candidates: tuple[Tensor, Tensor]) -> Tensor:
-        """Which candidates are left after suppression, (images, classes, k)."""
-        param = self.param.detection_output_param.nms_param
-        valid = candidates[0] > -torch.inf
-        left = torch.zeros_like(valid)
-        adaptive = param.eta < 1 and param.nms_threshold > 0.5
-        # One list at a time: its table of overlaps stays in the processor's cache.
-        for i, c in torch.nonzero(valid.any(-1)).tolist():
-            count = int(valid[i, c].sum())
-            overlap = overlaps(boxes[i, c, :count], boxes[i, c, :count])
-            if adaptive:
-                left[i, c, :count] = standing_adaptive(overlap, param)
-            else:
-                left[i, c, :count] = standing(~(overlap <= param.nms_threshold))
-        return left
+        """Which candidates are left after suppression, (images, classes, k); maybe not all, but the keep_top_k best."""
+        param, most = (
+            self.param.detection_output_param.nms_param,
+            self.param.detection_output_param.keep_top_k,
+        )
+        scores = candidates[0]
+        valid = scores > -torch.inf
+        if param.eta < 1 and param.nms_threshold > 0.5:
+            left = torch.zeros_like(valid)
+            for i, c in torch.nonzero(valid.any(-1)).tolist():
+                some = boxes[i, c, : int(valid[i, c].sum())]
+                left[i, c, : len(some)] = standing_adaptive(overlaps(some, some), param)
+            return left
+
+        def enough(left: Tensor, known: int) -> bool:
+            """Whether each image has keep_top_k boxes with better scores than any that is not yet looked at."""
+            others = scores[..., known].amax(1)[:, None, None]
+            return most >= 0 and bool(
+                ((left.view(valid.shape) & (scores > others)).sum((1, 2)) >= most).all()
+            )
+
+        lists = standing(boxes.flatten(0, 1), valid.flatten(0, 1), param.nms_threshold, enough)
+        return lists.view(valid.shape)
 
     def _rows(
         self, boxes: Tensor, candidates: tuple[Tensor, Tensor], left: Tensor, classes: list[int], num: int
@@ -136,15 +154,14 @@ def _ranked(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if not count:
         empty = scores[..., :0]
         return empty, empty.long()
-    # topk is quick and says which score is the last; stable sorting is for those that reach it.
-    least = scores.topk(count, -1, sorted=True).values[..., -1:]
-    near = int((scores >= least).sum(-1).max())
-    if near == count:
-        order = torch.nonzero(scores >= least)[:, -1].view(*scores.shape[:-1], count)
-        values, places = scores.gather(-1, order).sort(dim=-1, descending=True, stable=True)
-        return values, order.gather(-1, places)
-    values, places = scores.sort(dim=-1, descending=True, stable=True)
-    return values[..., :count], places[..., :count]
+    # topk is quick, but takes any of equal scores: it says which is the least that counts.
+    least = scores.topk(count, -1).values.amin(-1, keepdim=True)
+    above, equal = scores > least, scores == least
+    lacking = count - above.sum(-1, keepdim=True)
+    places = torch.nonzero(above | (equal & (equal.cumsum(-1) <= lacking)))[:, -1]
+    places = places.view(*scores.shape[:-1], count)
+    ranked, order = scores.gather(-1, places).sort(dim=-1, descending=True, stable=True)
+    return ranked, places.gather(-1, order)
 
 
 @layer("DetectionEvaluate")

@@ -127,14 +127,26 @@ def suppressed(boxes: np.ndarray, param: NonMaximumSuppressionParameter) -> np.n
     threshold = boxes.dtype.type(param.nms_threshold)
     if param.eta < 1 and threshold > 0.5:
         return _suppressed_adaptively(boxes, threshold, boxes.dtype.type(param.eta))
-    hit = np.triu(~(intersections(boxes[:, None], boxes) <= threshold), 1)
     kept = np.ones(len(boxes), bool)
-    # A box stays if none that stays hits it: settled from the front, so that this ends.
-    while True:
-        again = ~(hit & kept[:, None]).any(axis=0)
-        if (again == kept).all():
-            return np.flatnonzero(kept)
-        kept = again
+    # By blocks: what is kept of one takes boxes out of all that follow.
+    for start in range(0, len(boxes), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        hit = np.triu(~(intersections(boxes[block, None], boxes[block]) <= threshold), 1)
+        open_ = kept[block].copy()
+        # A box stays if none that stays hits it: settled from the front, so that this ends.
+        while True:
+            again = open_ & ~(hit & kept[block, None]).any(axis=0)
+            if (again == kept[block]).all():
+                break
+            kept[block] = again
+        left = start + np.flatnonzero(kept[block])
+        rest = start + _BLOCK + np.flatnonzero(kept[start + _BLOCK :])
+        hit = ~(intersections(boxes[left, None], boxes[rest]) <= threshold)
+        kept[rest[hit.any(axis=0)]] = False
+    return np.flatnonzero(kept)
+
+
+_BLOCK = 64
 
 
 def _suppressed_adaptively(boxes: np.ndarray, threshold: np.floating, eta: np.floating) -> np.ndarray:
