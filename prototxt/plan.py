@@ -6,7 +6,6 @@ which layers work in place, who owns a shared weight, what needs a gradient, and
 """
 
 import contextlib
-import copy
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -258,7 +257,8 @@ class Place:
         try:
             yield
         except InputError as error:
-            named = copy.copy(error)  # of the same class
+            named = type(error).__new__(type(error))  # of the same class, whatever that is made from
+            named.__dict__.update(error.__dict__)
             named.args = (f'{self}: layer "{self.layer}": {error}',)
             raise named from error
 

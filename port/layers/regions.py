@@ -268,8 +268,9 @@ class MaskResize(Layer):
 def _resizing(size: int, out: int, like: Tensor) -> Tensor:
     """(out, size): what each of `size` places gives to each of `out`."""
     ratio = torch.tensor(float(size)) / out
-    place = (torch.arange(out, dtype=torch.float32) * ratio).clamp(max=size - 1)[:, None]
-    return (1 - (place - torch.arange(size)).abs()).clamp(min=0).to(like)
+    place = torch.arange(out, dtype=torch.float32)[:, None] * ratio
+    shares = (1 - (place.clamp(max=size - 1) - torch.arange(size)).abs()).clamp(min=0)
+    return shares.masked_fill(place > size - 0.5, 0).to(like)  # beyond the last place's half it is 0
 
 
 @layer("Proposal")
