@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from parity_tests.bench.detection import detection_layer, predictions
-from parity_tests.recordings import ENGINES, ONE_LAYER, error, recorded
+from parity_tests.bench.detection import detection_layer, detectors, predictions
+from parity_tests.recordings import ENGINES, NET_GRADIENT, NETS, ONE_LAYER, WHOLE_NET, error, recorded
 from parity_tests.test_layers import run_case
 from port import CaffeNet
 from prototxt import parse_net
@@ -507,3 +507,58 @@ def test_a_published_face_detector_finds_what_opencv_finds(tmp_path: Path) -> No
     with torch.no_grad():
         (rows,) = model(torch.from_numpy(data)).values()
     np.testing.assert_allclose(rows[0, 0, :, 2:].numpy(), due[:, 2:], atol=2e-5)
+
+
+# ---- whole nets with few channels
+
+
+def _narrow(engine: str, name: str, phase: int) -> Net:
+    caffe = importlib.import_module(f"{engine}.pycaffe")
+    caffe.set_random_seed(11)
+    net = caffe.Net(str(NETS / name), phase)
+    draw = np.random.RandomState(12)
+    for blob in net.inputs:
+        net.blobs[blob].data[...] = draw.randn(*net.blobs[blob].shape)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("ssd/narrow_deploy.prototxt", 50), ("faster_rcnn/narrow_deploy.prototxt", 20)]
+)
+def test_narrow_detector_finds_the_same_in_both_engines(name: str, rows: int) -> None:
+    nets = [_narrow(engine, name, TEST) for engine in ENGINES]
+    for net in nets:
+        if "im_info" in net.inputs:
+            net.blobs["im_info"].data[...] = [96, 128, 1]
+        net.forward()
+    reference, port = nets
+    assert rows in (reference.blobs[reference.outputs[0]].shape[i] for i in (0, 2))
+    for blob in reference.blobs:
+        assert error(port.blobs[blob].data, reference.blobs[blob].data) <= WHOLE_NET, blob
+
+
+def test_narrow_ssd_has_the_same_loss_and_gradients_in_both_engines() -> None:
+    nets = [_narrow(engine, "ssd/narrow_train.prototxt", TRAIN) for engine in ENGINES]
+    for net in nets:
+        net.blobs["label"].data[0, 0] = [
+            [0, 1, 0, 0.1, 0.2, 0.4, 0.5, 0],
+            [0, 2, 0, 0.5, 0.5, 0.9, 0.95, 0],
+            [1, 3, 0, 0.3, 0.1, 0.6, 0.8, 1],
+            [1, 1, 1, 0.05, 0.6, 0.2, 0.7, 0],
+            [-1, -1, -1, -1, -1, -1, -1, -1],
+        ]
+        net.forward()
+        net.backward()
+    reference, port = nets
+    assert reference.blobs["mbox_loss"].data > 1
+    assert error(port.blobs["mbox_loss"].data, reference.blobs["mbox_loss"].data) <= WHOLE_NET
+    for layer, blobs in reference.params.items():
+        for i, blob in enumerate(blobs):
+            assert error(port.params[layer][i].diff, blob.diff) <= NET_GRADIENT, (layer, i)
+
+
+def test_the_bench_times_the_same_detections_in_every_engine() -> None:
+    found = {name: run() for name, run in detectors(narrow=True).items()}
+    reference = np.sort(found.pop("reference").reshape(-1, 7), axis=0)
+    for name, rows in found.items():
+        np.testing.assert_allclose(np.sort(rows.reshape(-1, 7), axis=0), reference, atol=1e-5, err_msg=name)

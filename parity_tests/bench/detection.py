@@ -13,7 +13,8 @@ from prototxt import parse_net
 from runtime import TEST
 
 SSD300 = """
-  nms_param { nms_threshold: 0.45 top_k: 400 } code_type: CENTER_SIZE keep_top_k: 200 confidence_threshold: 0.01"""
+  share_location: true background_label_id: 0 nms_param { nms_threshold: 0.45 top_k: 400 }
+  code_type: CENTER_SIZE keep_top_k: 200 confidence_threshold: 0.01"""
 """The published net's settings."""
 
 
