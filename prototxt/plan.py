@@ -6,7 +6,6 @@ which layers work in place, who owns a shared weight, what needs a gradient, and
 """
 
 import contextlib
-import copy
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -264,7 +263,8 @@ class Place:
         try:
             yield
         except InputError as error:
-            named = copy.copy(error)  # of the same class
+            named = type(error).__new__(type(error))  # of the same class, whatever that is made from
+            named.__dict__.update(error.__dict__)
             named.args = (f'{self}: layer "{self.layer}": {error}',)
             raise named from error
 
@@ -569,7 +569,8 @@ def _check_counts(layer: LayerParameter, kind: LayerType, tops: int) -> None:
 
 
 def _loss_weights(layer: LayerParameter, kind: LayerType, tops: int) -> tuple[float, ...]:
-    weights = list(layer.loss_weight) or ([1.0] if kind.loss and not kind.unweighed else [0.0] * tops)
+    weighted = kind.loss and not kind.own_weight(layer)
+    weights = list(layer.loss_weight) or ([1.0] if weighted else [0.0] * tops)
     if len(weights) != tops:
         raise InputError(
             f"{len(weights)} loss_weight for {tops} tops: give one for each (0 for a top that is not a loss)"
