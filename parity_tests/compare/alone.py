@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.compare.rule import Errors
+from parity_tests.compare.rule import Errors, chain_error
 from port.net_inputs import index_bottoms
 from prototxt.plan import LayerPlan, Plan
 
@@ -45,7 +45,7 @@ class Alone:
         if layer.bottoms:
             errors = self._errors(layer, tops)
         else:
-            errors = [Errors.of(top, truth, []) for top, truth in zip(tops, self.sources[index], strict=True)]
+            errors = [Errors.of(top, truth) for top, truth in zip(tops, self.sources[index], strict=True)]
         self.follow(index, tops)
         return errors
 
@@ -71,7 +71,25 @@ class Alone:
         for i, array in zip(layer.bottoms, before, strict=False):  # others may read them, too
             for net in (self.exact, self.rough):
                 net._blobs[i].data[...] = array
-        return [Errors.of(*each) for each in zip(tops, truth, own, strict=True)]
+        chains = self._chains(layer, truth)
+        return [Errors.of(*each) for each in zip(tops, truth, own, chains, strict=True)]
+
+    def _chains(self, layer: LayerPlan, truth: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+        """For each value of the tops how far one chain of float32 sums is likely to be off; see `rule.py`."""
+        terms = _terms(layer)
+        if not terms:
+            return [None] * len(truth)
+        blobs = [self.rough._blobs[i] for i in dict.fromkeys(layer.bottoms)]
+        blobs += self.rough.layers[layer.index].blobs
+        before = [blob.data.copy() for blob in blobs]
+        for blob in blobs:
+            np.abs(blob.data, out=blob.data)
+        self.rough._forward(layer.index, layer.index)
+        for blob, array in zip(blobs, before, strict=True):
+            blob.data[...] = array
+        return [
+            chain_error(self.rough._blobs[i].data, terms, y) for i, y in zip(layer.tops, truth, strict=True)
+        ]
 
     def _run(self, layer: LayerPlan) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The tops in float64 and in float32, copied: a top may lie in a bottom's memory."""
@@ -96,6 +114,17 @@ class Alone:
                 nudged = array * (1 + NUDGE * generator.standard_normal(array.shape)).astype(np.float32)
             for net in (self.exact, self.rough):
                 net._blobs[i].data[...] = nudged
+
+
+def _terms(layer: LayerPlan) -> int:
+    """How many products a value of the top is the sum of; 0 for layers that are no such sums."""
+    if layer.type not in ("Convolution", "Deconvolution", "InnerProduct"):
+        return 0
+    shape = layer.declared.weights[0].shape
+    if layer.type == "Deconvolution":
+        return math.prod(shape) // (shape[1] * layer.param.convolution_param.group)
+    transposed = layer.type == "InnerProduct" and layer.param.inner_product_param.transpose
+    return shape[0] if transposed else math.prod(shape[1:])
 
 
 def _difference(array: np.ndarray, truth: np.ndarray) -> np.ndarray:
