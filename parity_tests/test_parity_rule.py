@@ -7,23 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parity_tests.compare import run as run_module
 from parity_tests.compare.report import CAFFE_NET, NET, ParityReport
 from parity_tests.compare.run import compare
-from parity_tests.compare.rule import EPS, Errors
-from parity_tests.recordings import NETS, recorded
-from port.blobs import Blobs
 from port.layer import LAYERS
-from port.net import CaffeNet
-from port.net_inputs import published_inputs
 from prototxt.layers.windows import pooled_sizes, pooling_window
-from weights import LayerWeights, write_weights
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 

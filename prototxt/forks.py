@@ -384,8 +384,8 @@ def meaning(layer: LayerParameter) -> str:
         rcnn = len(layer.bottom) == 4 or layer.HasField("smooth_l1_loss_param")
         return "Faster R-CNN" if rcnn else "SSD"
     if kind == "SoftmaxWithLoss":
-        segnet = layer.loss_param.HasField("weight_by_label_freqs") or layer.loss_param.class_weighting
-        return "SegNet" if segnet else ""
+        weighs = layer.loss_param.HasField("weight_by_label_freqs") or layer.loss_param.class_weighting
+        return "SegNet" if weighs else ""
     if kind == "L1Loss":
         return "FlowNet2" if layer.HasField("l1_loss_param") or len(layer.bottom) == 1 else "NVCaffe"
     if kind == "Correlation":

@@ -24,6 +24,7 @@ from prototxt.layers.declare import (
     Weight,
     checked,
     declared,
+    text,
     top_shapes,
     type_of,
 )
@@ -222,7 +223,7 @@ def plan_net(
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     occurrences: Counter[str] = Counter()
-    layers: list[tuple[LayerParameter, str]] = []
+    layers: list[tuple[LayerParameter, Place]] = []
     for original in net.layer:
         place = Place(where, original.name, occurrences[original.name])
         occurrences[original.name] += 1
@@ -263,7 +264,8 @@ class Place:
         try:
             yield
         except InputError as error:
-            named = type(error).__new__(type(error))  # of the same class, whatever that is made from
+            # Of the same class, and with what else it tells; some take other arguments than a message.
+            named = type(error).__new__(type(error))
             named.__dict__.update(error.__dict__)
             named.args = (f'{self}: layer "{self.layer}": {error}',)
             raise named from error
@@ -407,6 +409,8 @@ class _Builder:
             self._count(made)
         if len(made.tops) != len(tops):
             raise InputError(f"{layer.type} makes {len(made.tops)} tops, not {len(tops)}")
+        if told is None:
+            _check_in_place(layer, bottoms, shapes, tops, made)
         for top, shape in zip(tops, made.tops, strict=True):
             self.shapes[top] = tuple(shape)
         return made
@@ -566,6 +570,22 @@ def _check_counts(layer: LayerParameter, kind: LayerType, tops: int) -> None:
         raise InputError(
             f"{layer.type} makes one top for each bottom: {len(layer.bottom)} bottoms, {tops} tops"
         )
+
+
+def _check_in_place(
+    layer: LayerParameter, bottoms: Sequence[int], shapes: Shapes, tops: Sequence[int], made: Declared
+) -> None:
+    """Refuse a layer in place that gives its blob another shape in each pass: Caffe would work on what is left."""
+    after = dict(zip(tops, made.tops, strict=True))
+    for bottom, shape in zip(bottoms, shapes, strict=True):
+        if bottom not in after or after[bottom] == shape:
+            continue
+        again = [after.get(b, s) for b, s in zip(bottoms, shapes, strict=True)]
+        if math.prod(after[bottom]) != math.prod(shape) or declared(layer, again, len(tops)) != made:
+            raise InputError(
+                f"{layer.type} in place would make {text(after[bottom])} of a blob of shape {text(shape)}: give the "
+                "top a name of its own"
+            )
 
 
 def _loss_weights(layer: LayerParameter, kind: LayerType, tops: int) -> tuple[float, ...]:

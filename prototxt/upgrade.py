@@ -6,6 +6,7 @@ And the words of forks for what BVLC's Caffe has too, under another name: `hole`
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from prototxt.caffe_pb2 import (
     BatchNormParameter,
@@ -333,7 +334,7 @@ def _upgrade_v0(entry: V1LayerParameter, new: LayerParameter, where: str) -> Non
             raise InputError(f'{where}: layer "{old.name}": field {field.name} cannot be upgraded')
 
 
-def _assign(new: LayerParameter, param: str, field: str, value: object) -> None:
+def _assign(new: LayerParameter, param: str, field: str, value: Any) -> None:
     message = getattr(new, param)
     if not field:
         message.CopyFrom(value)

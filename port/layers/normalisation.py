@@ -64,6 +64,8 @@ def _across_channels(x: Tensor, param: LRNParameter) -> tuple[Tensor, Tensor]:
 
 def _channel_sums(x: Tensor, count: int) -> Tensor:
     """Sums over `count` channels, an odd number, around each; its own adjoint."""
+    if x.numel() == 0:
+        return x  # which avg_pool3d does not take
     padded = F.pad(x.unsqueeze(1), (0, 0, 0, 0, count // 2, count // 2))
     return F.avg_pool3d(padded, (count, 1, 1), 1, divisor_override=1).squeeze(1)
 

@@ -12,6 +12,7 @@ bottoms' shapes and the number of tops, refuses what Caffe refuses, and gives th
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -102,7 +103,7 @@ LAYER_TYPES: dict[str, LayerType] = {}
 """Caffe's layer type → its declaration."""
 
 
-def layer_type(*names: str, **facts: object) -> Callable[[Declare], Declare]:
+def layer_type(*names: str, **facts: Any) -> Callable[[Declare], Declare]:
     """Declare the layer types `names`; `facts` are `LayerType`'s."""
 
     def declare(function: Declare) -> Declare:
@@ -113,9 +114,13 @@ def layer_type(*names: str, **facts: object) -> Callable[[Declare], Declare]:
     return declare
 
 
-def opened_type(*names: str, **facts: object) -> None:
+def known_at_set_up(layer: LayerParameter, shapes: Shapes, tops: int) -> None:
+    """The declaration of a layer of which only its set-up knows what it makes."""
+
+
+def opened_type(*names: str, **facts: Any) -> None:
     """Declare layer types that open files: only their set-up knows what they make."""
-    layer_type(*names, **facts)(lambda layer, shapes, tops: None)
+    layer_type(*names, **facts)(known_at_set_up)
 
 
 def type_of(layer: LayerParameter) -> LayerType:
@@ -193,7 +198,8 @@ def legacy_shape(shape: Shape) -> tuple[int, int, int, int]:
     """
     if len(shape) > 4:
         raise InputError(f"this layer type takes blobs of at most 4 axes, not {text(shape)}")
-    return (*shape, 1, 1, 1, 1)[:4]
+    num, channels, height, width, *_ = (*shape, 1, 1, 1, 1)
+    return num, channels, height, width
 
 
 def refuse_in_place(layer: LayerParameter) -> None:

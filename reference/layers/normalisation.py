@@ -74,8 +74,10 @@ class MVN(Layer):
 
     def _rows(self, x: np.ndarray) -> np.ndarray:
         """(what is normalised apart, its values)"""
-        num, channels = legacy_shape(x.shape)[:2]
-        return x.reshape(num if self.param.mvn_param.across_channels else num * channels, -1)
+        num, channels, height, width = legacy_shape(x.shape)
+        if self.param.mvn_param.across_channels:
+            return x.reshape(num, channels * height * width)
+        return x.reshape(num * channels, height * width)
 
 
 @layer("BatchNorm")

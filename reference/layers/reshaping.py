@@ -8,7 +8,7 @@ from prototxt.caffe_pb2 import ReductionParameter
 from prototxt.layers.declare import Shape, legacy_shape
 from prototxt.layers.reshaping import crop_starts, moves_nothing, permuted_axes
 from prototxt.layers.windows import canonical_axis
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
 
 
@@ -71,7 +71,7 @@ class Reduction(Layer):
         self.coeff = self.dtype.type(param.coeff)
         if operation == ReductionParameter.MEAN:
             self.coeff /= self.dtype.type(math.prod(x.shape[axis:]))
-        rows = x.reshape(*x.shape[:axis], -1)
+        rows = flat_from(x, axis)
         if operation == ReductionParameter.ASUM:
             rows = np.abs(rows)
         if operation == ReductionParameter.SUMSQ:
