@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from port.translate.graph import Graph
@@ -80,7 +80,7 @@ def lines_of(graph: Graph) -> list[Line]:
             and op.reads[0].users == [op]
             and op.reads[0] not in kept
             and op.text.count("{0}") == 1
-            and not (op.types == ("Dropout",) and before.ops[-1].module is None and not before.ops[-1].follows)
+            and (before.ops[-1].module or before.ops[-1].infix or before.ops[-1].follows)
         ):
             before.ops.append(op)
         else:
@@ -119,17 +119,8 @@ def _best(items: Sequence[Line | Instance], kept: Collection[Value]) -> tuple[in
         if token is not None:
             seen[token] = seen.get(token, 0) + 1
     for start in range(len(items)):
-        for length in range(1, LONGEST + 1):
-            if start + length > len(items):
-                break
-            token = tokens[start + length - 1]
-            if token is None or seen[token] < 2:
-                break
-            if length > 1:
-                window = items[start : start + length]
-                shape = _shape(window, kept, tokens[start : start + length])
-                if shape is not None:
-                    groups[shape].append(start)
+        for shape in _shapes(items[start : start + LONGEST], kept, tokens[start:], seen):
+            groups[shape].append(start)
     best, most = None, 0
     for shape, starts in groups.items():
         length = len(shape[0])
@@ -166,32 +157,39 @@ def _module_token(op: Op) -> tuple | None:
     return (op.module.kind, slots, op.module.frozen)
 
 
-def _shape(window: Sequence[Line], kept: Collection[Value], tokens: Sequence[tuple]) -> tuple | None:
-    """How the window's lines hang together, if they can be a block: one result, at most two inputs."""
+def _shapes(
+    items: Sequence["Line | Instance"],
+    kept: Collection[Value],
+    tokens: Sequence[tuple | None],
+    seen: Mapping[object, int],
+) -> Iterator[tuple]:
+    """For each number of lines, from the first on, that can be a block, how they hang together.
+
+    A block has one result, which is made last, and at most two inputs.
+    """
     inside: dict[Value, tuple[int, int]] = {}
     outside: dict[Value, int] = {}
+    ops: set[Op] = set()
     reads = []
     joins = parts = False
-    for i, line in enumerate(window):
+    for i, line in enumerate(items):
+        if tokens[i] is None or seen[tokens[i]] < 2:
+            return
         reads.append(
             tuple(
                 inside[value] if value in inside else (-1, outside.setdefault(value, len(outside)))
                 for value in line.reads
             )
         )
+        if len(outside) > 2:
+            return
         inside |= {value: (i, j) for j, value in enumerate(line.makes)}
+        ops |= set(line.ops)
         joins |= len(set(line.reads)) > 1
-        parts |= any(_is_depthwise(op) for op in line.ops)
-    last = window[-1].makes
-    if len(outside) > 2 or len(last) != 1 or not (joins or parts):
-        return None
-    ops = {op for line in window for op in line.ops}
-    for line in window:
-        for value in line.makes:
-            used_outside = value in kept or any(user not in ops for user in value.users)
-            if used_outside != (value is last[0]):
-                return None
-    return tuple(tokens), joins, tuple(reads)
+        parts |= any(map(_is_depthwise, line.ops))
+        leaving = [value for value in inside if value in kept or any(user not in ops for user in value.users)]
+        if i and (joins or parts) and leaving == line.makes and len(leaving) == 1:
+            yield tuple(tokens[: i + 1]), joins, tuple(reads)
 
 
 def _is_depthwise(op: Op) -> bool:
@@ -216,7 +214,7 @@ def _block(instances: list[Instance], names: Names) -> Block:
     parameters, of_slot = _parameters(instances, locals_)
     title, name = _what_it_is(instances[0])
     values = _value_names(rows, instances[0].lines)
-    block = Block(instances, names.give(name), title, locals_, values, parameters, of_slot)
+    block = Block(instances, names.give(name, ""), title, locals_, values, parameters, of_slot)
     for number, instance in enumerate(instances):
         instance.block, instance.number = block, number
     return block
@@ -267,7 +265,7 @@ def _parameters(
             vector = tuple(row[i].module.slots[j].value for row in rows)
             if len(set(vector)) > 1:
                 kind = rows[0][i].module.slots[j].role
-                groups[vector, kind if kind in ("stride", "padding", "dilation") else ""].append((i, j))
+                groups[vector, {"stride": "stride", "padding": "gap", "dilation": "gap"}.get(kind, "")].append((i, j))
     names = Names()
     parameters: dict[str, list[object]] = {}
     of_slot = {}
@@ -287,7 +285,7 @@ def _parameter_name(
     slots: list[Slot] = [ops[i].module.slots[j] for i, j in places]
     roles = {slot.role for slot in slots}
     if not roles & {"inputs", "outputs"}:
-        return slots[0].role
+        return "dilation" if "dilation" in roles else slots[0].role
     reads = any(
         slot.role == "inputs" and set(ops[i].reads) & set(first.inputs)
         for (i, _), slot in zip(places, slots, strict=True)

@@ -30,12 +30,12 @@ class Names:
     def __init__(self, taken: Iterable[str] = ()):
         self.taken = set(taken)
 
-    def give(self, wanted: str) -> str:
+    def give(self, wanted: str, between: str = "_") -> str:
         """`wanted`, or, if it is given already, with a number behind it."""
         name, count = wanted, 1
         while name in self.taken:
             count += 1
-            name = f"{wanted}_{count}"
+            name = f"{wanted}{between}{count}"
         self.taken.add(name)
         return name
 
@@ -52,8 +52,10 @@ def common_prefix(names: Sequence[str]) -> str:
 
 
 def without_what_differs(names: Sequence[str]) -> str:
-    """What all names start and end with: "res2a_branch2b", "res3c_branch2b" → "res_branch2b"."""
+    """What all names start and end with: "res2a_branch2b", "res3a_branch2b" → "res_branch2b"."""
     start = os.path.commonprefix(list(names))
     rest = [name[len(start) :] for name in names]
     end = os.path.commonprefix([text[::-1] for text in rest])[::-1]
+    if all(text.removesuffix(end).isdigit() for text in rest):
+        end = re.sub(r"^[a-z](?=[_/])", "", end)
     return start + end

@@ -206,23 +206,29 @@ class _Writer:
 
     def _frozen(self) -> list[str]:
         """Statements that keep from learning what the prototxt gives a learning rate of 0."""
-        whole, single = [], []
-        for module, path in self._paths():
-            learned = [name for name in module.state if not name.startswith("running_")]
-            if module.frozen and set(learned) == set(module.frozen):
-                whole.append(path)
-            else:
-                single += [f"{path}.{name}" for name in module.frozen]
+        paths = self._paths()
+        frozen = {module: path for module, path in paths if _learned(module) == set(module.frozen) != set()}
         lines = []
+        for kind in dict.fromkeys(module.kind for module in frozen):
+            if sum(module.kind == kind for module in frozen) > 3 and all(
+                module in frozen for module, _ in paths if module.kind == kind and _learned(module)
+            ):
+                frozen = {module: path for module, path in frozen.items() if module.kind != kind}
+                lines += [
+                    "        for layer in self.modules():",
+                    f"            if isinstance(layer, {kind}):",
+                    "                layer.requires_grad_(False)  # lr_mult: 0",
+                ]
+        whole = list(frozen.values())
+        single = [
+            f"{path}.{name}" for m, path in paths for name in m.frozen if _learned(m) != set(m.frozen)
+        ]
         for names, get in ((whole, "get_submodule"), (single, "get_parameter")):
             if names:
-                line = f"        for name in {_quoted(list(names))}:  # lr_mult: 0"
-                if len(line) <= WIDTH:
-                    lines.append(line)
-                else:
-                    lines += ["        for name in (", *(f'            "{name}",' for name in names)]
-                    lines.append("        ):  # lr_mult: 0")
-                lines.append(f"            self.{get}(name).requires_grad_(False)")
+                line = f"        for name in {_quoted(names)}:"
+                many = ["        for name in (", *(f'            "{name}",' for name in names), "        ):"]
+                lines += [line] if len(line) <= WIDTH else many
+                lines.append(f"            self.{get}(name).requires_grad_(False)  # lr_mult: 0")
         return lines
 
     def _paths(self) -> list[tuple[Module, str]]:
@@ -318,6 +324,10 @@ class _Writer:
         return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
+def _learned(module: Module) -> set[str]:
+    return {name for name in module.state if not name.startswith("running_")}
+
+
 @dataclass(eq=False)
 class Joined:
     """A block's result and the sum that alone reads it, as one statement: `x = x + self.block(x)`."""
@@ -371,9 +381,12 @@ def _expression(line: Line, known: Mapping[Value, str], modules: Mapping[Module,
 
 
 def _instance_name(instance: Instance) -> str:
-    layers = [layer for op in instance.ops if op.module for layer in op.layers]
-    prefix = common_prefix([layer.name for layer in layers])
-    return identifier(prefix if len(prefix) > 1 else instance.output.blob, "Block")
+    """What the names of its layers start with, or the words that all of them have, or its result's name."""
+    layers = [layer.name for op in instance.ops if op.module for layer in op.layers]
+    prefix = common_prefix(layers)
+    words = [word for word in layers[0].split("_") if all(word in name.split("_") for name in layers)]
+    name = prefix if len(prefix) > 1 else "_".join(words)
+    return identifier(name if any(map(str.isdigit, name)) else instance.output.blob, "Block")
 
 
 def _instance_call(instance: Instance) -> str:
