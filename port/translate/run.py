@@ -112,16 +112,29 @@ def _fill(net: CaffeNet, asked: TranslateSettings) -> list[str]:
         check_finite(source, asked.weights)
         return net.copy_weights(source, str(asked.weights))
     generator = torch.Generator().manual_seed(asked.seed)
+    norms = [layer for layer in net.layers if layer.plan.type == "BatchNorm"]
     with torch.no_grad():
         for layer in net.layers:
             blobs = layer.blobs
-            if layer.plan.type == "BatchNorm":
-                for blob, (least, most) in zip(blobs, ((-0.1, 0.1), (0.9, 1.1), (1, 1)), strict=True):
-                    blob.uniform_(least, most, generator=generator)
-            elif blobs and not blobs[0].any():
+            if blobs and layer not in norms and not blobs[0].any():
                 fan_in = max(blobs[0][0].numel(), 1) if blobs[0].ndim else 1
                 blobs[0].normal_(0, (2 / fan_in) ** 0.5, generator=generator)
+        hooks = [layer.register_forward_pre_hook(_take_statistics) for layer in norms]
+        if hooks:
+            inputs = drawn_inputs(net.plan, None, asked.seed)
+            net.run({i: torch.from_numpy(inputs[net.plan.blobs[i]]) for i in net.plan.inputs})
+        for hook in hooks:
+            hook.remove()
     return []
+
+
+def _take_statistics(layer: torch.nn.Module, bottoms: tuple[torch.Tensor, ...]) -> None:
+    """Make a BatchNorm's statistics those of what it is about to get, no channel's variance far below the others'."""
+    (x,) = bottoms
+    variance, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
+    variance = variance + 0.1 * x.square().mean() + 1e-3
+    for blob, value in zip(layer.blobs, (mean, variance, torch.ones(1)), strict=True):
+        blob.copy_(value)
 
 
 def _header(
@@ -251,7 +264,10 @@ def _print(
     worst = max(found, key=lambda blob: blob.share, default=None)
     told = f', worst "{worst.blob}" {worst.share:.1e} of its maximum' if worst else ""
     if asked.weights is None:
-        console.print("No weights given: they are random, by the fillers where the prototxt has them.")
+        console.print(
+            "No weights given: they are random, by the fillers where the prototxt has them; BatchNorm's statistics are "
+            "those of random inputs."
+        )
     console.print(
         f"{asked.out}/model.py: {len(written.text.splitlines())} lines; {len(found)} blobs within "
         f"{TOLERANCE:.0e} of CaffeNet's{told}",

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -436,7 +436,7 @@ def _statement(start: str, expression: str, indent: int, comment: str = "") -> l
 
 def _exploded(start: str, expression: str, indent: int, end: str) -> list[str]:
     """An expression of a call, a list or a dict, one part on each line."""
-    opening = re.match(r"[\w.]*[(\[{]", expression)
+    opening = re.match(r'(?:"[^"]*": )?[\w.]*[(\[{]', expression)
     if not opening or _closing(expression, opening.end() - 1) != len(expression) - 1:
         return [start + expression + end]
     lines = [start + opening.group()]
@@ -450,28 +450,31 @@ def _exploded(start: str, expression: str, indent: int, end: str) -> list[str]:
 
 
 def _closing(text: str, start: int) -> int:
-    depth = 0
-    for i in range(start, len(text)):
-        depth += (text[i] in "([{") - (text[i] in ")]}")
-        if depth == 0:
-            return i
-    return -1
+    """Where the bracket at `start` is closed."""
+    return next((i for i, depth in _depths(text) if i > start and depth == 0), -1)
 
 
 def _parts(text: str) -> list[str]:
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    return [part.strip() for part in parts if part.strip()]
+    """What commas outside of brackets and strings part."""
+    cuts = [i for i, depth in _depths(text) if depth == 0 and text[i] == ","]
+    pieces = [text[a + 1 : b] for a, b in zip([-1, *cuts], [*cuts, len(text)], strict=True)]
+    return [piece.strip() for piece in pieces if piece.strip()]
+
+
+def _depths(text: str) -> Iterator[tuple[int, int]]:
+    """(place, how many brackets are open behind it) of what is not inside a string."""
+    depth, quoted = 0, False
+    for i, letter in enumerate(text):
+        if letter == '"' and text[i - 1 : i] != "\\":
+            quoted = not quoted
+        elif not quoted:
+            depth += (letter in "([{") - (letter in ")]}")
+            yield i, depth
 
 
 def _constant(name: str, value: object) -> list[str]:
-    text = "{" + ", ".join(f"{_quoted(k)}: {_quoted(v)}" for k, v in value.items()) + "}" if isinstance(value, dict) else _quoted(value)
-    return _statement(f"{name} = ", text, 0)
+    kind = ": dict[str, object]" if isinstance(value, dict) else ""
+    return _statement(f"{name}{kind} = ", _quoted(value), 0)
 
 
 def _quoted(value: object) -> str:
