@@ -138,7 +138,9 @@ def _best(items: Sequence[Line | Instance], kept: Collection[Value]) -> tuple[in
 
 def _token(item: Line | Instance) -> tuple | None:
     """What lines must have in common to be the same line of a block; None for what blocks do not hold."""
-    if isinstance(item, Instance) or any(op.rule.endswith("_loss") or op.rule == "accuracy" for op in item.ops):
+    if isinstance(item, Instance) or any(
+        op.rule.endswith("_loss") or op.rule == "accuracy" for op in item.ops
+    ):
         return None
     return tuple((op.text, _module_token(op)) for op in item.ops)
 
@@ -265,7 +267,9 @@ def _parameters(
             vector = tuple(row[i].module.slots[j].value for row in rows)
             if len(set(vector)) > 1:
                 kind = rows[0][i].module.slots[j].role
-                groups[vector, {"stride": "stride", "padding": "gap", "dilation": "gap"}.get(kind, "")].append((i, j))
+                groups[
+                    vector, {"stride": "stride", "padding": "gap", "dilation": "gap"}.get(kind, "")
+                ].append((i, j))
     names = Names()
     parameters: dict[str, list[object]] = {}
     of_slot = {}
@@ -314,13 +318,16 @@ def _what_it_is(instance: Instance) -> tuple[str, str]:
         for op in ops
         if op.module and "Conv" in op.module.kind
     ]
-    tail = [op for op in instance.lines[-1].ops if not op.follows][0]
+    tail = next(op for op in instance.lines[-1].ops if not op.follows)
     depthwise = any(map(_is_depthwise, ops))
     squeezes = "Sigmoid" in kinds and any("keepdim" in op.text for op in ops)
     se = "SE" if squeezes else ""
     if tail.types[0] == "Eltwise" and "+" in tail.text:
         if depthwise:
-            return "An inverted residual: a depthwise convolution between two 1x1, plus the input.", "InvertedResidual"
+            return (
+                "An inverted residual: a depthwise convolution between two 1x1, plus the input.",
+                "InvertedResidual",
+            )
         shortcut = inputs[0] in tail.reads
         how = "plus the input" if shortcut else "plus a projection of the input"
         prefix = se + ("" if shortcut else "Projected")
@@ -341,4 +348,3 @@ def _what_it_is(instance: Instance) -> tuple[str, str]:
     if depthwise:
         return "A depthwise convolution, then one of 1x1.", "SeparableConv"
     return "A block that the net repeats.", "Block"
-

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,17 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Compared:
-    """One blob: how far the model's is from CaffeNet's, and CaffeNet's largest magnitude."""
+    """One blob: how far the model's is from CaffeNet's, and CaffeNet's largest magnitude.
+
+    Attributes:
+        errors: where some blob is out, the model's own and CaffeNet's, against CaffeNet in float64.
+    """
 
     blob: str
     shape: Shape
     difference: float
     largest: float
+    errors: tuple[float, float] | None = None
 
     @property
     def share(self) -> float:
@@ -34,10 +39,15 @@ class Compared:
 
     @property
     def within(self) -> bool:
-        return self.share <= TOLERANCE
+        """Near enough, or as near to the truth as CaffeNet itself: rounding that a net enlarges is no fault."""
+        if self.share <= TOLERANCE or self.errors is None:
+            return self.share <= TOLERANCE
+        return self.errors[0] <= 1.5 * self.errors[1] + 1e-7 * self.largest
 
 
-def load_model(text: str, class_name: str, state: Mapping[str, np.ndarray], train: bool, **names: Any) -> nn.Module:
+def load_model(
+    text: str, class_name: str, state: Mapping[str, np.ndarray], train: bool, **names: Any
+) -> nn.Module:
     """The model that the text defines, its weights loaded; in training its dropouts let everything through."""
     module = types.ModuleType("translated_model")
     module.__dict__.update(names)
@@ -69,8 +79,7 @@ def compare(
         net: with exact gradients, its dropouts as `without_dropout` makes them.
     """
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    values = net.run({i: tensors[net.plan.blobs[i]] for i in net.plan.inputs})
-    named = {name: values[i] for i, name in enumerate(net.plan.blobs) if i in values}
+    named = _blobs(net, tensors)
     seen: list[Sequence[Tensor]] = []
 
     def watch(result: Any) -> Any:
@@ -79,13 +88,31 @@ def compare(
 
     model = load_model(written.watched, class_name, written.state, net.plan.phase == 0, _seen=watch)
     model(*tensors.values())
-    found = []
-    for makes, results in zip(written.order, seen, strict=True):
-        for value, result in zip(makes, results, strict=True):
-            if graph.blobs.get(value.blob) is value:
-                due = named[value.blob]
-                ours = result.reshape(due.shape)
-                difference = (ours.double() - due.double()).abs().max().item() if due.numel() else 0.0
-                largest = due.abs().max().item() if due.numel() else 0.0
-                found.append(Compared(value.blob, tuple(due.shape), difference, largest))
+    pairs = [
+        (value, result)
+        for makes, results in zip(written.order, seen, strict=True)
+        for value, result in zip(makes, results, strict=True)
+    ]
+    ours = {value.blob: result for value, result in pairs if graph.blobs.get(value.blob) is value}
+    found = [
+        Compared(name, tuple(named[name].shape), _distance(result, named[name]), _distance(named[name]))
+        for name, result in ours.items()
+    ]
+    if not all(blob.within for blob in found):
+        truth = _blobs(net.double(), {name: tensor.double() for name, tensor in tensors.items()})
+        found = [
+            replace(blob, errors=tuple(_distance(x[blob.blob], truth[blob.blob]) for x in (ours, named)))
+            for blob in found
+        ]
     return found, {name: named[name] for name in graph.outputs}
+
+
+def _blobs(net: CaffeNet, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    values = net.run({i: inputs[net.plan.blobs[i]] for i in net.plan.inputs})
+    return {net.plan.blobs[i]: value for i, value in values.items()}
+
+
+def _distance(a: Tensor, b: Tensor | None = None) -> float:
+    """The largest difference, or, of one, the largest magnitude."""
+    difference = a.double() if b is None else a.double().reshape(b.shape) - b.double()
+    return difference.abs().max().item() if a.numel() else 0.0

@@ -131,9 +131,9 @@ class _Builder:
             owners = {param.owner[0] for param in module.tied.values()}
             owner = self.modules.get(min(owners))
             places = [param.owner[1] for param in module.tied.values()]
-            if len(owners) == 1 and owner and places == list(range(len(places))):
-                if (owner.kind, owner.slots) == (module.kind, module.slots):
-                    return owner
+            alike = owner and (owner.kind, owner.slots) == (module.kind, module.slots)
+            if alike and len(owners) == 1 and places == list(range(len(places))):
+                return owner
         if module.tied:
             raise InputError(
                 "it shares some of another layer's weights, not the whole layer: that has no counterpart here"
@@ -159,7 +159,9 @@ class _Builder:
         module = batch_norm(norm, layer, reads[0].shape)
         text = before.text
         makes = [Value(self.plan.blobs[layer.tops[0]], reads[0].shape)]
-        self._keep(Op((norm, layer), text, before.reads, makes, module, module_rule(module), True), layer.tops)
+        self._keep(
+            Op((norm, layer), text, before.reads, makes, module, module_rule(module), True), layer.tops
+        )
         return True
 
     def _read_again(self, norm: LayerPlan, scale: LayerPlan) -> bool:

@@ -1,7 +1,6 @@
 """Names of Caffe as identifiers of Python."""
 
 import keyword
-import os
 import re
 from collections.abc import Iterable, Sequence
 
@@ -40,9 +39,15 @@ class Names:
         return name
 
 
+def _common_start(texts: Sequence[str]) -> str:
+    least, greatest = min(texts), max(texts)
+    same = next((i for i, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b), None)
+    return least[:same]
+
+
 def common_prefix(names: Sequence[str]) -> str:
     """The start that all names have in common, up to where a word ends."""
-    prefix = os.path.commonprefix(list(names))
+    prefix = _common_start(names)
     if not all(
         len(name) == len(prefix) or not (name[len(prefix)].isalnum() and prefix[-1:].isalnum())
         for name in names
@@ -53,9 +58,9 @@ def common_prefix(names: Sequence[str]) -> str:
 
 def without_what_differs(names: Sequence[str]) -> str:
     """What all names start and end with: "res2a_branch2b", "res3a_branch2b" → "res_branch2b"."""
-    start = os.path.commonprefix(list(names))
+    start = _common_start(names)
     rest = [name[len(start) :] for name in names]
-    end = os.path.commonprefix([text[::-1] for text in rest])[::-1]
+    end = _common_start([text[::-1] for text in rest])[::-1]
     if all(text.removesuffix(end).isdigit() for text in rest):
         end = re.sub(r"^[a-z](?=[_/])", "", end)
     return start + end

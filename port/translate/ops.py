@@ -22,7 +22,7 @@ from prototxt.layers.declare import Shape, legacy_shape
 from prototxt.layers.inputs import dummy_fillers
 from prototxt.layers.interp import interp_sizes
 from prototxt.layers.reshaping import crop_starts
-from prototxt.layers.windows import canonical_axis, convolution_window, pooled_sizes, pooling_window
+from prototxt.layers.windows import canonical_axis, convolution_window, pooling_window
 from prototxt.plan import LayerPlan, ParamPlan
 from runtime.python_layer import literal_params
 
@@ -183,7 +183,9 @@ def _convolution(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     axis = canonical_axis(param.axis, len(shape))
     spatial = len(shape) - axis - 1
     if axis != 1 or not 1 <= spatial <= 3:
-        raise InputError(f"{layer.type} over {spatial} axes from axis {axis} on has no counterpart in PyTorch")
+        raise InputError(
+            f"{layer.type} over {spatial} axes from axis {axis} on has no counterpart in PyTorch"
+        )
     window = convolution_window(param, spatial)
     transposed = layer.type == "Deconvolution"
     slots = [
@@ -362,7 +364,9 @@ for _type, _text in {
 @translates("Swish")
 def _swish(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     beta = layer.param.swish_param.beta
-    return _activation("F.silu({0})") if beta == 1 else Expression(f"{{0}} * torch.sigmoid({number(beta)} * {{0}})", infix=True)
+    if beta == 1:
+        return _activation("F.silu({0})")
+    return Expression(f"{{0}} * torch.sigmoid({number(beta)} * {{0}})", infix=True)
 
 
 @translates("Threshold")
@@ -567,7 +571,9 @@ def _reduction(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     }.get(param.operation, "{0}")
     how = "mean" if param.operation == ReductionParameter.MEAN else "sum"
     text = f"{rows}.flatten({axis}).{how}(-1)"
-    return Expression(text + (f" * {number(param.coeff)}" if param.coeff != 1 else ""), infix=param.coeff != 1)
+    return Expression(
+        text + (f" * {number(param.coeff)}" if param.coeff != 1 else ""), infix=param.coeff != 1
+    )
 
 
 @translates("ArgMax")
@@ -590,7 +596,9 @@ def _batch_reindex(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 def _dummy_data(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     fillers = dummy_fillers(layer.param, len(layer.tops))
     if len(layer.tops) > 1 or fillers[0].type != "constant":
-        raise InputError("DummyData that draws its values, or has several tops, has no counterpart in PyTorch")
+        raise InputError(
+            "DummyData that draws its values, or has several tops, has no counterpart in PyTorch"
+        )
     return Expression(f"torch.full({tuple(layer.declared.tops[0])}, {number(fillers[0].value)})")
 
 

@@ -5,7 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def max_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int]) -> Tensor:
+def max_pool(
+    x: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+) -> Tensor:
     """Max pooling with Caffe's sizes: rounded up, for any padding and stride."""
     sizes, far = caffe_sizes(x, kernel, stride, pad)
     least = torch.finfo(torch.float32).min
@@ -13,18 +18,27 @@ def max_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pad: t
     return F.max_pool2d(x, kernel, stride)[:, :, : sizes[0], : sizes[1]]
 
 
-def average_pool(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int]) -> Tensor:
-    """Average pooling with Caffe's sizes and divisor: the window within the padded map."""
+def average_pool(
+    x: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
+) -> Tensor:
+    """Average pooling with Caffe's sizes: over the window within the padded map."""
     sizes, far = caffe_sizes(x, kernel, stride, pad)
-    inside = F.pad(torch.ones_like(x[:1, :1]), (pad[1], pad[1], pad[0], pad[0]), value=1)
+    near = (pad[1], pad[1], pad[0], pad[0])
     extra = (0, max(far[1] - pad[1], 0), 0, max(far[0] - pad[0], 0))
-    counts = F.avg_pool2d(F.pad(inside, extra), kernel, stride, divisor_override=1)
-    x = F.pad(x, (pad[1], max(far[1], pad[1]), pad[0], max(far[0], pad[0])))
-    return (F.avg_pool2d(x, kernel, stride, divisor_override=1) / counts)[:, :, : sizes[0], : sizes[1]]
+    counted = F.pad(F.pad(torch.ones_like(x[:1, :1]), near, value=1), extra)
+    counts = F.avg_pool2d(counted, kernel, stride, divisor_override=1)
+    sums = F.avg_pool2d(F.pad(F.pad(x, near), extra), kernel, stride, divisor_override=1)
+    return (sums / counts)[:, :, : sizes[0], : sizes[1]]
 
 
 def caffe_sizes(
-    x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], pad: tuple[int, int]
+    x: Tensor,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    pad: tuple[int, int],
 ) -> tuple[list[int], list[int]]:
     """Height and width after pooling, and the padding behind the map that they need."""
     sizes, far = [], []
@@ -77,27 +91,43 @@ def attention(scores: Tensor, labels: Tensor) -> Tensor:
     return torch.where(labelled, (positive - low) / span, 0.0).amax(1, keepdim=True)
 
 
-def c_relu(features: Tensor, scores: Tensor, labels: Tensor, high: float, low: float) -> Tensor:
-    """SeeNet's C-ReLU: erases where attention is above `high`, negates where it is below `low`."""
+def c_relu(
+    features: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    high: float,
+    low: float,
+) -> Tensor:
+    """SeeNet's C-ReLU: erases where attention is above `high`, negates below `low`."""
     where = attention(scores, labels)
     features = torch.where(where > high, 0.0, features)
     return torch.where(where < low, -features, features)
 
 
-def background_mask(features: Tensor, scores: Tensor, labels: Tensor, threshold: float) -> Tensor:
+def background_mask(
+    features: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    threshold: float,
+) -> Tensor:
     """Keeps the features where attention is below the threshold."""
     return torch.where(attention(scores, labels) < threshold, features, 0.0)
 
 
 def softmax_loss(
-    scores: Tensor, labels: Tensor, axis: int, ignored: int | None, normalization: str
+    scores: Tensor,
+    labels: Tensor,
+    axis: int,
+    ignored: int | None,
+    normalization: str,
 ) -> Tensor:
     """Cross-entropy over `axis`, summed and divided by what `normalization` counts."""
     logs = F.log_softmax(scores, axis).movedim(axis, -1).flatten(0, -2)
     numbers = labels.detach().long().flatten()
     skipped = -(1 << 40) if ignored is None else ignored
     losses = F.nll_loss(logs, numbers, ignore_index=skipped, reduction="none")
-    losses = losses + (losses.clamp(max=87.33654) - losses).detach()  # -log(FLT_MIN); the gradient goes on
+    # At most -log(FLT_MIN), and the gradient goes on.
+    losses = losses + (losses.clamp(max=87.33654) - losses).detach()
     counts = {
         "VALID": int((numbers != skipped).sum()),
         "FULL": numbers.numel(),
@@ -107,11 +137,18 @@ def softmax_loss(
     return losses.sum() / max(counts[normalization], 1)
 
 
-def sigmoid_loss(scores: Tensor, targets: Tensor, ignored: int | None, normalization: str) -> Tensor:
-    """Cross-entropy of sigmoid(scores), summed and divided by what `normalization` counts."""
+def sigmoid_loss(
+    scores: Tensor,
+    targets: Tensor,
+    ignored: int | None,
+    normalization: str,
+) -> Tensor:
+    """Cross-entropy of sigmoid(scores), over what `normalization` counts."""
     targets = targets.detach().reshape(scores.shape)
     losses = F.binary_cross_entropy_with_logits(scores, targets, reduction="none")
-    counted = torch.ones_like(targets) if ignored is None else (targets.trunc() != ignored).to(targets)
+    counted = torch.ones_like(targets)
+    if ignored is not None:
+        counted = (targets.trunc() != ignored).to(targets)
     counts = {
         "VALID": int(counted.sum()),
         "FULL": scores.numel(),
@@ -127,7 +164,7 @@ def euclidean_loss(a: Tensor, b: Tensor) -> Tensor:
 
 
 def hinge_loss(scores: Tensor, labels: Tensor, squared: bool) -> Tensor:
-    """What scores lack to a margin of 1, the label's above 0, the others below, per image."""
+    """What scores lack to a margin of 1, the label's above, the others' below 0."""
     scores = scores.flatten(1)
     numbers = labels.detach().long().flatten()[: scores.shape[0], None]
     signs = torch.ones_like(scores).scatter(1, numbers, -1.0)
@@ -136,7 +173,7 @@ def hinge_loss(scores: Tensor, labels: Tensor, squared: bool) -> Tensor:
 
 
 def contrastive_loss(a: Tensor, b: Tensor, similar: Tensor, margin: float) -> Tensor:
-    """Half the squared distance of similar pairs; of the others, half its squared lack to `margin`."""
+    """Half the squared distance of similar pairs; of others, half its lack, squared."""
     squares = (a - b.reshape(a.shape)).flatten(1).square().sum(1)
     alike = similar.detach().flatten()[: a.shape[0]].trunc() != 0
     distances = squares.clamp(min=1e-12).sqrt()
@@ -144,11 +181,19 @@ def contrastive_loss(a: Tensor, b: Tensor, similar: Tensor, margin: float) -> Te
     return torch.where(alike, squares, apart).sum() / a.shape[0] / 2
 
 
-def accuracy(scores: Tensor, labels: Tensor, axis: int, top_k: int, ignored: int | None) -> Tensor:
-    """The share of labels that are among the `top_k` scores; a score equal to the label's counts against it."""
+def accuracy(
+    scores: Tensor,
+    labels: Tensor,
+    axis: int,
+    top_k: int,
+    ignored: int | None,
+) -> Tensor:
+    """The share of labels among the `top_k` scores; equal scores count against them."""
     scores = scores.detach().movedim(axis, -1).flatten(0, -2)
     numbers = labels.detach().long().flatten()
-    counted = torch.ones_like(numbers) if ignored is None else (numbers != ignored).long()
+    counted = torch.ones_like(numbers)
+    if ignored is not None:
+        counted = (numbers != ignored).long()
     right = scores.gather(1, (numbers * counted)[:, None])
     hits = counted * ((scores >= right).sum(1) <= top_k)
     return hits.sum().to(scores.dtype) / counted.sum().clamp(min=1)
@@ -180,10 +225,11 @@ class Bias(nn.Module):
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """Normalises by the stored statistics in training too: Caffe's `use_global_stats`."""
+    """Normalises by stored statistics in training too: Caffe's `use_global_stats`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        mean, variance = self.running_mean, self.running_var
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
 
 
 USES = {

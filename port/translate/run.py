@@ -52,9 +52,7 @@ def run_translate(asked: TranslateSettings) -> bool:
     class_name = _class_name(asked, net.plan.name)
     skipped = _fill(net, asked)
     header = _header(asked, read, net, graph, class_name)
-    blobs = {
-        layer.plan.index: [blob.detach().numpy().copy() for blob in layer.blobs] for layer in net.layers
-    }
+    blobs = {layer.plan.index: [blob.detach().numpy().copy() for blob in layer.blobs] for layer in net.layers}
     written = write_model(graph, header, blobs)
     inputs, found, outputs = _compared(net, graph, written, class_name, asked.seed)
     out = [blob for blob in found if not blob.within]
@@ -129,10 +127,13 @@ def _fill(net: CaffeNet, asked: TranslateSettings) -> list[str]:
 
 
 def _take_statistics(layer: torch.nn.Module, bottoms: tuple[torch.Tensor, ...]) -> None:
-    """Make a BatchNorm's statistics those of what it is about to get, no channel's variance far below the others'."""
+    """Make a BatchNorm's statistics such that what it is about to get comes out with a mean square near 1.
+
+    A tenth of the channels' own means: with all of it, a deep net of random weights would enlarge rounding errors.
+    """
     (x,) = bottoms
-    variance, mean = torch.var_mean(x, (0, *range(2, x.ndim)), correction=0)
-    variance = variance + 0.1 * x.square().mean() + 1e-3
+    mean = 0.1 * x.mean((0, *range(2, x.ndim)))
+    variance = x.square().mean().clamp(min=1e-3).expand_as(mean)
     for blob, value in zip(layer.blobs, (mean, variance, torch.ones(1)), strict=True):
         blob.copy_(value)
 
@@ -142,7 +143,9 @@ def _header(
 ) -> Header:
     name = net.plan.name or asked.prototxt.stem
     kinds = "the training net" if asked.train else "the net"
-    summary = f"{_plain(name)}: {', '.join(map(_plain, graph.inputs))} to {', '.join(map(_plain, graph.outputs))}."
+    summary = (
+        f"{_plain(name)}: {', '.join(map(_plain, graph.inputs))} to {', '.join(map(_plain, graph.outputs))}."
+    )
     if len(summary) > 78:
         summary = f"{_plain(name)[:60]}: {len(graph.inputs)} inputs, {len(graph.outputs)} outputs."
     title = f"{_plain(name)[:40]}, {kinds} of {_plain(asked.prototxt.name)[:30]}."
@@ -266,7 +269,7 @@ def _print(
     if asked.weights is None:
         console.print(
             "No weights given: they are random, by the fillers where the prototxt has them; BatchNorm's statistics are "
-            "those of random inputs."
+            "such that activations stay near 1."
         )
     console.print(
         f"{asked.out}/model.py: {len(written.text.splitlines())} lines; {len(found)} blobs within "

@@ -11,7 +11,7 @@ from port.translate import rules
 from port.translate.blocks import Block, Instance, Line, lines_of, with_blocks
 from port.translate.graph import Graph
 from port.translate.names import Names, common_prefix, identifier
-from port.translate.ops import Module, Op, Slot, Value
+from port.translate.ops import Module, Slot, Value
 
 WIDTH = 88
 """Of a line: what the usual formatters take."""
@@ -137,14 +137,13 @@ class _Writer:
         for i, (op, local) in enumerate(zip(first.ops, block.modules, strict=True)):
             if op.module:
                 slots = [
-                    (slot, block.of_slot.get((i, j)) or repr(slot.value)) for j, slot in enumerate(op.module.slots)
+                    (slot, block.of_slot.get((i, j)) or repr(slot.value))
+                    for j, slot in enumerate(op.module.slots)
                 ]
                 made += _statement(f"self.{local} = ", _call(op.module.kind, slots), 8)
         numbers = {op: i for i, op in enumerate(first.ops)}
         names = Names(self.functions)
-        values = {value: "x" for value in first.inputs} if len(first.inputs) == 1 else {}
-        if not values:
-            values = {v: names.give(n) for v, n in zip(first.inputs, ("x", "y"), strict=False)}
+        values = {v: names.give(n) for v, n in zip(first.inputs, ("x", "y"), strict=False)}
         wanted = {line.makes[0]: block.values[numbers[line.ops[-1]]] for line in first.lines}
         modules = {op.module: block.modules[numbers[op]] for op in first.ops if op.module}
         body = self._body(
@@ -220,9 +219,7 @@ class _Writer:
                     "                layer.requires_grad_(False)  # lr_mult: 0",
                 ]
         whole = list(frozen.values())
-        single = [
-            f"{path}.{name}" for m, path in paths for name in m.frozen if _learned(m) != set(m.frozen)
-        ]
+        single = [f"{path}.{name}" for m, path in paths for name in m.frozen if _learned(m) != set(m.frozen)]
         for names, get in ((whole, "get_submodule"), (single, "get_parameter")):
             if names:
                 line = f"        for name in {_quoted(names)}:"
@@ -308,7 +305,7 @@ class _Writer:
         last_use: Mapping[Value, int],
         outputs: Sequence[Value],
     ) -> str | None:
-        """"x" or "y", if statement `i` makes what only the next one reads and one of them is free."""
+        """ "x" or "y", if statement `i` makes what only the next one reads and one of them is free."""
         if len(makes) != 1 or last_use.get(makes[0], i) > i + 1 or (len(outputs) > 1 and makes[0] in outputs):
             return None
         busy = {name for value, name in known.items() if last_use.get(value, -1) > i}
