@@ -120,7 +120,7 @@ def complete_inputs(
     if unknown:
         raise InputError(f'{where}: has no input "{unknown[0]}", but {", ".join(net.inputs)}')
     generator = np.random.RandomState(seed)
-    labels = _label_inputs(plan)
+    labels = label_inputs(plan)
     inputs = {}
     for name in sorted(net.inputs, key=lambda name: name in labels):  # a label's shape may hang on the others
         if name in given:
@@ -144,7 +144,7 @@ def _label_shape(net: Any, plan: Plan, label: str) -> tuple[int, ...]:
     return num, 1, 1, classes
 
 
-def _label_inputs(plan: Plan) -> list[str]:
+def label_inputs(plan: Plan) -> list[str]:
     """Inputs that are called "label", or read where layers expect labels, markers or indices."""
     names = unsplit(plan, plan.blobs)
     read_so = {mask.label for mask in masks_of(plan)}
