@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
+from prototxt.alignment import align
 from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec, Phase
 from prototxt.errors import InputError
 from prototxt.layers.declare import (
@@ -21,6 +22,7 @@ from prototxt.layers.declare import (
     LayerType,
     Shape,
     Shapes,
+    Weight,
     checked,
     declared,
     text,
@@ -232,6 +234,10 @@ def plan_net(
                 layer = LayerParameter()
                 layer.CopyFrom(original)
                 layers.append((layer, place))
+    for i, (layer, place) in enumerate(layers):
+        if layer.type == "AutoCrop":
+            with place.errors():
+                align(layer, [earlier for earlier, _ in layers[:i]])
     builder = _Builder(phase, set_up)
     for layer, place in _with_splits(layers):
         with place.errors():
@@ -365,7 +371,7 @@ class _Builder:
         loss_weights = _loss_weights(layer, kind, len(tops))
         shapes = tuple(self.shapes[b] for b in bottoms)
         made = self._made(layer, bottoms, tops, shapes)
-        params = self._params(layer, kind, len(made.weights))
+        params = self._params(layer, made.weights)
         needs_backward |= any(param.needs_gradient for param in params)
         if needs_backward:
             for top in tops:
@@ -385,7 +391,7 @@ class _Builder:
                 place,
             )
         )
-        _set_what_set_up_sets(layer, kind, loss_weights, len(params))
+        _set_what_set_up_sets(layer, loss_weights, made.weights)
 
     def _made(
         self, layer: LayerParameter, bottoms: list[int], tops: list[int], shapes: tuple[Shape, ...]
@@ -509,13 +515,14 @@ class _Builder:
         self.blob_needs_backward.append(False)
         return len(self.blobs) - 1
 
-    def _params(self, layer: LayerParameter, kind: LayerType, count: int) -> list[ParamPlan]:
+    def _params(self, layer: LayerParameter, weights: Sequence[Weight]) -> list[ParamPlan]:
+        count = len(weights)
         if len(layer.param) > count:
             raise InputError(
                 f"{len(layer.param)} param entries for {count} weight blobs: remove the extra ones"
             )
         params = []
-        for i in range(count):
+        for i, weight in enumerate(weights):
             spec = layer.param[i] if i < len(layer.param) else ParamSpec()
             here = (len(self.layers), i)
             owner = self.owners.setdefault(spec.name, here) if spec.name else here
@@ -526,8 +533,8 @@ class _Builder:
                 ParamPlan(
                     name=spec.name,
                     owner=None if owner == here else owner,
-                    lr_mult=shared.lr_mult if kind.learned else 0,
-                    decay_mult=shared.decay_mult,
+                    lr_mult=0 if "lr_mult" in weight.fixed else shared.lr_mult,
+                    decay_mult=0 if "decay_mult" in weight.fixed else shared.decay_mult,
                     needs_gradient=spec.lr_mult != 0,
                     permissive=spec.share_mode == ParamSpec.PERMISSIVE,
                 )
@@ -583,7 +590,8 @@ def _check_in_place(
 
 
 def _loss_weights(layer: LayerParameter, kind: LayerType, tops: int) -> tuple[float, ...]:
-    weights = list(layer.loss_weight) or ([1.0] if kind.loss else [0.0] * tops)
+    weighted = kind.loss and not kind.own_weight(layer)
+    weights = list(layer.loss_weight) or ([1.0] if weighted else [0.0] * tops)
     if len(weights) != tops:
         raise InputError(
             f"{len(weights)} loss_weight for {tops} tops: give one for each (0 for a top that is not a loss)"
@@ -592,10 +600,13 @@ def _loss_weights(layer: LayerParameter, kind: LayerType, tops: int) -> tuple[fl
 
 
 def _set_what_set_up_sets(
-    layer: LayerParameter, kind: LayerType, loss_weights: tuple[float, ...], weights: int
+    layer: LayerParameter, loss_weights: tuple[float, ...], weights: Sequence[Weight]
 ) -> None:
     """Put into the message what Caffe's layers put into theirs while they are set up, and save with it."""
     if any(loss_weights) and not layer.loss_weight:
         layer.loss_weight.append(1)
-    if not kind.learned:
-        layer.param.extend(ParamSpec(lr_mult=0) for _ in range(len(layer.param), weights))
+    if any(weight.fixed for weight in weights):
+        layer.param.extend(ParamSpec() for _ in range(len(layer.param), len(weights)))
+    for i, weight in enumerate(weights):
+        for name in weight.fixed:
+            setattr(layer.param[i], name, 0)

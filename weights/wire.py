@@ -37,8 +37,13 @@ _DATA, _DIFF = field_number(BlobProto, "data"), field_number(BlobProto, "diff")
 _DOUBLE_DATA, _DOUBLE_DIFF = field_number(BlobProto, "double_data"), field_number(BlobProto, "double_diff")
 
 
-def take(message: memoryview, numbers: Collection[int]) -> tuple[bytes, list[tuple[int, memoryview]]]:
+def take(
+    message: memoryview, numbers: Collection[int], keep: Collection[int] | None = None
+) -> tuple[bytes, list[tuple[int, memoryview]]]:
     """Take the length-delimited fields `numbers` out of a message.
+
+    Args:
+        keep: the fields that the rest is made of; None: all others.
 
     Returns:
         The rest of the message, serialised, and (field number, contents) of each field taken, as views.
@@ -50,7 +55,7 @@ def take(message: memoryview, numbers: Collection[int]) -> tuple[bytes, list[tup
     for number, wire_type, start, content, stop in _fields(message):
         if number in numbers and wire_type == _LENGTH:
             taken.append((number, message[content:stop]))
-        else:
+        elif keep is None or number in keep:
             rest += message[start:stop]
     return bytes(rest), taken
 

@@ -48,3 +48,12 @@ def filter_(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     if any(shape[:1] != selector[:1] for shape in filtered):
         raise InputError(f"all bottoms must have the selector's {selector[0]} items")
     return Declared(filtered)
+
+
+@layer_type("LabelSpecificAdd", bottoms=(2, 2), tops=(1, 2))
+def label_specific_add(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """happynear's: `bias` is added to the score of each item's label. A second top has the bias."""
+    scores, labels = shapes
+    if math.prod(labels) < scores[0]:
+        raise InputError(f"give one label for each item of {text(scores)}, not {text(labels)}")
+    return Declared([scores, (1,)][:tops])

@@ -82,9 +82,18 @@ class _Convolving(Layer):
         return matrix.reshape(self.groups, len(matrix) // self.groups, matrix.shape[-1])
 
 
-@layer("Convolution")
+@layer("Convolution", "DepthwiseConvolution")
 class Convolution(_Convolving):
     """Cross-correlation over any number of spatial axes, with groups and dilation."""
+
+
+@layer("ConvolutionDepthwise")
+class ConvolutionDepthwise(_Convolving):
+    """Cross-correlation of each channel with a kernel of its own; `axis`, `group` and `num_output` are not read."""
+
+    def set_up(self) -> None:
+        self.axis, self.window = 1, convolution_window(self.param.convolution_param, 2)
+        self.groups = self.plan.bottom_shapes[0][1]
 
 
 @layer("Deconvolution")

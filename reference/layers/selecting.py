@@ -67,3 +67,34 @@ class Filter(Layer):
         for diff, top_diff in zip(diffs, top_diffs, strict=True):
             diff[self.chosen] = top_diff
         return [*diffs, None]
+
+
+@layer("LabelSpecificAdd")
+class LabelSpecificAdd(Layer):
+    """Adds `bias` to each item's score for its label, where that is above -bias; in TRAIN only.
+
+    `transform_test` changes nothing, as in happynear's code, which asks for TRAIN as well. With `bias_base` the
+    bias follows the number of passes.
+    """
+
+    def set_up(self) -> None:
+        self.iteration = self.param.label_specific_add_param.iteration
+        self.bias = self.dtype.type(self.param.label_specific_add_param.bias)
+
+    def run(self, scores: np.ndarray, labels: np.ndarray) -> list[np.ndarray | None]:
+        param = self.param.label_specific_add_param
+        if self.phase != 0:
+            return [scores, None][: len(self.plan.tops)]
+        if param.HasField("bias_base"):
+            grown = param.bias_base + (1 + param.bias_gamma * self.iteration) ** param.bias_power - 1
+            self.bias = self.dtype.type(min(max(grown, param.bias_min), param.bias_max))
+            self.iteration += 1
+        rows = scores.reshape(len(scores), -1).copy()
+        index, _ = class_indices(labels.reshape(-1)[: len(rows)], rows.shape[1])
+        items = np.arange(len(rows))
+        own = rows[items, index]
+        rows[items, index] = np.where(own > -self.bias, own + self.bias, own)
+        return [rows.reshape(scores.shape), self.bias][: len(self.plan.tops)]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        return [top_diffs[0], None]
