@@ -372,7 +372,8 @@ class _Runner:
         nets = [self.net("reference", dtype=dtype) for dtype in (np.float64, np.float32)]
         for net in nets:
             self.feed("reference", net)
-        return Alone(self.plan, *nets, truth.sources)
+        exact, rough = nets
+        return Alone(self.plan, exact, rough, truth.sources)
 
     def alone(self, blobs: Mapping[str, np.ndarray]) -> dict[str, float]:
         """How far each blob is from what float64 makes of the bottoms in `blobs`, layer by layer.

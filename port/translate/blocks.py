@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from port.translate.graph import Graph
 from port.translate.names import Names, identifier, without_what_differs
@@ -272,7 +273,7 @@ def _parameters(
                 ].append((i, j))
     names = Names()
     parameters: dict[str, list[object]] = {}
-    of_slot = {}
+    of_slot: dict[tuple[int, int], str] = {}
     last = _last_weighted(first)
     outs = [places for (_, kind), places in groups.items() if not kind]
     for (vector, _), places in groups.items():
@@ -313,7 +314,7 @@ def _what_it_is(instance: Instance) -> tuple[str, str]:
     """A line that says what the block is, and a name for its class, both told by how it is made."""
     ops, inputs = instance.ops, instance.inputs
     kinds = [op.module.kind if op.module else op.types[0] for op in ops]
-    kernels = [
+    kernels: list[Any] = [
         next(slot.value for slot in op.module.slots if slot.role == "kernel")
         for op in ops
         if op.module and "Conv" in op.module.kind

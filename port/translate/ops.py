@@ -8,12 +8,14 @@ import numpy as np
 
 from port.layers.losses import ignored_label
 from prototxt.caffe_pb2 import (
+    BiasParameter,
     EltwiseParameter,
     HingeLossParameter,
     LossParameter,
     LRNParameter,
     PoolingParameter,
     ReductionParameter,
+    ScaleParameter,
 )
 from prototxt.errors import InputError
 from prototxt.layers.activations import log_of_base
@@ -280,7 +282,7 @@ def scale_of_batch_norm(layer: LayerPlan) -> bool:
     return layer.type == "Scale" and len(layer.bottoms) == 1 and param.bias_term and _per_channel(param)
 
 
-def _per_channel(param: object) -> bool:
+def _per_channel(param: ScaleParameter | BiasParameter) -> bool:
     return param.axis == 1 and param.num_axes == 1
 
 

@@ -101,7 +101,7 @@ def detection_output(layer: LayerParameter, shapes: Shapes, tops: int) -> Declar
             "from 0 on, or share_location: false"
         )
     loc_classes = 1 if param.share_location else param.num_classes
-    check_predictions(*shapes[:3], loc_classes, param.num_classes)
+    check_predictions(shapes[0], shapes[1], shapes[2], loc_classes, param.num_classes)
     return Declared([(1, 1, 1, 7)])
 
 

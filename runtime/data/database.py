@@ -3,7 +3,7 @@
 import logging
 import os
 import weakref
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import lmdb
@@ -80,7 +80,7 @@ class DatabaseImages:
         with self.environment.begin() as reading:
             for key, words in zip(*drawn, strict=True):
                 with naming(self._place(key)):
-                    image, label = self._image(reading.get(key))
+                    image, label = self._image(cast(bytes, reading.get(key)))
                     images.append(self.transformer(image, words))
                     labels.append(label)
         data = stack_images(images, self.items(drawn))

@@ -208,6 +208,7 @@ class DenseImages:
         self.param, self.palette_labels = param.dense_image_data_param, palette_labels
         self.size = self._pair("new_height", "new_width")
         self.crop = self._pair("crop_height", "crop_width")
+        self.shapes: list[tuple[int, ...]]
         self.factor = self.param.label_divide_factor
         if not self.param.batch_size:
             raise InputError("dense_image_data_param.batch_size: give 1 or more")

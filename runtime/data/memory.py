@@ -52,7 +52,7 @@ class MemoryImages:
     def load(self, drawn: slice) -> tuple[np.ndarray, ...]:
         assert self.data is not None  # draw has seen to it
         data, labels = self.data[drawn].astype(np.float32), self.labels[drawn].astype(np.float32)
-        sizes = np.broadcast_to(np.float32(data.shape[2:]), (len(data), 1, 1, 2))
+        sizes = np.broadcast_to(np.array(data.shape[2:], np.float32), (len(data), 1, 1, 2))
         return (data, labels, sizes.copy())[: len(self.shapes)]
 
     def items(self, drawn: slice) -> list[str]:

@@ -199,7 +199,7 @@ class PairTransformer(Transformer):
     The fork reads `scale_factors` but never hands them to the code that would draw one, and so trains at scale 1.
     """
 
-    unused = ("pad", "std_value")
+    unused: tuple[str, ...] = ("pad", "std_value")
 
     def __init__(self, param: TransformationParameter, phase: int, ignore_label: int):
         if param.HasField("mean_file"):
