@@ -274,7 +274,8 @@ class _Runner:
         seconds = time.perf_counter() - start
         if engine == "opencv":
             blobs = {name: _with_axes_of(truth.blobs[name], array) for name, array in blobs.items()}
-        return {**self.inputs, **blobs}, not_carried, seconds
+        inputs = {self.names[i]: self.inputs[self.plan.blobs[i]] for i in self.plan.inputs}
+        return {**inputs, **blobs}, not_carried, seconds
 
     def run_onnx(self, engine: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         try:
