@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "parity": (
         "parity_tests.compare.command:parity_command",
-        "Hold a net's blobs in each engine against float64; exit status 1 when anything is out.",
+        "Compare a net's blobs in each engine with float64; exit status 1 when anything is out.",
     ),
     "pipeline": (
         "port.voc.commands.pipeline:pipeline_command",

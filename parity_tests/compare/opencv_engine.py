@@ -147,6 +147,8 @@ def _forward(
     tops = [top for step in steps for top in step.tops if top in wanted]
     if not tops:
         return {}
+    read = {name for step in steps for name in step.reads}
+    inputs = {name: array for name, array in inputs.items() if _input(name) in read}
     text = np.frombuffer(_text(steps, inputs).encode(), np.uint8)
     net = cv2.dnn.readNetFromCaffe(text, np.fromfile(model, np.uint8))
     net.enableFusion(False)
