@@ -34,7 +34,7 @@ def share_of(layer: LayerParameter) -> Share:
     return (lambda: (solver_rank(), solver_count())) if layer.phase == TRAIN else whole
 
 
-@layer("Data", "ImageData", "ImageSegData", "WindowData")
+@layer("AnnotatedData", "Data", "ImageData", "ImageSegData", "VideoData", "WindowData")
 class DataLayer(Layer):
     """A layer over a source of batches, which are read ahead; what is read ahead never shows.
 

@@ -325,9 +325,11 @@ def _told(layer: LayerParameter) -> tuple[list[list[int]], bool]:
     transform, memory, images = layer.transform_param, layer.memory_data_param, layer.image_data_param
     height = transform.crop_size or transform.crop_height or memory.height or images.new_height
     width = transform.crop_size or transform.crop_width or memory.width or images.new_width
+    for resize in transform.resize_param:
+        height, width = height or resize.height, width or resize.width
     channels = memory.channels or (1 if transform.force_gray or not images.is_color else 3)
     image = [1, channels, height or SIDE, width or SIDE]
-    label = [1, 1, *image[2:]] if layer.type == "ImageSegData" else [1]
+    label = {"ImageSegData": [1, 1, *image[2:]], "AnnotatedData": [1, 1, 1, 8]}.get(layer.type, [1])
     return [list(label if i else image) for i in range(len(layer.top))], not (height and width)
 
 

@@ -4,7 +4,7 @@ from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, legacy_shape, opened_type, text
 
-opened_type("Data", bottoms=(0, 0), tops=(1, 2))
+opened_type("AnnotatedData", "Data", "VideoData", bottoms=(0, 0), tops=(1, 2))
 opened_type("HDF5Data", bottoms=(0, 0), tops=(1, MANY))
 opened_type("ImageData", "ImageSegData", "MemoryData", "WindowData", bottoms=(0, 0), tops=(2, 2))
 

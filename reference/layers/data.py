@@ -7,7 +7,9 @@ from runtime.blob import Blob
 from runtime.data.output import HDF5Pass
 
 
-@layer("Data", "HDF5Data", "ImageData", "ImageSegData", "MemoryData", "WindowData")
+@layer(
+    "AnnotatedData", "Data", "HDF5Data", "ImageData", "ImageSegData", "MemoryData", "VideoData", "WindowData"
+)
 class DataLayer(Layer):
     """The tops are the source's next batch, read when it is asked for."""
 

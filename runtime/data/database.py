@@ -39,7 +39,7 @@ class DatabaseImages:
             )
         if not self.param.batch_size:
             raise InputError("data_param.batch_size: give 1 or more")
-        self.transformer = Transformer(param.transform_param, param.phase)
+        self.transformer = self._transformer(param)
         self.transformer.seed(rng)
         self.environment = _open(self.param.source)
         self.cursor = self.environment.begin().cursor()
@@ -51,17 +51,23 @@ class DatabaseImages:
             shape = self.transformer.shape(*self._image(value)[0].shape)
         self.shapes = [(self.param.batch_size, *shape), (self.param.batch_size,)][: 1 + labelled]
         self.transformer.seed(rng)  # again, and then the thread's own generator, as ImageData does
-        rng.words(1)
+        self.thread_seed = int(rng.words(1)[0])
+
+    def _transformer(self, param: LayerParameter) -> Transformer:
+        return Transformer(param.transform_param, param.phase)
 
     def draw(self) -> Drawn:
-        keys = []
-        for _ in range(self.param.batch_size):
-            rank, count = self.share()
-            while self.offset % count != rank:
-                self._advance()
-            keys.append(self.cursor.key())
-            self._advance()
+        keys = [self._next()[0] for _ in range(self.param.batch_size)]
         return keys, self.transformer.draw(len(keys))
+
+    def _next(self) -> tuple[bytes, bytes]:
+        """The next item's key and value."""
+        rank, count = self.share()
+        while self.offset % count != rank:
+            self._advance()
+        item = self.cursor.item()
+        self._advance()
+        return item
 
     def load(self, drawn: Drawn) -> tuple[np.ndarray, ...]:
         images, labels = [], []
