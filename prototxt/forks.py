@@ -367,7 +367,7 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
     "TransformationParameter.expand_param": ("AnnotatedData",),
     "TransformationParameter.noise_param": ("AnnotatedData", "VideoData"),
     "TransformationParameter.pad": (),
-    "TransformationParameter.resize_param": ("AnnotatedData", "VideoData"),
+    "TransformationParameter.resize_param": ("AnnotatedData", "DetectionOutput", "VideoData"),
     "TransformationParameter.scale_factors": (),
     "TransformationParameter.std_value": (),
 }

@@ -30,6 +30,9 @@ from runtime.rng import CaffeRNG
 Size = tuple[int, int]
 """(height, width)"""
 
+UNIT = np.array([0, 0, 1, 1], np.float32)
+"""The whole image as a box."""
+
 
 @dataclass(frozen=True)
 class Boxes:
@@ -70,17 +73,22 @@ def _coverage(box: np.ndarray, by: np.ndarray) -> np.float32:
 def seen_from(source: np.ndarray, boxes: Boxes, emit: EmitConstraint | None) -> Boxes:
     """The boxes in fractions of `source`, cut to it; those that are outside, or that `emit` drops, are gone."""
     kept, corners = [], []
-    size = np.tile(source[2:] - source[:2], 2)
     for i, box in enumerate(boxes.corners):
         if emit is not None and not _emitted(source, box, emit):
             continue
         if (box[:2] >= source[2:]).any() or (box[2:] <= source[:2]).any():
             continue
-        inside = np.clip((box - np.tile(source[:2], 2)) / size, 0, 1).astype(np.float32)
+        inside = boxes_within(source, box)
         if _area(inside) > 0:
             kept.append(i)
             corners.append(inside)
     return Boxes(boxes.marks[kept], np.array(corners, np.float32).reshape(-1, 4))
+
+
+def boxes_within(source: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Boxes (…, 4) in fractions of the box `source`, cut to it."""
+    moved = (boxes - np.tile(source[:2], 2)) / np.tile(source[2:] - source[:2], 2)
+    return np.clip(moved, 0, 1).astype(np.float32)
 
 
 def _emitted(source: np.ndarray, box: np.ndarray, emit: EmitConstraint) -> bool:
