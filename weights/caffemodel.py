@@ -67,10 +67,10 @@ def _read_layer(number: int, entry: memoryview) -> LayerWeights:
     if v0:
         # Caffe reads nothing but the inner layer's name, type and blobs of such an entry.
         rest, blobs = take(v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,), _V0_HEADER)
-        header = V0LayerParameter.FromString(rest)
-        return _layer(header.name, V0_TYPES.get(header.type, ""), blobs)
-    header = V1LayerParameter.FromString(rest)
-    return _layer(header.name, V1_TYPES.get(header.type, ""), parts)
+        oldest = V0LayerParameter.FromString(rest)
+        return _layer(oldest.name, V0_TYPES.get(oldest.type, ""), blobs)
+    older = V1LayerParameter.FromString(rest)
+    return _layer(older.name, V1_TYPES.get(older.type, ""), parts)
 
 
 def _layer(name: str, layer_type: str, messages: list[tuple[int, memoryview]]) -> LayerWeights:
@@ -122,7 +122,7 @@ def _layer_pieces(layer: LayerWeights, path: str | os.PathLike) -> Pieces:
     before, after = split(header.SerializeToString(), _V2_BLOBS)
     # Where the natural shape is not known, only the four numbers let Caffe match a blob to its net.
     keeps_four = layer.legacy_shape and not has_natural_shape(layer.type)
-    pieces = [before]
+    pieces: Pieces = [before]
     for blob in stored_blobs(layer, path):
         pieces += length_delimited(_V2_BLOBS, blob_pieces(blob, keeps_four and blob.ndim == 4))
     return [*pieces, after]

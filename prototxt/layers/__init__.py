@@ -9,6 +9,7 @@ from prototxt.layers import (
     data,
     detection,
     erasing,
+    flow,
     inner_product,
     inputs,
     interp,
@@ -22,7 +23,9 @@ from prototxt.layers import (
     regions,
     reshaping,
     scaling,
+    segmentation,
     selecting,
+    upsampling,
 )
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "data",
     "detection",
     "erasing",
+    "flow",
     "inner_product",
     "inputs",
     "interp",
@@ -47,5 +51,7 @@ __all__ = [
     "regions",
     "reshaping",
     "scaling",
+    "segmentation",
     "selecting",
+    "upsampling",
 ]

@@ -12,6 +12,7 @@ bottoms' shapes and the number of tops, refuses what Caffe refuses, and gives th
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -31,10 +32,16 @@ MOST_VALUES = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight blob: its shape, and the filler of its first values (None: zeros, and nothing is drawn)."""
+    """One weight blob.
+
+    Attributes:
+        filler: of its first values; None: zeros, and nothing is drawn.
+        fixed: what set-up sets to 0 in the blob's `param` itself, so that no solver changes the blob.
+    """
 
     shape: Shape
     filler: FillerParameter | None = None
+    fixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,6 @@ class LayerType:
         keeps_copy_in_place: in place, the backward reads a copy of bottom 0 that forward kept.
         shares_memory: with one bottom and one top (Split: any number) the tops lie in the bottom's memory;
             where that depends on the settings, a function of the layer's message.
-        learned: False: set-up gives the weights a rate of 0 itself, and says so in the layer's message.
         weight_names: of the weight blobs, outside Caffe.
     """
 
@@ -90,7 +96,6 @@ class LayerType:
     reads_tops: bool = False
     keeps_copy_in_place: bool = False
     shares_memory: bool | Callable[[LayerParameter], bool] = False
-    learned: bool = True
     weight_names: tuple[str, ...] = field(default=("weight", "bias"))
 
 
@@ -98,7 +103,7 @@ LAYER_TYPES: dict[str, LayerType] = {}
 """Caffe's layer type → its declaration."""
 
 
-def layer_type(*names: str, **facts: object) -> Callable[[Declare], Declare]:
+def layer_type(*names: str, **facts: Any) -> Callable[[Declare], Declare]:
     """Declare the layer types `names`; `facts` are `LayerType`'s."""
 
     def declare(function: Declare) -> Declare:
@@ -109,9 +114,13 @@ def layer_type(*names: str, **facts: object) -> Callable[[Declare], Declare]:
     return declare
 
 
-def opened_type(*names: str, **facts: object) -> None:
+def known_at_set_up(layer: LayerParameter, shapes: Shapes, tops: int) -> None:
+    """The declaration of a layer of which only its set-up knows what it makes."""
+
+
+def opened_type(*names: str, **facts: Any) -> None:
     """Declare layer types that open files: only their set-up knows what they make."""
-    layer_type(*names, **facts)(lambda layer, shapes, tops: None)
+    layer_type(*names, **facts)(known_at_set_up)
 
 
 def type_of(layer: LayerParameter) -> LayerType:
@@ -189,7 +198,8 @@ def legacy_shape(shape: Shape) -> tuple[int, int, int, int]:
     """
     if len(shape) > 4:
         raise InputError(f"this layer type takes blobs of at most 4 axes, not {text(shape)}")
-    return (*shape, 1, 1, 1, 1)[:4]
+    num, channels, height, width, *_ = (*shape, 1, 1, 1, 1)
+    return num, channels, height, width
 
 
 def refuse_in_place(layer: LayerParameter) -> None:

@@ -17,12 +17,23 @@ from prototxt.layers.declare import LAYER_TYPES, Declared
 class Wired(Protocol):
     """What is asked of a layer here; `prototxt.plan.LayerPlan` has it."""
 
-    type: str
-    param: LayerParameter
-    bottoms: tuple[int, ...]
-    tops: tuple[int, ...]
-    needs_backward: bool
-    declared: Declared
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def param(self) -> LayerParameter: ...
+
+    @property
+    def bottoms(self) -> tuple[int, ...]: ...
+
+    @property
+    def tops(self) -> tuple[int, ...]: ...
+
+    @property
+    def needs_backward(self) -> bool: ...
+
+    @property
+    def declared(self) -> Declared: ...
 
     @property
     def in_place(self) -> bool: ...

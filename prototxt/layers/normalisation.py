@@ -39,14 +39,39 @@ def mvn(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([legacy_shape(shapes[0])])
 
 
-@layer_type("BatchNorm", learned=False, weight_names=("mean", "variance", "factor"))
+@layer_type("BatchNorm", weight_names=("mean", "variance", "factor"))
 def batch_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     (shape,) = shapes
     if any(spec.lr_mult for spec in layer.param):
         raise InputError("BatchNorm's blobs are running sums, not learned: set lr_mult: 0 in its param")
     if len(shape) < 2:
         raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {text(shape)}")
-    return Declared([shape], [Weight(shape[1:2]), Weight(shape[1:2]), Weight((1,))])
+    return Declared([shape], [Weight(size, fixed=("lr_mult",)) for size in (shape[1:2], shape[1:2], (1,))])
+
+
+@layer_type("BN", tops=(1, 3), reads_bottoms=True, weight_names=("weight", "bias", "mean", "variance"))
+def bn(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """SegNet's with two weights, PSPNet's with four: `prototxt.forks.meaning` tells which."""
+    param, (num, channels, height, width) = layer.bn_param, legacy_shape(shapes[0])
+    shape = (1, channels, 1, 1)
+    if meaning(layer) == "SegNet":
+        weights = [Weight(shape, param.scale_filler), Weight(shape, param.shift_filler)]
+        return Declared([(num, channels, height, width), shape, shape][:tops], weights)
+    if tops > 1:
+        raise InputError(
+            "BN with running statistics (PSPNet's) makes one top: give scale_filler for SegNet's"
+        )
+    still = ("lr_mult", "decay_mult")
+    learned = still if param.frozen else ()
+    weights = [Weight(shape, filler, learned) for filler in (param.slope_filler, param.bias_filler)]
+    variance = FillerParameter(type="constant", value=1 if param.frozen else 0)
+    return Declared([shapes[0]], [*weights, Weight(shape, fixed=still), Weight(shape, variance, still)])
+
+
+@layer_type("NormL2", reads_bottoms=True, reads_tops=True)
+def norm_l2(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    return Declared([legacy_shape(shapes[0])])
 
 
 @layer_type("Normalize", reads_bottoms=True, reads_tops=True, weight_names=("weight",))

@@ -9,6 +9,7 @@ from reference.layers import (
     data,
     detection,
     erasing,
+    flow,
     inner_product,
     inputs,
     interp,
@@ -21,7 +22,9 @@ from reference.layers import (
     regions,
     reshaping,
     scaling,
+    segmentation,
     selecting,
+    upsampling,
 )
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "data",
     "detection",
     "erasing",
+    "flow",
     "inner_product",
     "inputs",
     "interp",
@@ -45,5 +49,7 @@ __all__ = [
     "regions",
     "reshaping",
     "scaling",
+    "segmentation",
     "selecting",
+    "upsampling",
 ]

@@ -8,7 +8,18 @@ from runtime.data.output import HDF5Pass
 
 
 @layer(
-    "AnnotatedData", "Data", "HDF5Data", "ImageData", "ImageSegData", "MemoryData", "VideoData", "WindowData"
+    *(
+        "AnnotatedData",
+        "Data",
+        "DenseImageData",
+        "HDF5Data",
+        "ImageData",
+        "ImageLabelmapData",
+        "ImageSegData",
+        "MemoryData",
+        "VideoData",
+        "WindowData",
+    )
 )
 class DataLayer(Layer):
     """The tops are the source's next batch, read when it is asked for."""

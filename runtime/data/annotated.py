@@ -239,7 +239,7 @@ class AnnotatedImages(DatabaseImages):
         datum = self._datum(value).datum
         if not datum.encoded:
             raise InputError("AnnotatedData needs encoded images: make the database with --encoded")
-        return self._decoded(datum), datum.label
+        return self._decoded(datum)
 
 
 def _boxes(datum: AnnotatedDatum) -> Boxes:
