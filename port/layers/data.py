@@ -35,7 +35,18 @@ def share_of(layer: LayerParameter) -> Share:
     return (lambda: (solver_rank(), solver_count())) if layer.phase == TRAIN else whole
 
 
-@layer("Data", "ImageData", "ImageSegData", "ImageLabelmapData", "DenseImageData", "WindowData")
+@layer(
+    *(
+        "AnnotatedData",
+        "Data",
+        "DenseImageData",
+        "ImageData",
+        "ImageLabelmapData",
+        "ImageSegData",
+        "VideoData",
+    ),
+    "WindowData",
+)
 class DataLayer(Layer):
     """A layer over a source of batches, which are read ahead; what is read ahead never shows.
 

@@ -7,7 +7,7 @@ from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, legacy_s
 LABEL_IMAGES = ("ImageSegData", "ImageLabelmapData", "DenseImageData")
 """Data layers whose labels are images."""
 
-opened_type("Data", bottoms=(0, 0), tops=(1, 2))
+opened_type("AnnotatedData", "Data", "VideoData", bottoms=(0, 0), tops=(1, 2))
 opened_type("HDF5Data", bottoms=(0, 0), tops=(1, MANY))
 opened_type("ImageData", "WindowData", bottoms=(0, 0), tops=(2, 2))
 opened_type("MemoryData", bottoms=(0, 0), tops=(2, 3))

@@ -9,6 +9,7 @@ from runtime.data.output import HDF5Pass
 
 @layer(
     *(
+        "AnnotatedData",
         "Data",
         "DenseImageData",
         "HDF5Data",
@@ -16,6 +17,7 @@ from runtime.data.output import HDF5Pass
         "ImageLabelmapData",
         "ImageSegData",
         "MemoryData",
+        "VideoData",
         "WindowData",
     )
 )

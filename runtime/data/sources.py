@@ -2,6 +2,7 @@
 
 from prototxt.layers.declare import Declared
 from prototxt.plan import Step
+from runtime.data.annotated import AnnotatedImages, VideoFrames
 from runtime.data.database import DatabaseImages
 from runtime.data.hdf5 import HDF5Rows
 from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
@@ -33,6 +34,8 @@ def open_source(
 def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
     layer = step.param
     match layer.type:
+        case "AnnotatedData":
+            return AnnotatedImages(layer, len(step.tops) > 1, share, caffe_rng())
         case "Data":
             return DatabaseImages(layer, len(step.tops) > 1, share, caffe_rng())
         case "HDF5Data":
@@ -47,6 +50,8 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return DenseImages(layer, caffe_rng(), palette_labels)
         case "MemoryData":
             return MemoryImages(layer, caffe_rng(), len(step.tops))
+        case "VideoData":
+            return VideoFrames(layer, len(step.tops) > 1, caffe_rng())
         case "WindowData":
             return ImageWindows(layer, caffe_rng())
     return None
