@@ -177,6 +177,42 @@ CASES = [
         (2, 2, 7, 9),
         backward=False,
     ),
+    *(
+        _case(
+            f"{name.lower()}_{kind.lower()}",
+            f'type: "{name}" {param} {{ num_output: 4 type: {kind} base: 2 weight_filler {{ type: "xavier" }} }}',
+            (6, 5),
+            ((6,), "labels", 4),
+            exact=name[0] == "L",
+        )
+        for name, param in (
+            ("LargeMarginInnerProduct", "largemargin_inner_product_param"),
+            ("MarginInnerProduct", "margin_inner_product_param"),
+        )
+        for kind in ("SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE")
+    ),
+    _case(
+        "large_margin_annealed",
+        'type: "LargeMarginInnerProduct" largemargin_inner_product_param { num_output: 4 type: DOUBLE base: 9 '
+        'gamma: 0.5 lambda_min: 2 weight_filler { type: "xavier" } }',
+        (6, 5),
+        ((6,), "labels", 4),
+        tops=2,
+        passes=3,
+        backward=False,
+    ),
+    *(
+        _case(
+            f"batch_norm_scale_bias_{phase.lower()}",
+            'type: "BatchNorm" batch_norm_param { scale_bias: true moving_average_fraction: 0.9 '
+            'scale_filler { type: "uniform" min: 0.5 max: 1.5 } bias_filler { type: "constant" value: 0.3 } }',
+            MAP,
+            phase=phase,
+            passes=3 if phase == "TRAIN" else 1,
+            exact=phase == "TRAIN",  # statistics that are kept have no gradient
+        )
+        for phase in ("TRAIN", "TEST")
+    ),
     _case(
         "lstm",
         'type: "Lstm" lstm_param { num_output: 4 weight_filler { type: "xavier" } '
