@@ -13,6 +13,7 @@ from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Declared
 from prototxt.plan import Step
+from runtime.data.mat import MatFiles
 from runtime.data.output import HDF5Pass
 from runtime.data.prefetch import Prefetcher, Share, whole
 from runtime.data.sources import open_source
@@ -34,7 +35,7 @@ def share_of(layer: LayerParameter) -> Share:
     return (lambda: (solver_rank(), solver_count())) if layer.phase == TRAIN else whole
 
 
-@layer("Data", "ImageData", "ImageSegData", "ImageLabelmapData", "DenseImageData", "WindowData")
+@layer("Data", "ImageData", "ImageSegData", "ImageLabelmapData", "DenseImageData", "MatRead", "WindowData")
 class DataLayer(Layer):
     """A layer over a source of batches, which are read ahead; what is read ahead never shows.
 
@@ -117,4 +118,16 @@ class HDF5Output(Layer):
 
     def forward(self, *bottoms: Tensor) -> tuple[()]:
         self.file.write(*(bottom.detach().cpu().numpy() for bottom in bottoms))
+        return ()
+
+
+@layer("MatWrite")
+class MatWrite(Layer):
+    """Writes its bottoms into MATLAB files, every `period` passes."""
+
+    def set_up(self) -> None:
+        self.files = MatFiles(self.param.mat_write_param)
+
+    def forward(self, *bottoms: Tensor) -> tuple[()]:
+        self.files.write(*(bottom.detach().cpu().numpy() for bottom in bottoms))
         return ()

@@ -35,7 +35,7 @@ def read_labelled_list(path: str) -> list[Listed]:
         InputError: a missing or empty file, a line without a label or with one that is no 32-bit integer.
     """
     entries = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         name, space, label = line.rpartition(" ")
         if not space or not name:
             raise InputError(f"{path}:{number}: {line!r} is not NAME LABEL, with one space between")
@@ -56,7 +56,7 @@ def read_paired_list(path: str) -> list[Listed]:
         InputError: a missing or empty file, a line of more or fewer names.
     """
     entries = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         names = line.split()
         if not names:
             continue
@@ -74,7 +74,7 @@ def read_names(path: str) -> list[str]:
     Raises:
         InputError: a missing file, or no name in it.
     """
-    names = [name for line in _lines(path) for name in line.split()]
+    names = [name for line in read_lines(path) for name in line.split()]
     if not names:
         raise InputError(f"{path}: is empty: list at least one file")
     return names
@@ -184,7 +184,7 @@ def _by(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
-def _lines(path: str) -> list[str]:
+def read_lines(path: str) -> list[str]:
     if not path:
         raise InputError("no source: name the list file")
     try:
