@@ -6,7 +6,6 @@ which layers work in place, who owns a shared weight, what needs a gradient, and
 """
 
 import contextlib
-import copy
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +24,7 @@ from prototxt.layers.declare import (
     Weight,
     checked,
     declared,
+    text,
     top_shapes,
     type_of,
 )
@@ -223,7 +223,7 @@ def plan_net(
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     occurrences: Counter[str] = Counter()
-    layers: list[tuple[LayerParameter, str]] = []
+    layers: list[tuple[LayerParameter, Place]] = []
     for original in net.layer:
         place = Place(where, original.name, occurrences[original.name])
         occurrences[original.name] += 1
@@ -264,7 +264,9 @@ class Place:
         try:
             yield
         except InputError as error:
-            named = copy.copy(error)  # of the same class
+            # Of the same class, and with what else it tells; some take other arguments than a message.
+            named = type(error).__new__(type(error))
+            named.__dict__.update(error.__dict__)
             named.args = (f'{self}: layer "{self.layer}": {error}',)
             raise named from error
 
@@ -407,6 +409,8 @@ class _Builder:
             self._count(made)
         if len(made.tops) != len(tops):
             raise InputError(f"{layer.type} makes {len(made.tops)} tops, not {len(tops)}")
+        if told is None:
+            _check_in_place(layer, bottoms, shapes, tops, made)
         for top, shape in zip(tops, made.tops, strict=True):
             self.shapes[top] = tuple(shape)
         return made
@@ -568,8 +572,25 @@ def _check_counts(layer: LayerParameter, kind: LayerType, tops: int) -> None:
         )
 
 
+def _check_in_place(
+    layer: LayerParameter, bottoms: Sequence[int], shapes: Shapes, tops: Sequence[int], made: Declared
+) -> None:
+    """Refuse a layer in place that gives its blob another shape in each pass: Caffe would work on what is left."""
+    after = dict(zip(tops, made.tops, strict=True))
+    for bottom, shape in zip(bottoms, shapes, strict=True):
+        if bottom not in after or after[bottom] == shape:
+            continue
+        again = [after.get(b, s) for b, s in zip(bottoms, shapes, strict=True)]
+        if math.prod(after[bottom]) != math.prod(shape) or declared(layer, again, len(tops)) != made:
+            raise InputError(
+                f"{layer.type} in place would make {text(after[bottom])} of a blob of shape {text(shape)}: give the "
+                "top a name of its own"
+            )
+
+
 def _loss_weights(layer: LayerParameter, kind: LayerType, tops: int) -> tuple[float, ...]:
-    weights = list(layer.loss_weight) or ([1.0] if kind.loss and not kind.unweighed else [0.0] * tops)
+    weighted = kind.loss and not kind.own_weight(layer)
+    weights = list(layer.loss_weight) or ([1.0] if weighted else [0.0] * tops)
     if len(weights) != tops:
         raise InputError(
             f"{len(weights)} loss_weight for {tops} tops: give one for each (0 for a top that is not a loss)"

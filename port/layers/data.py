@@ -12,6 +12,7 @@ from port.ranks import solver_count, solver_rank
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Declared
+from prototxt.layers.python import saying_built_in
 from prototxt.plan import Step
 from runtime.data.mat import MatFiles
 from runtime.data.output import HDF5Pass
@@ -98,9 +99,10 @@ class VOCDataLayer(DataLayer):
 
     @staticmethod
     def open(step: Step) -> Opened:
-        if len(step.tops) != 2:
-            raise InputError(f"VOCDataLayer makes two tops, data and label, not {len(step.tops)}")
-        settings = settings_of(step.param.python_param.param_str, InputError)
+        with saying_built_in(step.param):
+            if len(step.tops) != 2:
+                raise InputError(f"VOCDataLayer makes two tops, data and label, not {len(step.tops)}")
+            settings = settings_of(step.param.python_param.param_str, InputError)
         train = step.param.phase == TRAIN
         source = VocImages(settings, train, share_of(step.param), InputError)
         return source, Declared(source.shapes)

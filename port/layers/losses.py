@@ -260,7 +260,7 @@ class HingeLoss(Loss):
     """What scores lack to a margin of 1, the label's above 0, the others below; squared by L2. Per image."""
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        rows = x.reshape(len(x), -1)
+        rows = x.reshape(len(x), math.prod(x.shape[1:]))
         numbers = class_numbers(labels.flatten()[: len(x)], rows.shape[1])
         signs = torch.ones_like(rows).scatter_(1, numbers[:, None], -1)
         lacking = (1 + signs * rows).relu()
@@ -281,7 +281,7 @@ class ContrastiveLoss(Loss):
     def loss(self, a: Tensor, b: Tensor, similar: Tensor) -> Tensor:
         param = self.param.contrastive_loss_param
         margin = param.margin
-        squares = (a - b.reshape(a.shape)).reshape(len(a), -1).square().sum(1)
+        squares = (a - b.reshape(a.shape)).square().reshape(len(a), math.prod(a.shape[1:])).sum(1)
         alike = similar.detach().flatten()[: len(a)].trunc() != 0
         square = squares.detach()
         if param.legacy_version:

@@ -64,6 +64,8 @@ def _across_channels(x: Tensor, param: LRNParameter) -> tuple[Tensor, Tensor]:
 
 def _channel_sums(x: Tensor, count: int) -> Tensor:
     """Sums over `count` channels, an odd number, around each; its own adjoint."""
+    if x.numel() == 0:
+        return x  # which avg_pool3d does not take
     padded = F.pad(x.unsqueeze(1), (0, 0, 0, 0, count // 2, count // 2))
     return F.avg_pool3d(padded, (count, 1, 1), 1, divisor_override=1).squeeze(1)
 
@@ -251,3 +253,46 @@ class _Standardised(torch.autograd.Function):
             return left / deviation, None, None, None, None
         common = grad.mean(ctx.axes, keepdim=True) + top * share
         return (grad - common) / deviation, None, None, None, None
+
+
+@layer("Normalize")
+class Normalize(Layer):
+    """SSD's: x over its norm, times a learnt scale, one for all or one for each channel.
+
+    The norm, with eps under its root, is an image's, or with `across_spatial: false` that of the channels at a place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        param = self.param.norm_param
+        axes = tuple(range(1, x.ndim)) if param.across_spatial else (1,)
+        norm = (x.detach().square().sum(axes, keepdim=True) + param.eps).sqrt()
+        (scale,) = self.blobs
+        return _Normalized.apply(x, scale, norm, axes)
+
+
+class _Normalized(torch.autograd.Function):
+    """Its backward reads bottom and top again, as Caffe's does: the top for the scale's gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, norm: Tensor, axes: Sequence[int]) -> Tensor:
+        top = x / norm * _by_channel(scale, x)
+        ctx.save_for_backward(x, top, scale, norm)
+        ctx.axes = axes
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, top, scale, norm = ctx.saved_tensors
+        dx = dscale = None
+        if ctx.needs_input_grad[0]:
+            share = (x * grad).sum(ctx.axes, keepdim=True) / norm.square()
+            dx = (grad - x * share) / norm * _by_channel(scale, x)
+        if ctx.needs_input_grad[1]:
+            products = (top * grad).movedim(1, 0).flatten(1).sum(1)
+            dscale = (products if scale.ndim else products.sum()) / scale
+        return dx, dscale, None, None
+
+
+def _by_channel(scale: Tensor, x: Tensor) -> Tensor:
+    return scale.view(-1, *(1,) * (x.ndim - 2)) if scale.ndim else scale

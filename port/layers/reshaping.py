@@ -7,7 +7,7 @@ from torch import Tensor
 from port.layer import Layer, layer
 from prototxt.caffe_pb2 import ReductionParameter
 from prototxt.layers.declare import legacy_shape
-from prototxt.layers.reshaping import crop_starts
+from prototxt.layers.reshaping import crop_starts, moves_nothing, permuted_axes
 from prototxt.layers.windows import canonical_axis
 
 
@@ -116,3 +116,12 @@ class Flip(Layer):
         param = self.param.flip_param
         axes = [axis for axis, chosen in ((2, param.flip_height), (3, param.flip_width)) if chosen]
         return x.reshape(legacy_shape(tuple(x.shape))).flip(axes).reshape(x.shape)
+
+
+@layer("Permute")
+class Permute(Layer):
+    """The axes in another order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A view where nothing moves: the top is the bottom's memory, in Caffe.
+        return x.view_as(x) if moves_nothing(self.param) else x.permute(permuted_axes(self.param, x.ndim))

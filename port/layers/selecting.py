@@ -1,5 +1,7 @@
 """Layers that pick: the largest values, or items of a batch."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,7 @@ class ArgMax(Layer):
         axis = canonical_axis(param.axis, x.ndim) if param.HasField("axis") else None
         x = x.detach()
         if axis is None:
-            values, places = _largest(x.reshape(len(x), -1), param.top_k, 1)
+            values, places = _largest(x.reshape(len(x), math.prod(x.shape[1:])), param.top_k, 1)
             top = torch.stack([places, values], 1) if param.out_max_val else places
             return top.reshape(self.plan.top_shapes(tuple(x.shape))[0])
         values, places = _largest(x, param.top_k, axis)

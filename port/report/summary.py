@@ -11,14 +11,16 @@ from rich.table import Table
 
 from port.net import open_layer
 from port.report.facts import LayerSummary, NetSummary
-from prototxt.caffe_pb2 import LayerParameter, NetParameter
+from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
 from prototxt.errors import InputError
 from prototxt.layers.data import LABEL_IMAGES
-from prototxt.layers.declare import Declared, Shape
+from prototxt.layers.declare import LAYER_TYPES, Declared, Shape
 from prototxt.layers.memory import shares_memory
 from prototxt.limits import FLOAT
 from prototxt.plan import AUTOMATIC, LayerPlan, Plan, Step, plan_net
-from prototxt.read import read_net
+from prototxt.read import layer_line, read_net
+from prototxt.rules import layer_included
+from prototxt.unknown import missing
 from runtime import net_weights
 from weights import read_weights
 from weights.opening import is_hdf5
@@ -201,6 +203,29 @@ def _fitted(net: Plan, path: Path) -> list[str]:
     if skipped:
         remarks.append(f"{path}: layers that the net lacks: {', '.join(skipped)}")
     return remarks
+
+
+def lacking(prototxt: str | Path, phase: int) -> list[str]:
+    """A line for each layer of a net that is missing here, and one for those that are not; [] where none is missing.
+
+    Args:
+        phase: 0 TRAIN, 1 TEST.
+    """
+    message = read_net(prototxt)
+    state = NetState()
+    state.CopyFrom(message.state)
+    state.phase = phase
+    found = missing(message, state, LAYER_TYPES)
+    if not found:
+        return []
+    selected = sum(layer_included(layer, state) for layer in message.layer)
+    lines = [
+        f'{layer_line(str(prototxt), layer.name)}: layer "{layer.name}": {layer.what}' for layer in found
+    ]
+    return [
+        *lines,
+        f"{len(found)} of {selected} layers are missing; the other {selected - len(found)} would run",
+    ]
 
 
 # ---- What is told

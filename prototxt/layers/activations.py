@@ -2,7 +2,7 @@
 
 import math
 
-from prototxt.caffe_pb2 import FillerParameter, LayerParameter, SeLUDropoutParameter
+from prototxt.caffe_pb2 import TRAIN, FillerParameter, LayerParameter, SeLUDropoutParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import (
     Declared,
@@ -18,7 +18,15 @@ from prototxt.layers.declare import (
 layer_type("ReLU", "ReLU6", "NegReLU", "SeLU", "BNLL", "Clip", reads_bottoms=True)(same_shape)
 layer_type("Sigmoid", "TanH", "Swish", reads_tops=True)(same_shape)
 layer_type("ELU", "Power", reads_bottoms=True, reads_tops=True)(same_shape)
-layer_type("Dropout", "Threshold")(same_shape)
+layer_type("Threshold")(same_shape)
+
+
+@layer_type("Dropout")
+def dropout(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    ratio = layer.dropout_param.dropout_ratio
+    if layer.phase == TRAIN and not 0 <= ratio < 1:
+        raise InputError(f"dropout_param: dropout_ratio {ratio:g} must be at least 0 and below 1")
+    return Declared([shapes[0]])
 
 
 @layer_type("AbsVal", reads_bottoms=True)

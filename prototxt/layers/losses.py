@@ -88,7 +88,9 @@ def euclidean(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([()])
 
 
-@layer_type("CenterLoss", **_LABELLED, unweighed=True, reads_bottoms=True, weight_names=("centers",))
+@layer_type(
+    "CenterLoss", **_LABELLED, own_weight=lambda layer: True, reads_bottoms=True, weight_names=("centers",)
+)
 def center(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param, (x, labels) = layer.center_loss_param, shapes
     axis = canonical_axis(param.axis, len(x))

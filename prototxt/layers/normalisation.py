@@ -10,6 +10,7 @@ from prototxt.layers.declare import (
     layer_type,
     legacy_shape,
     refuse_in_place,
+    refuse_other_fields,
     text,
 )
 from prototxt.layers.windows import canonical_axis
@@ -89,3 +90,21 @@ def bn(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 def norm_l2(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     refuse_in_place(layer)
     return Declared([legacy_shape(shapes[0])])
+
+
+@layer_type("Normalize", reads_bottoms=True, reads_tops=True, weight_names=("weight",))
+def normalize(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """SSD's (weiliu89/caffe): the norm of an image, or of each of its places, is brought to a learnt scale."""
+    if meaning(layer) != "SSD":
+        raise InputError(
+            "Normalize with normalize_param, happynear's, is not supported: SSD's has norm_param"
+        )
+    param, (shape,) = layer.norm_param, shapes
+    refuse_other_fields("norm_param", param, "across_spatial", "scale_filler", "channel_shared", "eps")
+    legacy_shape(shape)
+    if len(shape) < 2:
+        raise InputError(f"Normalize needs a bottom with 2 axes or more, not {text(shape)}")
+    filler = param.scale_filler
+    if not param.HasField("scale_filler"):
+        filler = FillerParameter(type="constant", value=1)
+    return Declared([shape], [Weight(() if param.channel_shared else (shape[1],), filler)])

@@ -161,3 +161,30 @@ def flip(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     refuse_in_place(layer)
     legacy_shape(shapes[0])
     return Declared([shapes[0]])
+
+
+def moves_nothing(layer: LayerParameter) -> bool:
+    """Whether a Permute keeps the order of the axes; it then shares its bottom's memory."""
+    order = list(layer.permute_param.order)
+    return order == list(range(len(order)))
+
+
+def permuted_axes(layer: LayerParameter, axes: int) -> list[int]:
+    """For each axis of Permute's top the bottom's axis that it is: those named, then the others in their order.
+
+    Raises:
+        InputError: an axis that the bottom lacks or that is named twice.
+    """
+    order = list(layer.permute_param.order)
+    if any(axis >= axes for axis in order):
+        raise InputError(f"permute_param: order {max(order)} is no axis of a bottom with {axes} axes")
+    if len(set(order)) < len(order):
+        raise InputError(f"permute_param: order {order} names an axis twice")
+    return order + [axis for axis in range(axes) if axis not in order]
+
+
+@layer_type("Permute", shares_memory=moves_nothing)
+def permute(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    (shape,) = shapes
+    return Declared([tuple(shape[axis] for axis in permuted_axes(layer, len(shape)))])

@@ -8,7 +8,7 @@ from prototxt.layers.activations import log_of_base, selu_dropout_map
 from prototxt.layers.declare import Shape
 from reference.arithmetic import added_up, sigmoid
 from reference.checks import refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.rng import caffe_rng
 
 
@@ -310,7 +310,7 @@ class PReLU(Layer):
         products = dy * x * (x <= 0)
         slopes = self.blobs[0].shape
         rows = products.swapaxes(0, 1) if slopes else products
-        self.add_grad(0, added_up(rows.reshape(*slopes, -1)))
+        self.add_grad(0, added_up(flat_from(rows, len(slopes))))
         return dy * np.where(x > 0, self.dtype.type(1), self._slope(x))
 
     def _slope(self, x: np.ndarray) -> np.ndarray:

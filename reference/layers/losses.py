@@ -12,7 +12,7 @@ from prototxt.layers.losses import check_matrix
 from prototxt.layers.windows import canonical_axis
 from reference.arithmetic import added_up, sigmoid
 from reference.checks import class_indices, refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from reference.layers.normalisation import softmax
 from weights.binaryproto import read_binaryproto
 
@@ -188,7 +188,7 @@ class MultinomialLogisticLoss(_Loss):
         return [dx.reshape(prob.shape), None]
 
     def _picked(self, prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        rows = prob.reshape(len(prob), -1)
+        rows = flat_from(prob, 1)
         self.labels, _ = class_indices(labels.reshape(-1), rows.shape[1])
         return np.maximum(rows[np.arange(len(rows)), self.labels], self.dtype.type(SMALLEST_PROBABILITY))
 
@@ -282,7 +282,7 @@ class HingeLoss(_Loss):
     """One-against-all margins max(0, 1 ∓ score), or their squares (L2); divided by the batch size."""
 
     def run(self, scores: np.ndarray, labels: np.ndarray) -> np.floating:
-        rows = scores.reshape(len(scores), -1)
+        rows = flat_from(scores, 1)
         # Items have one label each; whatever else the blob holds is not read.
         indices, _ = class_indices(labels.reshape(-1)[: len(rows)], rows.shape[1])
         self.signs = np.ones_like(rows)
@@ -313,7 +313,7 @@ class ContrastiveLoss(_Loss):
     def run(self, a: np.ndarray, b: np.ndarray, similar: np.ndarray) -> np.floating:
         param = self.param.contrastive_loss_param
         margin = self.dtype.type(param.margin)
-        self.difference = (a - b.reshape(a.shape)).reshape(len(a), -1)
+        self.difference = flat_from(a - b.reshape(a.shape), 1)
         self.similar = np.trunc(similar.reshape(-1)) != 0
         squared = (self.difference * self.difference).sum(axis=1)
         self.distance = np.sqrt(squared)

@@ -74,8 +74,10 @@ class MVN(Layer):
 
     def _rows(self, x: np.ndarray) -> np.ndarray:
         """(what is normalised apart, its values)"""
-        num, channels = legacy_shape(x.shape)[:2]
-        return x.reshape(num if self.param.mvn_param.across_channels else num * channels, -1)
+        num, channels, height, width = legacy_shape(x.shape)
+        if self.param.mvn_param.across_channels:
+            return x.reshape(num, channels * height * width)
+        return x.reshape(num * channels, height * width)
 
 
 @layer("BatchNorm")
@@ -240,3 +242,31 @@ class Softmax(Layer):
 
     def _axis(self, x: np.ndarray) -> int:
         return canonical_axis(self.param.softmax_param.axis, x.ndim)
+
+
+@layer("Normalize")
+class Normalize(Layer):
+    """x / norm · scale: the norm over an image, or over the channels at each place; eps is added under the root."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        param = self.param.norm_param
+        axes = tuple(range(1, x.ndim)) if param.across_spatial else (1,)
+        self.axes = axes
+        squares = (x * x).sum(axis=axes, keepdims=True, dtype=self.dtype)
+        self.norm = np.sqrt(squares + self.dtype.type(param.eps))
+        return x / self.norm * self._scale(x)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (y,), (dy,) = bottoms, tops, top_diffs
+        if self.wants_weight(0):
+            # Caffe divides what it has of the top by the scale again: nothing that is finite where that is 0.
+            channels = tuple(axis for axis in range(x.ndim) if axis != 1)
+            sums = (y * dy).sum(axis=None if self.param.norm_param.channel_shared else channels)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                self.add_grad(0, np.asarray(sums / self.weight(0), self.dtype))
+        along = (x * dy).sum(axis=self.axes, keepdims=True, dtype=self.dtype)
+        return (dy - x * (along / self.norm / self.norm)) / self.norm * self._scale(x)
+
+    def _scale(self, x: np.ndarray) -> np.ndarray:
+        scale = self.weight(0)
+        return scale.reshape(-1, *(1,) * (x.ndim - 2)) if scale.ndim else scale

@@ -5,13 +5,14 @@ a loop; what shows outside is the same: the order of the weights, the random num
 state that a forward pass leaves to the next, and which bottoms get a gradient.
 """
 
+import math
 from abc import abstractmethod
 
 import numpy as np
 
 from reference.arithmetic import sigmoid
 from reference.checks import refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
 
 
@@ -36,9 +37,9 @@ class _Recurrent(Layer):
 
     def run(self, x: np.ndarray, cont: np.ndarray, *rest: np.ndarray) -> list[np.ndarray]:
         gates = self._flat(x) @ self.weight(0).T + self.weight(1)
-        gates = gates.reshape(*x.shape[:2], -1)
+        gates = gates.reshape(*x.shape[:2], gates.shape[-1])
         if self.static:
-            gates = gates + rest[0].reshape(len(rest[0]), -1) @ self.weight(2).T
+            gates = gates + flat_from(rest[0], 1) @ self.weight(2).T
         if self.exposed:
             states = [state[0] for state in rest[self.static :]]
         else:
@@ -61,7 +62,7 @@ class _Recurrent(Layer):
         diffs = [(dgates @ self.weight(0)).reshape(x.shape), None]
         if self.static:
             per_stream = dgates.sum(axis=0)
-            self.add_grad(2, per_stream.T @ rest[0].reshape(len(rest[0]), -1))
+            self.add_grad(2, per_stream.T @ flat_from(rest[0], 1))
             diffs.append((per_stream @ self.weight(2)).reshape(rest[0].shape))
         return diffs + [None] * self.exposed
 
@@ -75,7 +76,7 @@ class _Recurrent(Layer):
 
     def _flat(self, sequence: np.ndarray) -> np.ndarray:
         """(steps · streams, values)"""
-        return sequence.reshape(sequence.shape[0] * sequence.shape[1], -1)
+        return sequence.reshape(sequence.shape[0] * sequence.shape[1], math.prod(sequence.shape[2:]))
 
 
 @layer("RNN")

@@ -6,9 +6,9 @@ import numpy as np
 
 from prototxt.caffe_pb2 import ReductionParameter
 from prototxt.layers.declare import Shape, legacy_shape
-from prototxt.layers.reshaping import crop_starts
+from prototxt.layers.reshaping import crop_starts, moves_nothing, permuted_axes
 from prototxt.layers.windows import canonical_axis
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
 
 
@@ -71,7 +71,7 @@ class Reduction(Layer):
         self.coeff = self.dtype.type(param.coeff)
         if operation == ReductionParameter.MEAN:
             self.coeff /= self.dtype.type(math.prod(x.shape[axis:]))
-        rows = x.reshape(*x.shape[:axis], -1)
+        rows = flat_from(x, axis)
         if operation == ReductionParameter.ASUM:
             rows = np.abs(rows)
         if operation == ReductionParameter.SUMSQ:
@@ -184,3 +184,22 @@ class Reverse(Layer):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         return self.run(top_diffs[0])
+
+
+@layer("Permute")
+class Permute(Layer):
+    """The axes in another order. Where it is the same one, the top is the bottom's memory, as Flatten's is."""
+
+    def run(self, x: np.ndarray) -> np.ndarray | None:
+        if moves_nothing(self.param):
+            return None
+        return x.transpose(permuted_axes(self.param, x.ndim))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        return top_diffs[0].transpose(np.argsort(permuted_axes(self.param, bottoms[0].ndim)))
+
+    def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if moves_nothing(self.param):
+            bottom[0].share_diff(top[0])
+        else:
+            super().backward(top, propagate_down, bottom)

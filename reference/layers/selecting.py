@@ -4,7 +4,7 @@ import numpy as np
 
 from prototxt.layers.windows import canonical_axis
 from reference.checks import class_indices, refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
 
 
@@ -19,7 +19,7 @@ class ArgMax(Layer):
     def run(self, x: np.ndarray) -> np.ndarray:
         param = self.param.argmax_param
         axis = canonical_axis(param.axis, x.ndim) if param.HasField("axis") else None
-        rows = x.reshape(len(x), -1) if axis is None else np.moveaxis(x, axis, -1)
+        rows = flat_from(x, 1) if axis is None else np.moveaxis(x, axis, -1)
         backwards = np.argsort(-rows[..., ::-1], axis=-1, kind="stable")[..., : param.top_k]
         indices = rows.shape[-1] - 1 - backwards
         values = np.take_along_axis(rows, indices, -1)

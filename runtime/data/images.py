@@ -53,6 +53,10 @@ class _ListedImages:
         self.transformer.seed(rng)  # Caffe seeds it again as it starts its thread, …
         rng.words(1)  # … whose own generator takes a seed too, though nothing here draws from it
 
+    def __len__(self) -> int:
+        """How many images are listed."""
+        return len(self.entries)
+
     def draw(self) -> Drawn:
         entries = [self.entries[i] for i in self.order.take(self.param.batch_size)]
         return entries, self.transformer.draw(len(entries))

@@ -73,13 +73,13 @@ class Transformer:
         return self.rng.words(images * count).reshape(images, count).tolist()
 
     def state(self) -> dict[str, Any] | None:
-        return self.rng and self.rng.state()
+        return self.rng.state() if self.rng else None
 
     def restore(self, state: dict[str, Any] | None) -> None:
         """Raises InputError for the state of a transformer that drew where this does not, or the reverse."""
         if (state is None) != (self.rng is None):
             raise InputError("the saved state is of another transform_param: keep mirror and crop_size")
-        if self.rng:
+        if self.rng and state is not None:
             self.rng.restore(state)
 
     # ---- images
