@@ -275,7 +275,9 @@ def test_what_is_inherited_is_no_fault(
         ("reference", 2.0, 2.1e-5, 2.1e-5, False),
     ],
 )
-def test_the_rule_for_others(engine: str, largest: float, difference: float, own: float, within: bool) -> None:
+def test_the_rule_for_others(
+    engine: str, largest: float, difference: float, own: float, within: bool
+) -> None:
     assert Row(engine, "blob", largest, difference, own).within == within
 
 

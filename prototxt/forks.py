@@ -352,6 +352,9 @@ PRECISION: frozenset[str] = frozenset(
 """Those of them that ask for another precision."""
 
 SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
+    "BatchNormParameter.bias_filler": ("BatchNorm",),
+    "BatchNormParameter.scale_bias": ("BatchNorm",),
+    "BatchNormParameter.scale_filler": ("BatchNorm",),
     "DropoutParameter.sample_weights_test": ("Dropout",),
     "DropoutParameter.scale_train": ("Dropout",),
     "LossParameter.class_weighting": ("SoftmaxWithLoss",),

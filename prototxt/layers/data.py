@@ -15,6 +15,20 @@ opened_type("ImageSegData", bottoms=(0, 0), tops=(1, 3))
 opened_type("DenseImageData", "ImageLabelmapData", bottoms=(0, 0), tops=(2, 2))
 
 
+opened_type("MatRead", bottoms=(0, 0), tops=(1, MANY))
+
+
+@layer_type("MatWrite", bottoms=(1, MANY), tops=(0, 0))
+def mat_write(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    for shape in shapes:
+        legacy_shape(shape)
+    if layer.mat_write_param.period < 1:
+        raise InputError("mat_write_param: period must be at least 1")
+    if layer.mat_write_param.strip < 0:
+        raise InputError("mat_write_param: strip must be at least 0")
+    return Declared([])
+
+
 @layer_type("HDF5Output", bottoms=(2, 2), tops=(0, 0))
 def hdf5_output(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     data, label = shapes

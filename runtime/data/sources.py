@@ -6,6 +6,7 @@ from runtime.data.annotated import AnnotatedImages, VideoFrames
 from runtime.data.database import DatabaseImages
 from runtime.data.hdf5 import HDF5Rows
 from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
+from runtime.data.mat import MatBlobs
 from runtime.data.memory import MemoryImages
 from runtime.data.prefetch import Share, Source, whole
 from runtime.data.windows import ImageWindows
@@ -48,6 +49,8 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return LabelmapImages(layer, caffe_rng(), palette_labels)
         case "DenseImageData":
             return DenseImages(layer, caffe_rng(), palette_labels)
+        case "MatRead":
+            return MatBlobs(layer, len(step.tops))
         case "MemoryData":
             return MemoryImages(layer, caffe_rng(), len(step.tops))
         case "VideoData":
