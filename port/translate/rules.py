@@ -30,7 +30,8 @@ def average_pool(
     extra = (0, max(far[1] - pad[1], 0), 0, max(far[0] - pad[0], 0))
     counted = F.pad(F.pad(torch.ones_like(x[:1, :1]), near, value=1), extra)
     counts = F.avg_pool2d(counted, kernel, stride, divisor_override=1)
-    sums = F.avg_pool2d(F.pad(F.pad(x, near), extra), kernel, stride, divisor_override=1)
+    x = F.pad(F.pad(x, near), extra)
+    sums = F.avg_pool2d(x, kernel, stride, divisor_override=1)
     return (sums / counts)[:, :, : sizes[0], : sizes[1]]
 
 
