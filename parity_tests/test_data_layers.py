@@ -11,6 +11,7 @@ from types import ModuleType
 
 import cv2
 import h5py
+import lmdb
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,7 @@ from prototxt.errors import InputError
 from prototxt.read import parse_net, read_net
 from prototxt.rules import layer_included
 from runtime import Net, c_random
-from runtime.data.reading import read_labels
+from runtime.data.reading import read_labelled_list, read_labels
 from runtime.data.transformer import PairTransformer, Transformer
 from runtime.rng import CaffeRNG, caffe_rng, set_random_seed
 from weights import write_binaryproto
@@ -113,7 +114,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def database(folder: Path) -> Path:
     """An LMDB beside it: raw bytes, floats and encoded images of one size."""
-    lmdb = pytest.importorskip("lmdb")
     draw = np.random.RandomState(6)
     with lmdb.open("lmdb", map_size=1 << 20) as environment, environment.begin(write=True) as writing:
         for i in range(10):
@@ -141,6 +141,12 @@ LAYERS = {
     'image_data_param { source: "list.txt" batch_size: 3 shuffle: true rand_skip: 4 }',
     "ImageSegData": 'type: "ImageSegData" transform_param { mirror: true crop_size: 23 mean_value: 90 } '
     'image_data_param { source: "pairs.txt" batch_size: 3 shuffle: true }',
+    "ImageSegData of 3 tops": 'type: "ImageSegData" top: "size" transform_param { mirror: true crop_size: 23 '
+    'mean_value: 90 } image_data_param { source: "pairs.txt" batch_size: 3 shuffle: true label_type: PIXEL }',
+    "ImageLabelmapData": 'type: "ImageLabelmapData" transform_param { mirror: true crop_size: 11 mean_value: 90 } '
+    'image_data_param { source: "pairs.txt" batch_size: 3 shuffle: true }',
+    "DenseImageData": 'type: "DenseImageData" dense_image_data_param { source: "pairs.txt" batch_size: 3 '
+    "shuffle: true mirror: true crop_height: 9 crop_width: 7 rand_skip: 3 }",
     "Data": f'type: "Data" {AUGMENT} data_param {{ source: "lmdb" batch_size: 3 backend: LMDB }}',
     "HDF5Data": 'type: "HDF5Data" hdf5_data_param { source: "h5.txt" batch_size: 3 shuffle: true }',
     "VOC": 'type: "Python" python_param { module: "voc_layers" layer: "VOCDataLayer" '
@@ -660,12 +666,7 @@ PAIRS = 'type: "ImageSegData" image_data_param'
     [
         (f'{IMAGES} {{ source: "none.txt" }}', {}, r"none\.txt: cannot be read"),
         (f'{IMAGES} {{ source: "x" }}', {"x": ""}, "x: is empty"),
-        (
-            f'{IMAGES} {{ source: "x" }}',
-            {"x": "images/0.png 1\nimages/1.png\n"},
-            r"x:2: 'images/1\.png' is not",
-        ),
-        (f'{IMAGES} {{ source: "x" }}', {"x": "images/0.png cat\n"}, r"x:1: images/0\.png: label 'cat'"),
+        (f'{IMAGES} {{ source: "x" }}', {"x": "images/0.png 1\n\n"}, "x:2: names no image"),
         (f'{IMAGES} {{ source: "x" }}', {"x": "images/0.png 3000000000\n"}, "x:1: .* out of range"),
         (f'{IMAGES} {{ source: "x" }}', {"x": "images/no.png 1\n"}, r"x:1: images/no\.png cannot be read"),
         (f'{IMAGES} {{ source: "x" }}', {"x": "list.txt 1\n"}, r"x:1: list\.txt does not decode"),
@@ -711,7 +712,7 @@ PAIRS = 'type: "ImageSegData" image_data_param'
         (
             'type: "Data" data_param { source: "images" batch_size: 1 }',
             {},
-            "LEVELDB",
+            "images: .*backend is LEVELDB.*: LevelDB is not supported: make an LMDB .*backend: LMDB",
         ),
         (
             'type: "HDF5Data" hdf5_data_param { source: "x" batch_size: 1 }',
@@ -774,8 +775,6 @@ def test_voc_lists_that_are_wrong(voc: str, setting: str, message: str, folder: 
     ],
 )
 def test_databases_that_are_wrong(value: bytes, message: str, database: Path):
-    import lmdb
-
     with lmdb.open("lmdb") as environment, environment.begin(write=True) as writing:
         writing.put(b"00000001", value)
     layer = 'type: "Data" data_param { source: "lmdb" batch_size: 3 backend: LMDB }'
@@ -783,10 +782,25 @@ def test_databases_that_are_wrong(value: bytes, message: str, database: Path):
         CaffeNet(net_of(layer), TRAIN)()
 
 
-def test_lmdb_is_asked_for_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(InputError, match=r"pip install \"seenet-caffe\[lmdb\]\""):
-        CaffeNet(net_of(LAYERS["Data"]), TRAIN)
+@pytest.mark.parametrize(
+    ("line", "name", "label"),
+    [
+        ("images/0.png 2.7", "images/0.png", 2),
+        ("images/0.png", "images/0.png", 0),
+        ("7.png", "7.png", 7),
+        ("images/0.png cat", "images/0.png", 0),
+        ("images/0.png -3x", "images/0.png", -3),
+        ("images/0.png 5\r", "images/0.png", 5),
+        ("a b.png +4", "a b.png", 4),
+        ("images/0.png ", "images/0.png", 0),
+        ("images/0.png\t3", "images/0.png\t3", 0),
+    ],
+)
+def test_lists_are_read_as_caffe_reads_them(line: str, name: str, label: int, tmp_path: Path) -> None:
+    """The last space parts name and label; the label is what C's atoi makes of the text after it."""
+    path = tmp_path / "list.txt"
+    path.write_bytes(f"{line}\n{line}".encode())
+    assert [(entry.name, entry.value) for entry in read_labelled_list(str(path))] == [(name, label)] * 2
 
 
 def test_state_of_another_list_is_refused(folder: Path):
@@ -811,3 +825,26 @@ def test_a_palette_is_refused_or_its_indices_taken(tmp_path: Path, indices: bool
     else:
         with pytest.raises(InputError, match=r"list:1: .*palette\.png has a palette: .*--palette-labels"):
             read_labels(str(tmp_path / "palette.png"), None, "list:1", False)
+
+
+@pytest.mark.parametrize(
+    ("layer", "module"),
+    [
+        (
+            'top: "a" top: "b" top: "c" top: "d" python_param { module: "voc_layers" layer: "VOCDataLayer" }',
+            "voc_layers",
+        ),
+        (
+            'top: "a" top: "b" python_param { module: "voc_layers" layer: "VOCDataLayer" param_str: "{\'dir\': 1}" }',
+            "voc_layers",
+        ),
+        ('top: "a" python_param { module: "crelu_layer" layer: "CReLULayer" }', "crelu_layer"),
+    ],
+)
+def test_another_projects_layer_of_a_built_in_name(layer: str, module: str) -> None:
+    """Another number of tops, other settings: the message says what was taken, and how to take the other."""
+    net = parse_net(f'layer {{ name: "d" type: "Python" {layer} }}')
+    with pytest.raises(
+        InputError, match=rf"this is the built-in {module}\..*; --allow-module {module}, or .* your own"
+    ):
+        CaffeNet(net, TRAIN)

@@ -1,6 +1,7 @@
 """Nets of Caffe's forks: their words read, what nobody here knows kept, and told only where it is needed."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,13 @@ def test_old_forms_keep_what_they_hold() -> None:
     _, v1, v0 = net.layer
     assert (v1.type, [x.path for x in v1.unknown]) == ("HOLOGRAM", ["depth"])
     assert (v0.type, [x.path for x in v0.unknown]) == ("scanner", ["layer.speed"])
+    assert [str(x) for x in unknown_fields(v0)] == ['no field named "layer.speed" (line 3)']
+
+
+def test_a_text_that_says_unknown_itself() -> None:
+    layer = one('layer { type: "ReLU" unknown { path: "a..b" text: "\\n" line: -1 } }')
+    with pytest.raises(InputError, match=r'no field named "a\.\.b" \(line -1\)'):
+        refuse_unknown(layer, {"ReLU"})
 
 
 def test_a_layer_of_the_other_phase_stops_nothing() -> None:
@@ -209,6 +217,25 @@ TEMPLATE = "layer { convolution_param {\n num_output: %s } }"
 def test_templates(blank: str) -> None:
     with pytest.raises(InputError, match=r"a:2: .*NUM.* stands for a value: this is a template"):
         parse_net(TEMPLATE % blank, "a")
+
+
+def test_summary_lists_all_that_is_missing(
+    tmp_path: Path, seenet: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = tmp_path / "net.prototxt"
+    path.write_text(
+        INPUT + 'layer { name: "a" type: "TRT" bottom: "x" top: "a" }\n'
+        'layer { name: "b" type: "ReLU" bottom: "a" top: "b" }\n'
+        'layer { name: "c" type: "ReLU" shine: 1 bottom: "b" top: "c" }\n'
+    )
+    status, out, err = seenet("summary", path)
+    first, second, last = out.splitlines()
+    assert status == 2
+    assert first.startswith(f'{path}:2: layer "a": unknown layer type "TRT": known from NVCaffe')
+    assert second.startswith(f'{path}:4: layer "c": no field named "shine" (line 4)')
+    assert last == "2 of 4 layers are missing; the other 2 would run"
+    assert err.startswith(f'error: {path}:2: layer "a"')
+    assert err.count("\n") == 1
 
 
 # ---- A net in a solver's place and the other way round

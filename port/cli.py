@@ -1,11 +1,14 @@
 """The `seenet` command: names its subcommands, and loads a subcommand's module when that is called."""
 
 import importlib
+import sys
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
+from port.tools import SCRIPTS, TOOLS
+from port.tools.process import run_tool
 from prototxt.errors import errors_on_one_line
 
 COMMANDS = {
@@ -36,6 +39,10 @@ COMMANDS = {
     "gallery": (
         "port.voc.commands.gallery:gallery_command",
         "One page of HTML: images, attention, labels and truth side by side, to be sorted by IoU.",
+    ),
+    "launchers": (
+        "port.tools.launchers:launchers_command",
+        "Write launchers under the names of Caffe's tools: caffe, convert_imageset, parse_log.py, …",
     ),
     "parity": (
         "parity_tests.compare.command:parity_command",
@@ -102,7 +109,7 @@ def load_command(name: str) -> Any:
 
 
 def _listed() -> None:
-    """Stands in the list of commands for a command that is not loaded."""
+    """Stands in the list of commands for one that is not loaded; Caffe's tools read their flags themselves."""
 
 
 app = typer.Typer(
@@ -112,7 +119,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="SeeNet and any Caffe net on PyTorch, with the evidence.",
 )
-for _name, (_, _summary) in COMMANDS.items():
+for _name, (_, _summary) in {**COMMANDS, **TOOLS, **SCRIPTS}.items():
     app.command(_name, help=_summary)(_listed)
 
 
@@ -125,6 +132,8 @@ def main() -> None:
     line, and exits with 2 at the end (`port.voc.each.report_failures`).
     """
     with errors_on_one_line():
+        if sys.argv[1:2] and sys.argv[1] in {**TOOLS, **SCRIPTS}:
+            sys.exit(run_tool(sys.argv[1], sys.argv[2:]))
         app()
 
 

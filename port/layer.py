@@ -60,8 +60,8 @@ class Layer(nn.Module):
         self._weights = list(param_names(plan.type, len(values)))
         self._shapes = [value.shape for value in values]
         for name, value, param in zip(self._weights, values, plan.params, strict=True):
-            weight = nn.Parameter(torch.from_numpy(value))
-            self.register_parameter(name, weight.requires_grad_(param.needs_gradient))
+            weight = nn.Parameter(torch.from_numpy(value), requires_grad=param.needs_gradient)
+            self.register_parameter(name, weight)
         self.set_up()
 
     # ---- what a layer class writes
@@ -103,6 +103,12 @@ class Layer(nn.Module):
     def owned(self) -> list[nn.Parameter]:
         """The parameters behind `blobs`: whoever owns them, in the owner's shape."""
         return [getattr(self, name) for name in self._weights]
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, metadata: dict, strict: bool, *lists: list
+    ) -> None:
+        """The net looks for keys that are nobody's: of layers a and a.b, a's prefix is b's too."""
+        super()._load_from_state_dict(state_dict, prefix, metadata, False, *lists)
 
     def extra_repr(self) -> str:
         return f"{self.plan.type}"

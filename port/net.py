@@ -226,6 +226,20 @@ class CaffeNet(nn.Module):
         blobs = [[blob.detach().cpu().numpy() for blob in layer.blobs] for layer in self.layers]
         return net_weights.saved(self.plan, blobs, owners_only)
 
+    def _load_from_state_dict(
+        self,
+        state_dict: dict,
+        prefix: str,
+        metadata: dict,
+        strict: bool,
+        missing: list,
+        unexpected: list,
+        errors: list,
+    ) -> None:
+        """PyTorch's own takes a key up to its first dot for a module's name; a Caffe name may hold dots."""
+        if strict:
+            unexpected += [key for key in state_dict if key not in self.state_dict(prefix=prefix)]
+
     def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = self.inputs
         if len(inputs) > len(names):

@@ -28,8 +28,17 @@ def read_net(path: str | os.PathLike) -> NetParameter:
     return parse_net(_text(path), where=os.fspath(path))
 
 
+def read_net_as_it_is(path: str | os.PathLike) -> NetParameter:
+    """As `read_net`, but not upgraded."""
+    return _net_as_it_is(_text(path), os.fspath(path))
+
+
 def parse_net(text: str, where: str = "prototxt") -> NetParameter:
     """As `read_net`, from text; `where` names it in errors."""
+    return upgrade_net(_net_as_it_is(text, where), where)
+
+
+def _net_as_it_is(text: str, where: str) -> NetParameter:
     text, aside = set_aside(text, NetParameter.DESCRIPTOR)
     if not any(key in text for key in ("layer", "input")):
         _refuse_solver(aside, where)
@@ -37,7 +46,7 @@ def parse_net(text: str, where: str = "prototxt") -> NetParameter:
     _parse(text, net, where)
     for found in aside:
         _remember(net, found)
-    return upgrade_net(net, where)
+    return net
 
 
 def read_solver(path: str | os.PathLike) -> SolverParameter:
@@ -49,11 +58,16 @@ def read_solver(path: str | os.PathLike) -> SolverParameter:
     Raises:
         InputError: `path:line: what`, for a missing file, a syntax error, or an unknown field.
     """
+    return upgrade_solver(read_solver_as_it_is(path), os.fspath(path))
+
+
+def read_solver_as_it_is(path: str | os.PathLike) -> SolverParameter:
+    """As `read_solver`, but not upgraded, and with the snapshot prefix that is written there, if any."""
     text = _text(path)
     _refuse_net(text, os.fspath(path))
     solver = SolverParameter()
     _parse(text, solver, os.fspath(path))
-    return upgrade_solver(solver, os.fspath(path))
+    return solver
 
 
 def layer_line(where: str, name: str, occurrence: int = 0) -> str:
@@ -123,7 +137,8 @@ def _lines_of_layers(text: str) -> dict[str, list[int]]:
     """The lines at which top-level `layer` and `layers` entries start, by layer name."""
     starts: dict[str, list[int]] = {}
     line, start = 1, 0
-    key, path, named = "", [], False  # the last field name seen; the fields whose braces are open
+    path: list[str] = []
+    key, named = "", False  # the last field name seen; the fields whose braces are open
     for token in _TOKEN.findall(text):
         if token == "\n":
             line += 1

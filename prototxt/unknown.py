@@ -21,6 +21,10 @@ FIRST_FORK_NUMBER, OWN_NUMBER = 5001, 6000
 """caffe.proto: the numbers of fork fields and enum values start here; `unknown` has this one."""
 
 
+_TOLD = 8
+"""Fields that one message names."""
+
+
 @dataclass(frozen=True)
 class Unknown:
     """A field of a layer (or of the net) that nothing here obeys.
@@ -52,12 +56,14 @@ def unknown_fields(message: LayerParameter | NetParameter) -> list[Unknown]:
 
 def _told(message: Descriptor, found: UnknownField) -> Unknown:
     *outer, last = found.path.split(".")
+    fields = message.fields_by_name
     for name in outer:
-        message = message.fields_by_name[name].message_type
-    if last in message.fields_by_name:
+        inner = fields[name].message_type if name in fields else None
+        fields = inner.fields_by_name if inner is not None else {}
+    if last in fields:
         what = f"{found.path} cannot be {found.text}"
     else:
-        near = difflib.get_close_matches(last, message.fields_by_name, 1, 0.85)
+        near = difflib.get_close_matches(last, fields, 1, 0.85)
         what = f'no field named "{found.path}"{f", but {near[0]}" if near else ""}'
     return Unknown(what, found.path, found.line, found.text)
 
@@ -96,7 +102,7 @@ def missing(net: NetParameter, state: NetState, declared: Collection[str]) -> li
 
 
 def refuse_unknown(message: LayerParameter | NetParameter, declared: Collection[str] = ()) -> None:
-    """Raise InputError if the layer (the net) asks for what is not here, naming all of it.
+    """Raise InputError if the layer (the net) asks for what is not here, naming it.
 
     The planner calls it for the net, and for each layer that the selected phase has. The message does not
     name the file and the layer's line, which the planner adds.
@@ -120,7 +126,8 @@ def refuse_unknown(message: LayerParameter | NetParameter, declared: Collection[
 
 
 def _listed(found: list[Unknown]) -> str:
-    return "; ".join(map(str, found))
+    more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+    return "; ".join(map(str, found[:_TOLD])) + more
 
 
 def unknown_type(layer_type: str, declared: Collection[str]) -> str:

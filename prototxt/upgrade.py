@@ -6,6 +6,7 @@ And the words of forks for what BVLC's Caffe has too, under another name: `hole`
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from prototxt.caffe_pb2 import (
     BatchNormParameter,
@@ -122,7 +123,28 @@ _V0_FIELDS: dict[str, dict[str, tuple[str, str]]] = {
 }
 _V0_TRANSFORM = {"scale": "scale", "meanfile": "mean_file", "cropsize": "crop_size", "mirror": "mirror"}
 _OLD_TRANSFORM = ("scale", "mean_file", "crop_size", "mirror")
+_TRANSFORMED = {
+    V1LayerParameter.DATA: "data_param",
+    V1LayerParameter.IMAGE_DATA: "image_data_param",
+    V1LayerParameter.WINDOW_DATA: "window_data_param",
+}
 _V1_PARAM_LISTS = ("param", "blob_share_mode", "blobs_lr", "weight_decay")
+
+
+def needed_upgrades(net: NetParameter) -> list[str]:
+    """What `upgrade_net` will change of a net, in the order in which Caffe's UpgradeNetAsNeeded does it.
+
+    "v0" and "v1" layers, "data" (transformations in data layers' own fields), "input" fields, "batch norm".
+    """
+    v0 = any(layer.HasField("layer") for layer in net.layers)
+    data = not v0 and any(
+        layer.type == kind and any(getattr(layer, param).HasField(name) for name in _OLD_TRANSFORM)
+        for layer in net.layers
+        for kind, param in _TRANSFORMED.items()
+    )
+    old_norms = any(layer.type == "BatchNorm" and len(layer.param) == 3 for layer in net.layer)
+    found = {"v0": v0, "data": data, "v1": net.layers, "input": net.input, "batch norm": old_norms}
+    return [name for name, needed in found.items() if needed]
 
 
 def upgrade_net(net: NetParameter, where: str) -> NetParameter:
@@ -150,17 +172,28 @@ def upgrade_net(net: NetParameter, where: str) -> NetParameter:
 
 def upgrade_solver(solver: SolverParameter, where: str) -> SolverParameter:
     """The solver with `type` as a string and its snapshot prefix resolved."""
-    if solver.HasField("solver_type"):
-        if solver.HasField("type"):
-            raise InputError(f"{where}: has both `solver_type` and `type`: keep `type`")
-        names = ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"]
-        solver.type = names[solver.solver_type]
-        solver.ClearField("solver_type")
+    upgrade_solver_type(solver, where)
     if not solver.HasField("snapshot_prefix"):
         solver.snapshot_prefix = os.fspath(Path(where).with_suffix(""))
     elif os.path.isdir(solver.snapshot_prefix):
         solver.snapshot_prefix = os.path.join(solver.snapshot_prefix, Path(where).stem)
     return solver
+
+
+def upgrade_solver_type(solver: SolverParameter, where: str) -> bool:
+    """Give the solver its `type` as a string; False where it has no number of the older form.
+
+    Raises:
+        InputError: it has both.
+    """
+    if not solver.HasField("solver_type"):
+        return False
+    if solver.HasField("type"):
+        raise InputError(f"{where}: has both `solver_type` and `type`: keep `type`")
+    names = ["SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"]
+    solver.type = names[solver.solver_type]
+    solver.ClearField("solver_type")
+    return True
 
 
 # ---- The words of forks
@@ -238,7 +271,7 @@ def _say_crop(net: NetParameter, where: str) -> None:
     names = [layer.name for layer in net.layer if layer.type == "Crop" and not layer.HasField("crop_param")]
     if names:
         log.warning(
-            '%s: layer "%s": Crop without crop_param has the offset 0, as in BVLC\'s Caffe; in HED, DSS and '
+            '%s: layer "%s": Crop without crop_param has the offset 0, as in BVLC\'s Caffe; in HED and '
             'DeeperCut it has the one that aligns the maps: write type: "AutoCrop" for that',
             where,
             names[0],
@@ -301,7 +334,7 @@ def _upgrade_v0(entry: V1LayerParameter, new: LayerParameter, where: str) -> Non
             raise InputError(f'{where}: layer "{old.name}": field {field.name} cannot be upgraded')
 
 
-def _assign(new: LayerParameter, param: str, field: str, value: object) -> None:
+def _assign(new: LayerParameter, param: str, field: str, value: Any) -> None:
     message = getattr(new, param)
     if not field:
         message.CopyFrom(value)

@@ -12,6 +12,7 @@ from port.ranks import solver_count, solver_rank
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Declared
+from prototxt.layers.python import saying_built_in
 from prototxt.plan import Step
 from runtime.data.output import HDF5Pass
 from runtime.data.prefetch import Prefetcher, Share, whole
@@ -34,7 +35,7 @@ def share_of(layer: LayerParameter) -> Share:
     return (lambda: (solver_rank(), solver_count())) if layer.phase == TRAIN else whole
 
 
-@layer("Data", "ImageData", "ImageSegData", "WindowData")
+@layer("Data", "ImageData", "ImageSegData", "ImageLabelmapData", "DenseImageData", "WindowData")
 class DataLayer(Layer):
     """A layer over a source of batches, which are read ahead; what is read ahead never shows.
 
@@ -97,9 +98,10 @@ class VOCDataLayer(DataLayer):
 
     @staticmethod
     def open(step: Step) -> Opened:
-        if len(step.tops) != 2:
-            raise InputError(f"VOCDataLayer makes two tops, data and label, not {len(step.tops)}")
-        settings = settings_of(step.param.python_param.param_str, InputError)
+        with saying_built_in(step.param):
+            if len(step.tops) != 2:
+                raise InputError(f"VOCDataLayer makes two tops, data and label, not {len(step.tops)}")
+            settings = settings_of(step.param.python_param.param_str, InputError)
         train = step.param.phase == TRAIN
         source = VocImages(settings, train, share_of(step.param), InputError)
         return source, Declared(source.shapes)

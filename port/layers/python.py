@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from port.layer import Layer
 from prototxt.layers.declare import Declared, Weight
@@ -52,14 +52,10 @@ class ScriptLayer(Layer):
     """
 
     def __init__(self, plan: LayerPlan, opened: Script):
-        super().__init__(plan)
+        super().__init__(plan, [blob.data for blob in opened.layer.blobs])
         self.current: Current | None = None
         self.written: dict[int, Tensor] = {}
         self._opened, self.script = opened, opened.layer
-        for i, blob in enumerate(self.script.blobs):
-            self.register_parameter(str(i), nn.Parameter(torch.from_numpy(blob.data)))
-            self._weights.append(str(i))
-            self._shapes.append(blob.shape)
 
     def share_memory_of(self, memory: Sequence[int]) -> None:
         """Let bottoms that lie in one memory of the net do so here. `memory`: of each blob, `Plan.memory`."""

@@ -29,11 +29,16 @@ def summary_command(
     from rich.console import Console
 
     from port.report.graph import draw_net
-    from port.report.summary import summarise, summary_table, totals
+    from port.report.summary import lacking, summarise, summary_table, totals
 
-    net, remarks = summarise(
-        prototxt, number, inputs=inputs, allow_modules=allow_module or (), weights=weights
-    )
+    try:
+        net, remarks = summarise(
+            prototxt, number, inputs=inputs, allow_modules=allow_module or (), weights=weights
+        )
+    except InputError:
+        for line in lacking(prototxt, number):
+            typer.echo(line)
+        raise
     if graph is not None:
         draw_net(net, graph)
     console = Console()

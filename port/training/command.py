@@ -92,7 +92,7 @@ def _solver_param(solver: str, weights: str, snapshot: str, level: int, stage: s
         raise InputError("--snapshot resumes and --weights finetunes: give one of the two")
     param = read_solver(solver)
     param.train_state.level = level
-    param.train_state.stage.extend(filter(None, stage.split(",")))
+    param.train_state.stage.extend(stage.split(","))  # one that is empty where none is given, as Caffe's
     if snapshot or weights:
         param.ClearField("weights")
     if weights:

@@ -183,12 +183,12 @@ class TrainingNet:
 
     def _run(self, observe: Observer | None, sources: dict[int, tuple[Tensor, ...]]) -> Tensor:
         """All layers in order, and the weighted loss. `sources`: see `CaffeNet.run`."""
-        loss = torch.zeros((), device=self.device)
+        loss, layers = torch.zeros((), device=self.device), self.net.layers
 
         def after(plan: LayerPlan, bottoms: tuple[Tensor, ...], tops: tuple[Tensor, ...]) -> None:
             nonlocal loss
             shapes = (tuple(bottom.shape) for bottom in bottoms)
-            layer = self.net.layers[plan.index]
+            layer = layers[plan.index]
             self._replaced += [layer.owned[i] for i in layer.replaced_gradients(*shapes)]
             if observe:
                 observe(plan, bottoms, tops)

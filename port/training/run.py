@@ -142,7 +142,7 @@ def _log_device(log: CaffeLog, device: torch.device) -> None:
     if device.type == "cpu":
         log("caffe.cpp:197", "Use CPU.")
         return
-    index = device.index or 0
+    index = torch.cuda.current_device() if device.index is None else device.index
     log("caffe.cpp:204", f"Using GPUs {index}")
     log("caffe.cpp:209", f"GPU {index}: {torch.cuda.get_device_name(index)}")
 
