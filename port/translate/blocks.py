@@ -337,7 +337,7 @@ def _what_it_is(instance: Instance) -> tuple[str, str]:
     depthwise = any(map(_is_depthwise, ops))
     squeezes = "Sigmoid" in kinds and any("keepdim" in op.text for op in ops)
     se = "SE" if squeezes else ""
-    if tail.types[0] == "Eltwise" and "+" in tail.text:
+    if tail.types[0] in ("Eltwise", "Axpy") and "+" in tail.text:
         if depthwise:
             return (
                 "An inverted residual: a depthwise convolution between two 1x1, plus the input.",

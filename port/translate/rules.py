@@ -52,6 +52,12 @@ def caffe_sizes(
     return sizes, far
 
 
+def max_unpool(x: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
+    """Zeros but for `x`, each value at the place that its pooling took it from."""
+    top = x.new_zeros(*x.shape[:2], size[0] * size[1])
+    return top.scatter(2, places.flatten(2), x.flatten(2)).unflatten(2, size)
+
+
 def lrn_within_channel(x: Tensor, size: int, alpha: float, beta: float) -> Tensor:
     """x / (1 + alpha * mean of the squares around it) ** beta."""
     return x * (1 + alpha * F.avg_pool2d(x.square(), size, 1, size // 2)) ** -beta
