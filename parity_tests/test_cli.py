@@ -108,6 +108,14 @@ REFUSED = {
         ["--solver", "SOLVER", "--sigint_effect", "sing"],
         ["--solver", "SOLVER", "--phase", "REST"],
     ],
+    "translate": [
+        [],
+        ["net"],
+        ["net", "--out", "out", "--phase", "both"],
+        ["net", "--out", "out", "--class-name", "2Net"],
+        ["net", "--out", "out", "--input-shape", "data=x"],
+        ["net", "--out", "out", "--input-shape", "data"],
+    ],
     "voc-labels": [
         [],
         ["--voc", "v", "--list", "l", "--from", "hearsay"],

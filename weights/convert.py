@@ -50,6 +50,7 @@ def convert(
     *,
     allow_nan: bool = False,
     prototxt: str | os.PathLike | None = None,
+    names: str = "caffe",
 ) -> list[ConvertedLayer]:
     """Write the weights of `src` to `dst`, whose suffix names the format; each number stays as wide as it is.
 
@@ -58,6 +59,7 @@ def convert(
         allow_nan: convert NaN and infinite weights too.
         prototxt: the net whose text a .safetensors is to hold beside the weights. From one .safetensors to
             another, what the first holds is kept.
+        names: "caffe", or "torch" for a state dict as PyTorch's modules have it (`weights.torch_names`).
 
     Returns:
         What was written, layer by layer.
@@ -66,7 +68,12 @@ def convert(
         InputError: for bad input; `dst` is then as it was.
     """
     from weights.formats import check_writable_format, read_weights
+    from weights.torch_names import torch_state, write_torch_state
 
+    if names not in ("caffe", "torch"):
+        raise InputError(f'--names is "caffe" or "torch", not "{names}"')
+    if names == "torch" and prototxt is not None:
+        raise InputError("--prototxt goes with Caffe's names: leave out --names torch")
     check_writable_format(dst)
     metadata = _metadata(src, dst, prototxt)
     layers = read_weights(src)
@@ -76,6 +83,9 @@ def convert(
         summary = beside.submit(lambda: [_summary(layer) for layer in layers])
         if not allow_nan:
             _refuse_nan(layers, src)
+        if names == "torch":
+            write_torch_state(dst, torch_state(layers, src))
+            return summary.result()
         _write(dst, layers, metadata, progress)
         return summary.result()
 
@@ -160,18 +170,21 @@ def _table(layers: Sequence[ConvertedLayer]) -> "Table":
 
 def convert_command(
     src: Annotated[
-        Path, typer.Argument(help="A .caffemodel, .caffemodel.h5, .safetensors, .pth or .pt file.")
+        Path, typer.Argument(help="A .caffemodel, .caffemodel.h5, .safetensors, .pth, .npz or .mat file.")
     ],
     dst: Annotated[Path, typer.Argument(help="What to write; its suffix names the format.")],
     allow_nan: Annotated[bool, typer.Option(help="Convert NaN and infinite weights too.")] = False,
     prototxt: Annotated[
         Path | None, typer.Option(help="The net; its text goes into a .safetensors, beside the weights.")
     ] = None,
+    names: Annotated[
+        str, typer.Option(help="Of what is written: caffe's, or torch's, BatchNorm's statistics divided.")
+    ] = "caffe",
 ) -> None:
     """Convert weights between Caffe's formats, safetensors and PyTorch's."""
     from rich.console import Console
 
-    layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt)
+    layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt, names=names)
     console = Console()
     console.print(_table(layers), width=None if console.is_terminal else 110)
     console.print("CRC-32 of a layer's values, the same in every format; below, of the names with these.")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.layer import Layer, layer
+from port.layer import Layer, being_exported, layer
 from prototxt.caffe_pb2 import BNParameter, LRNParameter
 from prototxt.forks import meaning
 from prototxt.layers.declare import Shape, legacy_shape
@@ -31,7 +31,7 @@ class LRN(Layer):
     def forward(self, x: Tensor) -> Tensor:
         param = self.param.lrn_param
         if param.norm_region == LRNParameter.ACROSS_CHANNELS:
-            wanted = torch.is_grad_enabled() and x.requires_grad
+            wanted = torch.is_grad_enabled() and x.requires_grad and not being_exported()
             return _AcrossChannels.apply(x, param) if wanted else _across_channels(x, param)[0]
         mean = F.avg_pool2d(x.square(), param.local_size, 1, param.local_size // 2)
         return x * (1 + param.alpha * mean) ** -param.beta
@@ -67,6 +67,8 @@ def _channel_sums(x: Tensor, count: int) -> Tensor:
     if x.numel() == 0:
         return x  # which avg_pool3d does not take
     padded = F.pad(x.unsqueeze(1), (0, 0, 0, 0, count // 2, count // 2))
+    if being_exported():  # to ONNX the divisor is dropped without a word
+        return F.avg_pool3d(padded, (count, 1, 1), 1).squeeze(1) * count
     return F.avg_pool3d(padded, (count, 1, 1), 1, divisor_override=1).squeeze(1)
 
 
@@ -101,8 +103,7 @@ class BatchNorm(Layer):
             blob.requires_grad_(False)
         self.passes = 0
         param = self.param.batch_norm_param
-        given = param.HasField("use_global_stats")
-        self.global_stats = param.use_global_stats if given else self.phase == 1
+        self.told = param.use_global_stats if param.HasField("use_global_stats") else None
 
     def replaced_gradients(self, *shapes: Shape) -> Sequence[int]:
         return (3, 4)[: len(self.owned) - 3]
@@ -116,7 +117,7 @@ class BatchNorm(Layer):
 
     def _normalised(self, x: Tensor, eps: float) -> Tensor:
         per_channel = (1, -1, *(1,) * (x.ndim - 2))
-        if self.global_stats:
+        if self.phase == 1 if self.told is None else self.told:
             means, variances, count = self.blobs[:3]
             factor = torch.where(count == 0, 0, 1 / count)  # empty sums count as 0
             mean = (means * factor).view(per_channel)
