@@ -12,7 +12,7 @@ from parity_tests.recordings import NETS
 from port.voc import stages
 from port.voc.shapes import make_shapes
 from port.voc.stages import last_weights, losses, run_stage, train_in
-from port.voc.studies import STUDIES
+from port.voc.studies import DESIGN, read_design
 from port.voc.weak_labels import TRUNK
 from prototxt.errors import InputError
 from weights import read_weights
@@ -218,11 +218,31 @@ def test_what_the_pipeline_refuses(
 
 
 @pytest.mark.slow
-def test_the_studies_make_a_table_and_a_figure(seenet: Run, tmp_path: Path) -> None:
-    """About a minute: four trainings of two iterations."""
-    status, out, err = seenet("studies", "--out", tmp_path, "--seeds", 1, "-n", 30, "--iterations", 2)
+def test_the_studies_make_tables_and_figures(seenet: Run, tmp_path: Path) -> None:
+    """About a minute: ten trainings of two iterations."""
+    status, _, err = seenet("studies", "--out", tmp_path, "--seeds", 1, "-n", 30, "--iterations", 2)
     assert status == 0, err
-    results = json.loads((tmp_path / "studies.json").read_text())
-    assert set(results) == set(STUDIES) and all(len(runs) == 1 for runs in results.values())
-    assert (tmp_path / "studies.png").stat().st_size > 10_000
-    assert all(name in out for name in STUDIES)
+    design = read_design(DESIGN)
+    runs = json.loads((tmp_path / "studies.json").read_text())
+    told = {(run["set"], run["variant"]) for run in runs}
+    assert told == {(name, variant) for name in design.sets for variant in design.variants}
+    assert len(runs) == len(design.sets) * (1 + 2 * (len(design.variants) - 1))
+    for name in design.sets:
+        assert (tmp_path / f"{name}_maps.png").stat().st_size > 10_000
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"variants": {"x": {"colour": 1}}}', '{"variants": 3}'])
+def test_what_is_no_design_is_refused(seenet: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "design.json").write_text(text)
+    status, _, err = seenet("studies", "--out", tmp_path / "out", "--design", tmp_path / "design.json")
+    assert status == 2 and "not a design of studies" in err and err.count("\n") == 1, err
+
+
+def test_the_published_design_is_one() -> None:
+    """Every solver is there, and a variant that does not negate in training does not in testing."""
+    design = read_design(DESIGN)
+    assert all((SHAPES / variant.solver).is_file() for variant in design.variants.values())
+    assert design.variants["ACoL"].thresholds(design.thresholds) == [(0.8, 0.0), (0.7, 0.0)]
+    assert design.variants["CAM"].thresholds(design.thresholds) == [(0.8, 0.0)]
+    assert design.variants["SeeNet, own S_C"].thresholds(design.thresholds) == [(0.8, 0.0), (0.7, 0.05)]

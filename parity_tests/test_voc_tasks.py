@@ -214,6 +214,7 @@ def test_fusion_is_the_papers(fusion: str) -> None:
             "harmonic": [2 / (1 / a + 1 / d) if a and d else 0 for a in own],
             "max": [max(a, d) for a in own],
             "mean": [(a + d) / 2 for a in own],
+            "saliency": [d + 1e-9 * a for a in own],
         }[fusion]
         expected = (
             {labels[i] + 1 for i in range(3) if scores[i] == max(scores)} if max(scores) > 1 - d else {0}

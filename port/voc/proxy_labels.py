@@ -14,7 +14,7 @@ from port.voc.label_images import read_map, same_size, write_label_image
 from port.voc.lists import Entry, read_entries
 from prototxt.errors import InputError
 
-FUSIONS = ("harmonic", "max", "mean")
+FUSIONS = ("harmonic", "max", "mean", "saliency")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Fusion:
     Attributes:
         fusion: the score of class c from saliency D and attention A_c, both in 0 … 1: "harmonic" is the
             paper's, 2·D·A_c / (D + A_c), which asks for both; "max" is satisfied with either, and "mean"
-            lies between.
+            lies between. "saliency" is D: saliency alone says what is background, attention only which class.
         ambiguous: where two classes' attentions both reach this, the pixel is ignored; 0: never. The
             authors say to leave such pixels out and give the pair 0.7 and 0.8 as an example, hence 0.7. It
             can touch only images of several classes, and there only pixels whose label is a toss-up.
@@ -60,7 +60,10 @@ def proxy_labels_command(
         Path | None, typer.Option(help="Folder of NAME.png; without it, attention is cut at --background.")
     ] = None,
     fusion: Annotated[
-        str, typer.Option(help="Class score from saliency and attention: harmonic (the paper's), max, mean.")
+        str,
+        typer.Option(
+            help="Class score from saliency and attention: harmonic (the paper's), max, mean, saliency."
+        ),
     ] = Fusion.fusion,
     ambiguous: Annotated[
         float, typer.Option(help="Ignore where two classes' attentions reach this; 0: nowhere.")
@@ -132,6 +135,8 @@ def fuse(
             score = 2 * saliency * most / np.maximum(saliency + most, 1e-12)
         elif rule.fusion == "max":
             score = np.maximum(saliency, most)
+        elif rule.fusion == "saliency":
+            score = saliency
         else:
             score = (saliency + most) / 2
     fused = np.where(score > background, np.array(labels, np.uint8)[first] + 1, 0).astype(np.uint8)

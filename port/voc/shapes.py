@@ -17,7 +17,7 @@ from port.voc.classes import voc_name
 from port.voc.each import for_each, report_failures
 from port.voc.label_images import write_label_image
 from port.voc.lists import list_line
-from port.voc.shapes_drawing import LARGE, Picture, draw_picture
+from port.voc.shapes_drawing import KINDS, Picture, draw_picture
 from prototxt.errors import InputError
 from weights.files import atomic_path
 
@@ -36,6 +36,9 @@ def shapes_command(
     saliency_iou: Annotated[
         float, typer.Option(help="Quality of the simulated saliency: its IoU with the objects at 128 of 255.")
     ] = 0.85,
+    kind: Annotated[
+        str, typer.Option(help=f"What the images look like: {' or '.join(KINDS)} (VOC's geometry).")
+    ] = "shapes",
     crops: Annotated[
         bool, typer.Option("--crops", help="Also cut out each object, 64 by 64: what a trunk is taught with.")
     ] = False,
@@ -51,7 +54,9 @@ def shapes_command(
         raise InputError(f"--size {size}: 64 to 2048 pixels are due")
     if not 0.3 <= saliency_iou <= 1:
         raise InputError(f"--saliency-iou {saliency_iou}: 0.3 to 1 is due")
-    facts, failed = make_shapes(out, number, seed, size, saliency_iou, workers, crops)
+    if kind not in KINDS:
+        raise InputError(f'--kind "{kind}": must be one of {", ".join(KINDS)}')
+    facts, failed = make_shapes(out, number, seed, size, saliency_iou, workers, crops, kind)
     table = Table("what", "value", title=f"{out}")
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
@@ -67,6 +72,7 @@ def make_shapes(
     saliency_iou: float = 0.85,
     workers: int = 1,
     crops: bool = False,
+    kind: str = "shapes",
 ) -> tuple[dict[str, Any], list[InputError]]:
     """Write `number` images and everything about them; with the same library versions, the same bytes.
 
@@ -78,14 +84,14 @@ def make_shapes(
     Returns:
         What `shapes.json` holds, and what could not be written (then the lists lack it).
     """
-    work = partial(_make_one, out, seed, size, saliency_iou, crops)
+    work = partial(_make_one, out, seed, size, saliency_iou, crops, kind)
     made, failed = [], []
     for index, result in for_each(work, range(number), workers, "drawing"):
         if isinstance(result, InputError):
             failed.append(result)
         else:
             made.append((index, result))
-    facts = _facts([result for _, result in made], number, seed, size, saliency_iou)
+    facts = _facts([result for _, result in made], number, seed, size, saliency_iou, kind)
     if made:
         _write_lists(out, [(index, result["labels"]) for index, result in made])
         if crops:
@@ -95,10 +101,10 @@ def make_shapes(
 
 
 def _make_one(
-    out: Path, seed: int, size: int, saliency_iou: float, crops: bool, index: int
+    out: Path, seed: int, size: int, saliency_iou: float, crops: bool, kind: str, index: int
 ) -> dict[str, Any]:
     name = _name(index)
-    picture = draw_picture(seed, index, size, saliency_iou)
+    picture = draw_picture(seed, index, size, saliency_iou, KINDS[kind])
     _write_jpeg(out / "JPEGImages" / f"{name}.jpg", picture.image)
     write_label_image(out / "SegmentationClass" / f"{name}.png", picture.labels)
     write_label_image(out / "Parts" / f"{name}.png", picture.parts)
@@ -181,19 +187,20 @@ def _write_lists(out: Path, made: list[tuple[int, tuple[int, ...]]]) -> None:
 
 
 def _facts(
-    made: list[dict[str, Any]], number: int, seed: int, size: int, saliency_iou: float
+    made: list[dict[str, Any]], number: int, seed: int, size: int, saliency_iou: float, kind: str
 ) -> dict[str, Any]:
     def mean(what: str) -> float:
         return float(np.mean([result[what] for result in made])) if made else float("nan")
 
     return {
+        "kind": kind,
         "images": number,
         "seed": seed,
         "size": size,
         "objects_per_image": mean("objects"),
         "images_with_touching_objects": mean("touching"),
         "images_with_a_large_object": mean("large"),
-        "large_objects_drawn": LARGE,
+        "large_objects_drawn": KINDS[kind].large,
         "foreground": mean("foreground"),
         "emblem_of_object": mean("part"),
         "saliency_iou_asked": saliency_iou,
