@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import port.pycaffe as caffe
-from parity_tests.recordings import WHOLE_NET, error, he_uniform, recorded, sampled
+from parity_tests.recordings import SEENET_TRAIN, WHOLE_NET, error, he_uniform, recorded, sampled
 from port.training.caffe_log import CaffeLog
 from port.training.loop import Solver, check_solver
 from port.training.net import TrainingNet
@@ -21,7 +21,7 @@ from prototxt.read import text_format
 from weights import LayerWeights, SolverSnapshot, write_solverstate
 
 CASES, ARRAYS = recorded("solver")
-SEENET_CASES, SEENET_ARRAYS = recorded("seenet_train")
+SEENET_CASES, SEENET_ARRAYS = SEENET_TRAIN
 QUIET = CaffeLog(silent=True)
 
 

@@ -31,6 +31,7 @@ from weights.formats import check_writable_format, read_weights, write_weights
 from weights.layer_weights import LayerWeights, check_finite, shape_text
 from weights.metadata import net_metadata
 from weights.tensors import read_safetensors_metadata
+from weights.third_branch import third_branch
 from weights.wire import raw_bytes
 
 _HASH_CHUNK = 1 << 20
@@ -168,14 +169,24 @@ def convert_command(
     src: Annotated[
         Path, typer.Argument(help="A .caffemodel, .caffemodel.h5, .safetensors, .pth or .pt file.")
     ],
-    dst: Annotated[Path, typer.Argument(help="What to write; its suffix names the format.")],
+    dst: Annotated[Path | None, typer.Argument(help="What to write; its suffix names the format.")] = None,
     allow_nan: Annotated[bool, typer.Option(help="Convert NaN and infinite weights too.")] = False,
     prototxt: Annotated[
         Path | None, typer.Option(help="The net; its text goes into a .safetensors, beside the weights.")
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Write nothing; tell whether SeeNet's S_C had weights of its own."),
+    ] = False,
 ) -> None:
     """Convert weights between Caffe's formats, safetensors and PyTorch's."""
     try:
+        if explain == (dst is not None):
+            raise InputError("give DST, what to write, or --explain, which writes nothing")
+        if dst is None:
+            for line in third_branch(src).lines:
+                typer.echo(line)
+            return
         layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt)
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
