@@ -15,9 +15,9 @@ from PIL import Image
 
 import port
 from parity_tests.recordings import seenet_weights
+from port import progress
 from port.attention.maps import fused_maps, label_scores, prepared_views
 from port.images import read_image
-from port.voc import stream
 from port.voc.classes import CLASSES, IGNORE, PALETTE
 from port.voc.evaluate import evaluate_attention, evaluate_labels
 from port.voc.label_images import read_label_image, write_label_image
@@ -467,6 +467,6 @@ def test_dataset_and_photographs_are_apart(seenet: Run, shapes: Path, narrow: Pa
 def test_progress_without_a_terminal(
     seenet: Run, shapes: Path, narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
     status, _, err = attend(seenet, shapes, narrow, tmp_path)
     assert status == 0 and "attention: 8/8, " in err and "images/s, 0 min left" in err

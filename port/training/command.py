@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import torch
 import typer
 
 from port.layers.data import ImageSegData
-from port.progress import progress_bar
+from port.progress import ProgressLines, progress_bar
 from port.ranks import joined_ranks, solver_rank
 from port.training.caffe_log import CaffeLog
 from port.training.loop import Solver
@@ -130,6 +131,8 @@ def _train(
             log.write = lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             task = bar.add_task("training", total=param.max_iter)
             observers.append(_bar_observer(bar, task))
+        elif not log.silent:
+            observers.append(_line_observer(param.max_iter))
         run = Solver(
             param,
             make_net,
@@ -230,6 +233,21 @@ def _bar_observer(bar: object, task: int) -> Observer:
         if kind == "train":
             shown = f"training · loss {values['loss']:.4g} · lr {values['lr']:.3g}"
             bar.update(task, completed=iteration, description=shown)
+
+    return tell
+
+
+def _line_observer(total: int) -> Observer:
+    """Rate and time left, on stdout: on stderr there is Caffe's log alone, for Caffe's own parser."""
+    lines: list[ProgressLines] = []
+
+    def tell(kind: str, iteration: int, values: dict[str, float]) -> None:
+        if kind == "train":
+            if not lines:
+                lines.append(
+                    ProgressLines("training", total, "iterations", partial(print, flush=True), iteration)
+                )
+            lines[0].update(iteration)
 
     return tell
 

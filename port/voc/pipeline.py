@@ -13,20 +13,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import prototxt
 from port.devices import check_device
 from port.report import pages
-from port.voc.crf import CrfSettings, load_crf
+from port.voc.crf import CrfSettings
 from port.voc.evaluate import Numbers, evaluate_labels, percent
 from port.voc.gallery import Folders, gather_gallery, write_gallery
-from port.voc.lists import Entry, read_entries, read_names
+from port.voc.lists import Entry, read_entries
+from port.voc.nets import SETS, Nets
+from port.voc.pipeline_check import Needs, check_pipeline, report
+from port.voc.proxy_labels import Fusion
 from port.voc.segment import Segmenting, segment_dataset
 from port.voc.segmentation import MULTI_SCALE, Views
 from port.voc.stages import STAGE, file_key, last_weights, losses, run_stage, solver_key, train_in
 from port.voc.voc_labels import first_folder
 from port.voc.weak_labels import (
-    TEST_SIZE,
-    TRUNK,
     Images,
     Recipe,
     generated_images,
@@ -37,50 +37,6 @@ from prototxt.errors import InputError
 from weights.files import atomic_path
 
 matplotlib.use("Agg")
-
-NETS = Path(prototxt.__file__).parent
-
-
-@dataclass(frozen=True)
-class Nets:
-    """What is trained.
-
-    Attributes:
-        seenet, cam: the classifiers' solvers, with erasing and without.
-        segmentation: the segmentation net's; deploy: the net as it is run.
-        weights: what all start from, by layer name; none: it must be given.
-        test_size: of the attention; tile: of the segmentation.
-    """
-
-    seenet: Path
-    cam: Path
-    segmentation: Path
-    deploy: Path
-    weights: Path | None
-    test_size: int
-    tile: int
-
-
-SETS = {
-    "published": Nets(
-        NETS / "seenet" / "solver.prototxt",
-        NETS / "seenet" / "solver_cam.prototxt",
-        NETS / "deeplab_largefov" / "solver.prototxt",
-        NETS / "deeplab_largefov" / "deploy.prototxt",
-        None,
-        256,
-        513,
-    ),
-    "shapes": Nets(
-        NETS / "shapes" / "solver.prototxt",
-        NETS / "shapes" / "solver_cam.prototxt",
-        NETS / "shapes" / "deeplab_solver.prototxt",
-        NETS / "shapes" / "deeplab_deploy.prototxt",
-        TRUNK,
-        TEST_SIZE,
-        0,
-    ),
-}
 
 SEENET, CAM, MASKS = "SeeNet's labels", "plain CAM's labels", "exact masks"
 
@@ -94,8 +50,20 @@ def pipeline_command(
         str, typer.Option(help=f"Which nets: {', '.join(SETS)}.", show_default="shapes without --voc")
     ] = "",
     weights: Annotated[
-        Path | None, typer.Option(help="What the nets start from: VGG-16.", show_default="the set's own")
+        Path | None,
+        typer.Option(help="What the classifiers start from: VGG-16.", show_default="the set's own"),
     ] = None,
+    segmentation_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the segmentation nets start from: vgg16_20M or ResNet-101.",
+            show_default="the set's own",
+        ),
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="Of the segmentation nets: vgg16 or resnet101.")] = "vgg16",
+    share_background: Annotated[
+        bool, typer.Option("--share-background", help="SeeNet's S_C is S_B's own classifier.")
+    ] = False,
     train_list: Annotated[
         Path | None, typer.Option(help="NAME CLASS [CLASS …].", show_default="VOC/train_cls.txt")
     ] = None,
@@ -124,15 +92,17 @@ def pipeline_command(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that fuse, refine and judge.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look whether all is there, and say what it will take.")
+    ] = False,
 ) -> None:
     """Classifier → attention → proxy labels → segmentation net → mIoU; a page with curves and pictures.
 
-    Called again, it goes on where it was stopped, and passes over what is current.
+    Before anything is trained, everything that any stage reads is opened and held against the rest. Called again,
+    it goes on where it was stopped, and passes over what is current.
     """
-    chosen = _nets(nets or ("published" if voc else "shapes"), weights)
+    chosen = _nets(nets or ("published" if voc else "shapes"), weights, segmentation_weights, backbone)
     check_device(device)
-    if crf:
-        load_crf()
     _no_spaces(out, voc or out)
     if voc is None:
         voc = out / "shapes"
@@ -141,16 +111,40 @@ def pipeline_command(
         key = str(voc.resolve())
     images = _dataset(voc, train_list, saliency)
     val = val_list or voc / "ImageSets" / "Segmentation" / "val.txt"
-    if not val.is_file() or not images.truth:
-        raise InputError(f"{voc}: judging needs {val} and label images in SegmentationClass: name --val-list")
-    unknown, names = _without_truth(images, read_names(val)[0])
-    if unknown:
-        raise InputError(
-            f"{images.truth}: {len(unknown)} of {len(names)} images of {val} have no label image to be judged by, "
-            f"{unknown[0]} first: name others with --val-list"
+    segmenter, deploy = chosen.segmentation[backbone]
+    views = Views(MULTI_SCALE, True, chosen.tile) if multi_scale else Views(tile=chosen.tile)
+    classifiers = {SEENET: chosen.shared if share_background else chosen.seenet} | (
+        {CAM: chosen.cam} if compare else {}
+    )
+    needs = Needs(
+        images=images,
+        val=val,
+        out=out,
+        classifiers=classifiers,
+        weights=chosen.weights,
+        segmentation=segmenter,
+        segmentation_weights=chosen.segmentation_weights,
+        deploy=deploy,
+        views=views,
+        crf=CrfSettings() if crf else None,
+        exact=compare,
+        test_size=chosen.test_size,
+        classifier_iterations=classifier_iterations,
+        segmentation_iterations=segmentation_iterations,
+        workers=workers,
+        device=device,
+    )
+    report(*check_pipeline(needs, measure=check or not (out / "seenet").exists()), Console())
+    if images.saliency is None:
+        typer.echo(
+            f"warning: {voc}: no saliency maps, which the paper's rule needs (docs/voc.md says where they are): "
+            f"background is where attention is below {Fusion.background} of its maximum instead",
+            err=True,
         )
+    if check:
+        return
     recipe = Recipe(
-        chosen.seenet,
+        classifiers[SEENET],
         chosen.weights,
         chosen.test_size,
         seed=seed,
@@ -158,10 +152,12 @@ def pipeline_command(
         device=device,
     )
     how = Segmentation(
-        chosen,
+        segmenter,
+        deploy,
+        chosen.segmentation_weights,
         val,
-        Views(MULTI_SCALE, True, chosen.tile) if multi_scale else Views(tile=chosen.tile),
-        CrfSettings() if crf else None,
+        views,
+        needs.crf,
         seed,
         segmentation_iterations,
         workers,
@@ -217,9 +213,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How segmentation nets are trained, and judged on the images of `val`."""
+    """How segmentation nets are trained, from which weights, run by which net, and judged on the images of `val`."""
 
-    nets: Nets
+    solver: Path
+    deploy: Path
+    weights: Path
     val: Path
     views: Views
     crf: CrfSettings | None
@@ -243,8 +241,8 @@ def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcom
     settings = {
         "labels": source.key,
         "list": file_key(images.attend),
-        "solver": solver_key(how.nets.segmentation),
-        "weights": file_key(how.nets.weights),
+        "solver": solver_key(how.solver),
+        "weights": file_key(how.weights),
         "seed": how.seed,
         "iterations": how.iterations,
     }
@@ -252,8 +250,8 @@ def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcom
     def train() -> None:
         train_in(
             trained,
-            how.nets.segmentation,
-            how.nets.weights,
+            how.solver,
+            how.weights,
             {"source": str(list_.resolve())},
             how.seed,
             how.iterations,
@@ -261,7 +259,7 @@ def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcom
         )
 
     key = run_stage(f"{source.name}: segmentation net", trained, settings, train)
-    by = Segmenting(how.nets.deploy, last_weights(trained), how.views, how.crf)
+    by = Segmenting(how.deploy, last_weights(trained), how.views, how.crf)
 
     def segment() -> None:
         none_failed(segment_dataset(images.voc, how.val, segmented, by, how.workers, how.device).failed)
@@ -344,25 +342,23 @@ def _weak_source(name: str, out: Path, images: Images, recipe: Recipe, key: str,
     return Source(name, out, out / "labels", make_weak_labels(name, out, images, recipe, key, workers))
 
 
-def _nets(name: str, weights: Path | None) -> Nets:
+def _nets(name: str, weights: Path | None, segmentation_weights: Path | None, backbone: str) -> Nets:
     if name not in SETS:
-        raise InputError(f'--nets "{name}": one of {", ".join(SETS)} is due')
-    nets = replace(SETS[name], weights=weights) if weights else SETS[name]
-    if nets.weights is None:
-        raise InputError(
-            f"--nets {name}: --weights is due: VGG-16's caffemodel, which weights/README.md says where to get"
-        )
-    return nets
+        raise InputError(f'--nets "{name}": must be one of {", ".join(SETS)}')
+    nets = SETS[name]
+    if backbone not in nets.segmentation:
+        raise InputError(f'--backbone "{backbone}": --nets {name} has {", ".join(nets.segmentation)}')
+    return replace(
+        nets,
+        weights=weights or nets.weights,
+        segmentation_weights=segmentation_weights or nets.segmentation_weights,
+    )
 
 
 def _dataset(voc: Path, train: Path | None, saliency: Path | None) -> Images:
-    train = train or voc / "train_cls.txt"
-    if not train.is_file():
-        raise InputError(
-            f"{train}: there is no such list: make it with seenet voc-labels, or name one with --train-list"
-        )
     if saliency and not saliency.is_dir():
         raise InputError(f"--saliency {saliency}: there is no such folder")
+    train = train or voc / "train_cls.txt"
     saliency = saliency or (voc / "Saliency" if (voc / "Saliency").is_dir() else None)
     return Images(voc, train, train, saliency, first_folder(voc))
 

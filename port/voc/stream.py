@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from port.progress import progress_bar
+from port.progress import ProgressLines, progress_bar
 from prototxt.errors import InputError
 from weights.files import atomic_path
 
@@ -21,9 +20,6 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 Made = TypeVar("Made")
 Result = TypeVar("Result")
-
-QUIET_SECONDS = 30
-"""Where there is no terminal, a line on progress after so long."""
 
 
 def stream(
@@ -152,10 +148,10 @@ class _Progress:
     """Rate and time left: a bar on a terminal, else a line now and then."""
 
     def __init__(self, total: int, what: str):
-        self.total, self.what, self.count = total, what, 0
+        self.count = 0
         self.bar = progress_bar("images")
         self.task = self.bar.add_task(what, total=total)
-        self.start = self.told = time.monotonic()
+        self.lines = ProgressLines(what, total, "images", lambda line: typer.echo(line, err=True))
 
     def __enter__(self) -> "_Progress":
         self.bar.start()
@@ -167,11 +163,5 @@ class _Progress:
     def advance(self, images: int) -> None:
         self.count += images
         self.bar.advance(self.task, images)
-        now = time.monotonic()
-        if self.bar.disable and self.count and now - self.told >= QUIET_SECONDS:
-            self.told = now
-            rate = self.count / (now - self.start)
-            left = (self.total - self.count) / rate / 60
-            typer.echo(
-                f"{self.what}: {self.count}/{self.total}, {rate:.1f} images/s, {left:.0f} min left", err=True
-            )
+        if self.bar.disable:
+            self.lines.update(self.count)
