@@ -7,6 +7,7 @@ import typer
 from parity_tests.bench.command import bench_command
 from parity_tests.compare.command import parity_command
 from port.attention.command import attention_command
+from port.attention.explain_command import explain_command
 from port.demo import demo_command
 from port.export.command import export_command
 from port.report.summary import summary_command
@@ -33,6 +34,7 @@ app.command("bench")(bench_command)
 app.command("convert")(convert_command)
 app.command("demo")(demo_command)
 app.command("evaluate")(evaluate_command)
+app.command("explain")(explain_command)
 app.command("export")(export_command)
 app.command("gallery")(gallery_command)
 app.command("parity")(parity_command)
