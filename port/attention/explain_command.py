@@ -9,6 +9,7 @@ import cv2
 import matplotlib
 import numpy as np
 import typer
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
@@ -28,6 +29,9 @@ matplotlib.use("Agg")
 SIDE = 300
 """The longer side of a picture on the page, in pixels."""
 
+COLUMNS = 7
+"""Panels in a line of the PNG."""
+
 COLOURS = matplotlib.colormaps["viridis"]
 ZONES = {
     NEGATED: ("negated", COLOURS(0.0)),
@@ -42,8 +46,8 @@ STYLE = """
 figcaption { font-size: .85em; line-height: 1.35; margin-top: .35em } figcaption b { display: block }
 .scale { display: flex; align-items: center; gap: .4em; font-size: .75em; margin-top: .3em }
 .scale i { flex: 1; height: .6em; background: linear-gradient(to right, GRADIENT) }
-.zone { display: inline-block; width: .8em; height: .8em; margin: 0 .25em 0 .5em; border: 1px solid var(--line) }
-h2 { font-size: 1.15em; margin-top: 1.6em } h3 { font-size: 1em; margin-bottom: .4em }
+.zone { flex: none; width: .8em; height: .8em; margin: 0 .25em 0 .5em; border: 1px solid var(--line) }
+h2 { font-size: 1.15em; margin-top: 1.6em; overflow-wrap: anywhere } h3 { font-size: 1em; margin-bottom: .4em }
 """
 
 
@@ -231,30 +235,40 @@ def _hex(colour: Sequence[float]) -> str:
 
 
 def _picture(image: np.ndarray, found: Sequence[tuple[str, list[Explanation]]]) -> Figure:
-    """A row for each label and file of weights; each map with its scale."""
+    """The photograph and the panels, COLUMNS in a line, for each label and file of weights; each with its scale."""
     rows = [(weights, explanations[i]) for i in range(len(found[0][1])) for weights, explanations in found]
-    columns = 1 + max(len(own.panels) for _, own in rows)
+    lines = [-(-(1 + len(own.panels)) // COLUMNS) for _, own in rows]
     ratio = min(max(image.shape[0] / image.shape[1], 0.5), 1.5)
-    figure = Figure(figsize=(1.9 * columns, (1.9 * ratio + 0.75) * len(rows) + 0.2), layout="constrained")
-    for line, (weights, own) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
-        line[0].imshow(image[:, :, ::-1])
-        line[0].set_title(CLASSES[own.label] + (f"\n{weights[-28:]}" if len(found) > 1 else ""), fontsize=8)
-        for axis in line:
-            axis.set_axis_off()
-        for axis, panel in zip(line[1:], own.panels, strict=False):
-            cells = {"interpolation": "nearest", "extent": (0, 1, 0, ratio)}
-            if panel.kind == "zones":
-                colours, low, high = _zone_colours(), -1.5, 1.5
-                drawn = axis.imshow(_in_order(panel.values), cmap=colours, vmin=low, vmax=high, **cells)
-                bar = figure.colorbar(drawn, ax=axis, orientation="horizontal", fraction=0.06, pad=0.03)
-                bar.set_ticks([-1, 0, 1], labels=[name for name, _ in ZONES.values()], fontsize=6)
-            else:
-                drawn = axis.imshow(panel.values, cmap=COLOURS, vmin=panel.low, vmax=panel.high, **cells)
-                bar = figure.colorbar(drawn, ax=axis, orientation="horizontal", fraction=0.06, pad=0.03)
-                bar.ax.tick_params(labelsize=6)
-                bar.ax.locator_params(nbins=3)
-            axis.set_title(panel.title.replace(", ", "\n", 1), fontsize=7)
+    size = (1.9 * COLUMNS, (1.9 * ratio + 0.75) * sum(lines) + 0.2)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(sum(lines), COLUMNS, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for i, (weights, own) in enumerate(rows):
+        first, *others = axes[sum(lines[:i]) : sum(lines[: i + 1])].flat
+        first.imshow(image[:, :, ::-1], extent=(0, 1, 0, ratio))
+        first.set_title(CLASSES[own.label] + (f"\n{weights[-28:]}" if len(found) > 1 else ""), fontsize=8)
+        for axis, panel in zip(others, own.panels, strict=False):
+            _draw(figure, axis, panel, ratio)
     return figure
+
+
+def _draw(figure: Figure, axis: Axes, panel: Panel, ratio: float) -> None:
+    zones = panel.kind == "zones"
+    values, low, high = (
+        (_in_order(panel.values), -1.5, 1.5) if zones else (panel.values, panel.low, panel.high)
+    )
+    colours = _zone_colours() if zones else COLOURS
+    drawn = axis.imshow(
+        values, cmap=colours, vmin=low, vmax=high, interpolation="nearest", extent=(0, 1, 0, ratio)
+    )
+    bar = figure.colorbar(drawn, ax=axis, orientation="horizontal", fraction=0.06, pad=0.03)
+    if zones:
+        bar.set_ticks([-1, 0, 1], labels=[name for name, _ in ZONES.values()], fontsize=6)
+    else:
+        bar.ax.tick_params(labelsize=6)
+        bar.ax.locator_params(nbins=3)
+    axis.set_title(panel.title.replace(", ", "\n", 1), fontsize=7)
 
 
 def _zone_colours() -> Colormap:
