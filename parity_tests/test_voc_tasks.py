@@ -17,7 +17,7 @@ import port
 from parity_tests.recordings import seenet_weights
 from port import progress
 from port.attention.maps import fused_maps, label_scores, prepared_views
-from port.images import read_image
+from port.images import read_image, write_png
 from port.voc.classes import CLASSES, IGNORE, PALETTE
 from port.voc.evaluate import evaluate_attention, evaluate_labels
 from port.voc.label_images import read_label_image, write_label_image
@@ -470,3 +470,43 @@ def test_progress_without_a_terminal(
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
     status, _, err = attend(seenet, shapes, narrow, tmp_path)
     assert status == 0 and "attention: 8/8, " in err and "images/s, 0 min left" in err
+
+
+# --- attention against other attention
+
+
+def test_attention_against_other_maps(seenet: Run, tmp_path: Path) -> None:
+    """The same maps, maps that differ by known levels, a missing one, and one of another size."""
+    random = np.random.default_rng(4)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    base = random.integers(20, 200, (30, 40)).astype(np.uint8)
+    for folder, name, values in (
+        (ours, "a_0", base), (theirs, "a_0", base),
+        (ours, "a_3", base), (theirs, "a_3", base + 4),
+        (ours, "b_1", base), (theirs, "b_1", base[:20]),
+        (ours, "c_2", base),
+    ):  # fmt: skip
+        write_png(folder / f"{name}.png", values)
+    (tmp_path / "list.txt").write_text("a 0 3\nb 1\nc 2\n")
+    status, _, err = seenet(
+        "evaluate", "--attention", ours, "--against", theirs, "--list", tmp_path / "list.txt",
+        "--json", tmp_path / "told.json",
+    )  # fmt: skip
+    assert status == 1 and "2 of 4 failed" in err, err
+    assert "b_1.png: is 40×30 pixels" in err and "c_2.png: the attention of bird cannot be read" in err
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["maps"] == 2 and told["mean_difference"] == 2 and told["largest_difference"] == 4
+    assert told["within_1"] == 0.5 and told["within_4"] == 1 and told["correlation"] == pytest.approx(1)
+    cut, other = base >= 77, base + 4 >= 77
+    assert told["iou_of_cuts"] == pytest.approx((1 + (cut & other).sum() / (cut | other).sum()) / 2)
+    assert [own["name"] for own in told["worst"]] == ["a_3.png", "a_0.png"]
+
+
+def test_against_needs_attention_alone(seenet: Run, tmp_path: Path) -> None:
+    for given in (
+        ("--attention", "a"),
+        ("--pred", "a", "--against", "b"),
+        ("--attention", "a", "--gt", "g", "--against", "b"),
+    ):
+        status, _, err = seenet("evaluate", "--list", "list.txt", *given)
+        assert status == 2 and "give --gt, the true label images, or" in err and err.count("\n") == 1, err

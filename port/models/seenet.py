@@ -1,6 +1,7 @@
 """SeeNet as an idiomatic module: VGG-16's trunk, and the branches S_A, S_B and S_C."""
 
 import os
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,14 @@ from weights import LayerWeights, check_finite, read_weights
 
 TRUNK = (("1_1", "1_2"), ("2_1", "2_2"), ("3_1", "3_2", "3_3"), ("4_1", "4_2", "4_3"), ("5_1", "5_2", "5_3"))
 """The trunk's convolutions by block; a 2×2 max pooling, rounding up, follows each block but the last."""
+
+TEST_THRESHOLDS = (0.8, 0.0)
+"""C-ReLU's δ_h and δ_l in the released deploy net."""
+
+_UNUSUAL = (
+    "SeeNet is being trained with the released test thresholds, maxt=0.8 and mint=0.0, with which nothing is negated: "
+    "the paper trains with SeeNet(maxt=0.7, mint=0.05)"
+)
 
 BRANCH = ("conv1", "conv2", "score")
 """The convolutions of a branch; its suffix, _b1, _b2 or _b3, follows."""
@@ -43,8 +52,8 @@ class SeeNet(nn.Module):
         self,
         num_classes: int = 20,
         *,
-        maxt: float = 0.8,
-        mint: float = 0.0,
+        maxt: float = TEST_THRESHOLDS[0],
+        mint: float = TEST_THRESHOLDS[1],
         backward: str = "caffe",
         erasing: bool = True,
         background: bool = True,
@@ -80,6 +89,8 @@ class SeeNet(nn.Module):
             `(score_b1, score_b2)`, each (num, classes, ⌈height / 16⌉, ⌈width / 16⌉); without `erasing` only
             the first; in training mode with `background`, also `score_b3`.
         """
+        if self.training and (self.mask_b2.maxt, self.mask_b2.mint) == TEST_THRESHOLDS:
+            warnings.warn(_UNUSUAL, stacklevel=1)
         features = self.trunk(data)
         score_b1 = self.branch_a(features)
         scores = (score_b1,)

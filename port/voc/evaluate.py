@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from port.voc.against import against_table, compare_attention, summary
 from port.voc.classes import CLASSES, COLOURS, IGNORE
 from port.voc.each import for_each, report_failures
 from port.voc.label_images import read_label_image, read_map, same_size
@@ -29,19 +30,39 @@ Numbers = dict[str, Any]
 
 
 def evaluate_command(
-    gt: Annotated[Path, typer.Option(help="Folder of true label images, NAME.png.")],
     list_: Annotated[
         Path, typer.Option("--list", help="Names; with --attention, NAME CLASS [CLASS …], classes from 0.")
     ],
+    gt: Annotated[Path | None, typer.Option(help="Folder of true label images, NAME.png.")] = None,
     pred: Annotated[Path | None, typer.Option(help="Folder of label images to judge, NAME.png.")] = None,
     attention: Annotated[Path | None, typer.Option(help="Or of attention: NAME_CLASS.png.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="With --attention: other maps, such as the authors', instead of --gt.")
+    ] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Also write all numbers there.")] = None,
     chart: Annotated[Path | None, typer.Option(help="Also draw a chart, PNG.")] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
 ) -> None:
-    """Judge label images (IoU, accuracy, share ignored) or attention (best threshold, share on background)."""
+    """Judge label images (IoU, accuracy, share ignored) or attention (best threshold, share on background).
+
+    Or hold attention --against other maps of the same images and classes.
+    """
     if (pred is None) == (attention is None):
         raise InputError("give --pred, a folder of label images, or --attention, a folder of maps")
+    if (gt is None) == (against is None) or (against and (pred or chart)):
+        raise InputError(
+            "give --gt, the true label images, or, with --attention alone, --against, other maps"
+        )
+    if against:
+        pairs, failed = compare_attention(attention, against, list_, workers)
+        if pairs:
+            told = summary(pairs)
+            Console().print(against_table(told))
+            if json_:
+                with atomic_path(json_) as beside:
+                    beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        report_failures(failed, len(pairs) + len(failed))
+        return
     if pred is not None:
         numbers, failed = evaluate_labels(pred, gt, list_, workers)
         table, draw = _label_table(numbers), _label_chart
@@ -303,21 +324,23 @@ def _label_chart(numbers: Numbers) -> Figure:
     axis.bar(range(KINDS), [100 * (c["iou"] or 0) for c in own], width=0.55, color="tab:blue", label="IoU")
     axis.axhline(100 * (numbers["miou"] or 0), color="black", lw=1, ls="--", label="mean IoU")
     axis.set_xticks(range(KINDS), NAMES, rotation=60, ha="right")
-    axis.set(ylabel="%", ylim=(0, 100), title=f"{numbers['images']} images")
-    axis.legend(loc="lower right", ncols=3)
+    axis.set(ylabel="%", ylim=(0, 100))
+    axis.set_title(f"{numbers['images']} images", loc="left", fontsize=10)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
     return figure
 
 
 def _attention_chart(numbers: Numbers) -> Figure:
     """Precision against recall, a line for each class; and where attention falls."""
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    figure = Figure(figsize=(13, 5.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, own in numbers["classes"].items():
         colour = COLOURS[CLASSES.index(name) + 1]
-        left.plot(own["curve"]["recall"], own["curve"]["precision"], color=colour, lw=1)
+        left.plot(own["curve"]["recall"], own["curve"]["precision"], color=colour, lw=1, label=name)
         left.plot(own["recall"], own["precision"], "o", color=colour, ms=4)
-    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
-    left.set_title("thresholds 1 … 255; dots: best IoU")
+    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    left.set_title("thresholds 1 … 255; dots: best IoU", fontsize=10)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=5, fontsize=7, frameon=False)
     start = np.zeros(len(numbers["classes"]))
     colours = {"on_class": "tab:blue", "on_others": "tab:orange", "on_background": "0.8"}
     for what, colour in colours.items():
@@ -326,5 +349,5 @@ def _attention_chart(numbers: Numbers) -> Figure:
         start += shares
     right.invert_yaxis()
     right.set(xlabel="% of attention", xlim=(0, 100))
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=3)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return figure

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import matplotlib
 import typer
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
@@ -311,17 +312,22 @@ def outcome_rows(outcomes: Sequence[Outcome]) -> tuple[tuple[str, ...], list[tup
 
 
 def curves(outcomes: Sequence[Outcome]) -> Figure:
-    """The trainings' smoothed losses."""
+    """The trainings' smoothed losses; the axis fits what comes after the first twentieth."""
     kinds = ("classifier", "segmentation net")
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    shown: dict[str, Artist] = {}
     for axis, kind in zip(figure.subplots(1, 2), kinds, strict=True):
-        for outcome in outcomes:
+        highest = 0.0
+        for number, outcome in enumerate(outcomes):
             if kind in outcome.losses:
                 points = outcome.losses[kind]
                 marker = "." if len(points) == 1 else ""
-                axis.plot(*zip(*points, strict=True), label=outcome.source.name, lw=1.2, marker=marker)
-        axis.set(title=kind, xlabel="iteration", ylabel="loss", ylim=(0, None))
-        axis.legend()
+                (line,) = axis.plot(*zip(*points, strict=True), color=f"C{number}", lw=1.2, marker=marker)
+                shown.setdefault(outcome.source.name, line)
+                highest = max(highest, *(loss for _, loss in points[len(points) // 20 :]))
+        axis.set(title=kind, xlabel="iteration", ylabel="loss", ylim=(0, 1.05 * highest or 1))
+        axis.grid(color="0.92")
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
