@@ -16,6 +16,7 @@ from port.voc.evaluate import evaluate_command
 from port.voc.gallery import gallery_command
 from port.voc.pipeline import pipeline_command
 from port.voc.proxy_labels import proxy_labels_command
+from port.voc.saliency import saliency_command
 from port.voc.segment import segment_command
 from port.voc.shapes import shapes_command
 from port.voc.studies import studies_command
@@ -40,6 +41,7 @@ app.command("gallery")(gallery_command)
 app.command("parity")(parity_command)
 app.command("pipeline")(pipeline_command)
 app.command("proxy-labels")(proxy_labels_command)
+app.command("saliency")(saliency_command)
 app.command("segment")(segment_command)
 app.command("shapes")(shapes_command)
 app.command("studies")(studies_command)
