@@ -22,6 +22,7 @@ from port.voc.studies import DESIGN, read_design
 from port.voc.weak_labels import TRUNK
 from prototxt.errors import InputError
 from weights import LayerWeights, read_weights, write_weights
+from weights.third_branch import SHARED, third_branch
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -141,6 +142,7 @@ def test_the_pipeline_ends_in_a_page_is_current_when_called_again_and_names_hole
     arguments = (
         "pipeline", "--voc", shapes, "--nets", "shapes", "--out", tmp_path / "run", "--no-crf",
         "--no-compare", "--classifier-iterations", 2, "--segmentation-iterations", 2, "--workers", 1,
+        "--share-background",
     )  # fmt: skip
     status, out, err = seenet(*arguments)
     assert status == 0, err
@@ -152,6 +154,7 @@ def test_the_pipeline_ends_in_a_page_is_current_when_called_again_and_names_hole
     assert len(list((tmp_path / "run" / "seenet" / "segmentation").glob("*.png"))) == 2
     status, out, err = seenet(*arguments)
     assert status == 0 and out.count("current") == 5, out
+    assert third_branch(last_weights(tmp_path / "run" / "seenet" / "classifier")).form == SHARED
     labels = tmp_path / "run" / "seenet" / "labels"
     (labels / "shapes_000002.png").unlink()
     status, _, err = seenet(*arguments)

@@ -92,8 +92,25 @@ def test_the_same_seed_gives_the_same_bytes(seenet: Run, shapes: Path, tmp_path:
     assert all(value != larger[name] for name, value in contents(tmp_path / "b").items() if "JPEG" in name)
 
 
-def test_shapes_agree_with_themselves(shapes: Path) -> None:
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("objects")
+    make_shapes(folder, IMAGES, seed=3, size=96, kind="objects")
+    return folder
+
+
+def test_objects_have_vocs_geometry(shapes: Path, objects: Path) -> None:
+    """One or two objects, a third of the image or so; in `shapes` up to four small ones."""
+    small, large = (json.loads((folder / "shapes.json").read_text()) for folder in (shapes, objects))
+    assert (small["kind"], large["kind"]) == ("shapes", "objects")
+    assert 0.22 < large["foreground"] < 0.45 and small["foreground"] < 0.25
+    assert large["objects_per_image"] <= 2 and large["images_with_a_large_object"] > 0.6
+
+
+@pytest.mark.parametrize("kind", ["shapes", "objects"])
+def test_shapes_agree_with_themselves(request: pytest.FixtureRequest, kind: str) -> None:
     """Boxes, lists, emblems and saliency are of the objects in the masks."""
+    shapes = request.getfixturevalue(kind)
     entries = {
         e.name: e.labels for split in ("train", "val") for e in read_entries(shapes / f"{split}_cls.txt")[0]
     }
@@ -118,7 +135,8 @@ def test_shapes_agree_with_themselves(shapes: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [("-n", 0), ("--seed", -1), ("--size", 8), ("--saliency-iou", 2), ("--workers", -1)]
+    "options",
+    [("-n", 0), ("--seed", -1), ("--size", 8), ("--saliency-iou", 2), ("--workers", -1), ("--kind", "cars")],
 )
 def test_bad_shapes(seenet: Run, tmp_path: Path, options: tuple) -> None:
     status, _, err = seenet("shapes", "--out", tmp_path / "out", "-n", 1, *options)

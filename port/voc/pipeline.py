@@ -138,7 +138,7 @@ def pipeline_command(
     report(*check_pipeline(needs, measure=check or not (out / "seenet").exists()), Console())
     if images.saliency is None:
         typer.echo(
-            f"warning: {voc}: no saliency maps, which the paper's rule needs (docs/voc.md says where they are): "
+            f"warning: {voc}: no saliency maps, which the paper's rule needs (seenet saliency; docs/voc.md): "
             f"background is where attention is below {Fusion.background} of its maximum instead",
             err=True,
         )

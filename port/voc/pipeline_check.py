@@ -42,7 +42,7 @@ WHERE_FROM = {
     "val list": "comes with VOC 2012; name one with --val-list",
     "images": "come with VOC 2012",
     "truth": "come with VOC 2012, and with the augmented set",
-    "saliency": "OAA's README links maps for proxy labels: docs/voc.md",
+    "saliency": "make them with seenet saliency, or take OAA's: docs/voc.md",
     "crf": "pip install pydensecrf2, or --no-crf",
     "nets": "comes with this project: install it again",
 }
