@@ -246,7 +246,7 @@ def _groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for run in runs:
         pair = run["thresholds"]
-        name = run["variant"] + (f" ({pair[0]:g} / {pair[1]:g})" if pair else "")
+        name = run["variant"] + (f" ({pair[0]:g}/{pair[1]:g})" if pair else "")
         found.setdefault(name, []).append(run)
     return found
 
@@ -256,7 +256,10 @@ def studies_table(runs: Sequence[Run], title: str) -> Table:
     groups = _groups(runs)
     seeds = len({run["seed"] for run in runs})
     counted = "1 seed, %" if seeds == 1 else f"{seeds} seeds, mean ± standard deviation, %"
-    table = Table("study (δ_h / δ_l)", *MEASURES.values(), box=box.SIMPLE, title=f"{title}: {counted}")
+    table = Table(box=box.SIMPLE, title=f"{title}: {counted}", padding=(0, 0, 0, 1))
+    table.add_column("study (δ_h/δ_l)")
+    for told in MEASURES.values():
+        table.add_column(told, no_wrap=True, justify="right")
     table.caption = CAPTION
     for name, own in groups.items():
         table.add_row(name, *(_mean_and_spread([100 * run[what] for run in own]) for what in MEASURES))
@@ -315,5 +318,5 @@ def several_classes(entries: Sequence[Entry], count: int) -> list[Entry]:
 
 
 def _mean_and_spread(values: Sequence[float]) -> str:
-    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    spread = f"±{np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
     return f"{np.mean(values):.1f}{spread}"
