@@ -15,6 +15,7 @@ from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from port.attention.maps import attention_maps
 from port.images import read_image
@@ -60,8 +61,13 @@ class Needs:
     """Everything that the pipeline is going to read, and the settings that decide what it takes.
 
     Attributes:
-        classifiers: by name, the solvers; segmentation, deploy: of the segmentation net.
+        val: the list to judge by; out: the folder for everything.
+        classifiers: by name, the solvers; weights: what they start from.
+        segmentation, segmentation_weights: the same of the segmentation net; deploy: that net as it is run.
+        views, crf: how it is run.
         exact: whether a net is trained on true masks, too.
+        test_size: the square on which attention is taken.
+        classifier_iterations, segmentation_iterations: in place of the solvers'.
     """
 
     images: Images
@@ -163,7 +169,9 @@ def check_pipeline(needs: Needs, measure: bool) -> tuple[list[Finding], list[Sta
             look("segmentation", "net as it is run", "nets", _deploy, needs, trainings[SEGMENTATION].net)
         if needs.crf:
             look("segmentation", "dense CRF", "crf", _crf)
-        if images.saliency and usable:
+        if images.saliency is None:
+            found.append(Finding("labels", "saliency", f"none: {WHERE_FROM['saliency']}"))
+        elif usable:
             look("labels", "saliency", "saliency", _saliency, needs, entries)
         if usable:
             look("judging", "label images", "truth", _truth, needs, judged, True)
@@ -216,8 +224,8 @@ def report(found: Sequence[Finding], stages: Sequence[Stage], console: Console) 
     for finding in found:
         mark = "wrong" if finding.problem else "found"
         told = f"{finding.problem}\n→ {finding.told}" if finding.problem else finding.told
-        table.add_row(finding.stage, finding.what, mark, told)
-    console.print(table, markup=False)
+        table.add_row(finding.stage, finding.what, mark, Text(told, overflow="fold"))
+    console.print(table)
     if stages:
         table = Table(
             "stage", "time", "disk", "from", box=box.SIMPLE_HEAD, title="What it takes, from a measured pass"
