@@ -1,6 +1,7 @@
 """The stages of a long run, the pipeline from image labels to mIoU, and the studies."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import port
 import port.pycaffe as caffe
 from parity_tests.compare.inputs import rebuilt_weights
 from parity_tests.recordings import NETS
+from port import progress
 from port.voc import nets, pipeline_check, stages
 from port.voc.shapes import make_shapes
 from port.voc.stages import last_weights, losses, run_stage, train_in
@@ -81,8 +83,11 @@ def test_a_stage_leaves_a_folder_with_another_stage_json_alone(tmp_path: Path, t
     assert (tmp_path / "stage.json").read_text() == text
 
 
-def test_training_goes_on_from_its_newest_snapshot(shapes: Path, tmp_path: Path) -> None:
-    """Cut off after 1 of 2 iterations, then resumed: the weights of a run in one piece."""
+def test_training_goes_on_from_its_newest_snapshot(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off after 1 of 2 iterations, then resumed: the weights of a run in one piece; and rate and time left."""
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
     data = {"list": str(shapes / "train_cls.txt"), "images": str(shapes / "JPEGImages")}
     solver = tmp_path / "solver.prototxt"
     text = (SHAPES / "solver_cam.prototxt").read_text()
@@ -93,6 +98,10 @@ def test_training_goes_on_from_its_newest_snapshot(shapes: Path, tmp_path: Path)
         final = train_in(folder, solver, TRUNK, data, seed=4, iterations=2)
         assert final.name == "net_iter_2.caffemodel"
     assert [at for at, _ in losses(whole)] == [0, 1]
+    told = capsys.readouterr().err
+    for folder in (whole, cut):
+        where = f"training {tmp_path.name}/{folder.name}"
+        assert re.search(rf"^{where}: 1/2, \S+ iterations/s, \d+ min left$", told, re.M), told
     for left in cut.glob("net_iter_2.*"):
         left.unlink()
     train_in(cut, solver, TRUNK, data, seed=4, iterations=2)

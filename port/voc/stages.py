@@ -17,7 +17,7 @@ from google.protobuf import text_format
 
 import port
 from port.caffe_layers.voc_data import settings_of
-from port.progress import progress_bar
+from port.progress import ProgressLines, progress_bar
 from prototxt import read_net, read_solver
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
@@ -111,14 +111,17 @@ def train_in(
         subprocess.Popen(
             command,
             cwd=folder,
-            stdout=None
-            if bar.disable
-            else subprocess.DEVNULL,  # without the bar, its lines on rate and time left
+            stdout=subprocess.DEVNULL,  # its own lines on rate and time left
             stderr=subprocess.PIPE,
             text=True,
         ) as process,
     ):
-        task = bar.add_task(f"training {folder.name}", total=param.max_iter)
+        what = f"training {folder.parent.name}/{folder.name}"
+        task = bar.add_task(what, total=param.max_iter)
+        done = _iteration(snapshots[-1]) if snapshots else 0
+        lines = ProgressLines(
+            what, param.max_iter, "iterations", lambda told: typer.echo(told, err=True), done
+        )
         try:
             for line in process.stderr:
                 log.write(line)
@@ -126,6 +129,8 @@ def train_in(
                 last = line.strip() or last
                 if at := _ITERATION.search(line):
                     bar.update(task, completed=int(at[1]))
+                    if bar.disable:
+                        lines.update(int(at[1]))
         except KeyboardInterrupt:
             bar.update(task, description="stopping: writing a snapshot")
             process.send_signal(
