@@ -139,7 +139,7 @@ def test_a_file_says_whether_s_c_shares(tmp_path: Path) -> None:
         deploy = port.SeeNet.from_caffemodel(tmp_path / "deploy.caffemodel")
         assert not deploy.background and not deploy.share_background
         asked = port.SeeNet.from_caffemodel(
-            tmp_path / "deploy.caffemodel", background=True, share_background=True
+            tmp_path / "deploy.caffemodel", background=True, share_background=True, maxt=0.7
         )
         assert len(asked.train()(torch.zeros(1, 3, 32, 32), torch.zeros(1, 20))) == 3
         if shared:

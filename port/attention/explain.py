@@ -117,7 +117,7 @@ def explain(
         masked = crelu(features, score_a, told)
         plain = CReLU(crelu.maxt, 0.0)(features, score_a, told)
         map_b = as_map(model.branch_b(features, score_a, told))
-        without = as_map(model.score_b2(model._convs("b2", plain)))
+        without = as_map(model.scores_of("b2", plain))
         background = BackgroundMask((crelu.maxt + crelu.mint) / 2)(features, score_a, told)
         answer = _answer(model, background)
     share = {zone: float((zones == zone).float().mean()) for zone in (ERASED, POTENTIAL, NEGATED)}
@@ -162,7 +162,7 @@ def _answer(model: SeeNet, background: Tensor) -> Answer:
     """S_C's pooled probabilities; where the weights lack S_C, by S_B's classifier, as S_C may have been."""
     own = model.background and not model.share_background
     branch = "b3" if own else "b2"
-    scores = getattr(model, f"score_{branch}")(model._convs(branch, background))
+    scores = model.scores_of(branch, background)
     surest = torch.sigmoid(scores.mean((2, 3))[0]).topk(3)
     told = "its own weights" if own else "S_B's weights"
     if not model.background:

@@ -112,17 +112,21 @@ class SeeNet(nn.Module):
 
     def branch_a(self, features: Tensor) -> Tensor:
         """S_A: plain attention."""
-        return self.score_b1(F.dropout(self._convs("b1", features), self.dropout, self.training))
+        dropped = F.dropout(self._convs("b1", features), self.dropout, self.training)
+        return self.score_b1(dropped)
 
     def branch_b(self, features: Tensor, score_b1: Tensor, label: Tensor) -> Tensor:
         """S_B: what S_A attends to is erased, what it ignores is negated."""
-        return self.score_b2(self._convs("b2", self.mask_b2(features, score_b1, label)))
+        return self.scores_of("b2", self.mask_b2(features, score_b1, label))
 
     def branch_c(self, features: Tensor, score_b1: Tensor, label: Tensor) -> Tensor:
         """S_C: only what S_A ignores is seen; trained to find no class there."""
-        branch = "b2" if self.share_background else "b3"
         background = self.mask_b3(features, score_b1, label)
-        return getattr(self, f"score_{branch}")(self._convs(branch, background))
+        return self.scores_of("b2" if self.share_background else "b3", background)
+
+    def scores_of(self, branch: str, masked: Tensor) -> Tensor:
+        """What the classifier "b2" or "b3" says of features that are masked already."""
+        return getattr(self, f"score_{branch}")(self._convs(branch, masked))
 
     @classmethod
     def from_caffemodel(cls, path: str | os.PathLike, **settings: object) -> "SeeNet":
