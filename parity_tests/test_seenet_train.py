@@ -108,12 +108,9 @@ def test_our_nets_are_the_recorded_ones(net: str, case: str) -> None:
     assert told == _plain(recorded, same_width)
 
 
-@pytest.mark.parametrize("folder", ["seenet", "shapes"])
-@pytest.mark.parametrize("narrow", ["", "narrow_"])
-def test_shared_nets_differ_in_names_only(folder: str, narrow: str) -> None:
-    if not (NETS / folder / f"{narrow}train.prototxt").is_file():
-        return
-    own, shared = (read_net(NETS / folder / f"{narrow}{name}.prototxt") for name in ("train", "train_shared"))
+@pytest.mark.parametrize("net", ["seenet/train", "seenet/narrow_train", "shapes/train"])
+def test_shared_nets_differ_in_names_only(net: str) -> None:
+    own, shared = (read_net(NETS / f"{name}.prototxt") for name in (net, f"{net}_shared"))
     for layer in own.layer:
         if layer.name in ("conv1_b3", "conv2_b3", "score_b3"):
             for param in layer.param:
