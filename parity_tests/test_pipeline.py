@@ -17,7 +17,7 @@ import port.pycaffe as caffe
 from parity_tests.compare.inputs import rebuilt_weights
 from parity_tests.recordings import NETS
 from port import progress
-from port.voc import nets, pipeline_check, stages
+from port.voc import nets, pipeline_check, pipeline_cost, stages
 from port.voc.shapes import make_shapes
 from port.voc.stages import last_weights, losses, run_stage, train_in
 from port.voc.studies import DESIGN, read_design
@@ -372,7 +372,7 @@ def test_the_check_finds_a_planted_mistake(
     shutil.copytree(shapes, voc)
     plant(voc, monkeypatch)
     given = [str(argument).replace("VOC", str(voc)) for argument in given]
-    monkeypatch.setattr(pipeline_check, "_pass_seconds", lambda net: 0.1)
+    monkeypatch.setattr(pipeline_cost, "pass_seconds", lambda net: 0.1)
     status, out, err = seenet(
         "pipeline", "--voc", voc, "--nets", "shapes", "--out", tmp_path / "run", "--no-crf", "--check",
         "--workers", 1, *given,

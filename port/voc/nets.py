@@ -1,10 +1,12 @@
-"""Which nets the pipeline trains, and what each starts from."""
+"""Which nets the pipeline trains, what each starts from, and all that a run of it is given."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import prototxt
-from port.voc.weak_labels import TEST_SIZE, TRUNK
+from port.voc.crf import CrfSettings
+from port.voc.segmentation import Views
+from port.voc.weak_labels import TEST_SIZE, TRUNK, Images
 
 NETS = Path(prototxt.__file__).parent
 
@@ -67,3 +69,35 @@ SETS = {
         0,
     ),
 }
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Everything that the pipeline is going to read, and the settings that decide what it takes.
+
+    Attributes:
+        val: the list to judge by; out: the folder for everything.
+        classifiers: by name, the solvers; weights: what they start from.
+        segmentation, segmentation_weights: the same of the segmentation net; deploy: that net as it is run.
+        views, crf: how it is run.
+        exact: whether a net is trained on true masks, too.
+        test_size: the square on which attention is taken.
+        classifier_iterations, segmentation_iterations: in place of the solvers'.
+    """
+
+    images: Images
+    val: Path
+    out: Path
+    classifiers: dict[str, Path]
+    weights: Path | None
+    segmentation: Path
+    segmentation_weights: Path | None
+    deploy: Path
+    views: Views
+    crf: CrfSettings | None
+    exact: bool
+    test_size: int
+    classifier_iterations: int | None
+    segmentation_iterations: int | None
+    workers: int
+    device: str

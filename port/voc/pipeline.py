@@ -20,8 +20,8 @@ from port.voc.crf import CrfSettings
 from port.voc.evaluate import Numbers, evaluate_labels, percent
 from port.voc.gallery import Folders, gather_gallery, write_gallery
 from port.voc.lists import Entry, read_entries
-from port.voc.nets import SETS, Nets
-from port.voc.pipeline_check import Needs, check_pipeline, report
+from port.voc.nets import SETS, Needs, Nets
+from port.voc.pipeline_check import check_pipeline, report
 from port.voc.proxy_labels import Fusion
 from port.voc.segment import Segmenting, segment_dataset
 from port.voc.segmentation import MULTI_SCALE, Views

@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,31 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from port.attention.maps import attention_maps
-from port.images import read_image
-from port.models.seenet import SeeNet
 from port.net import CaffeNet
 from port.training.caffe_log import CaffeLog
 from port.training.loop import check_solver
 from port.training.net import TrainingNet
-from port.voc.crf import CrfSettings, load_crf
+from port.voc.crf import load_crf
 from port.voc.each import IMAGES_PER_PROCESS, for_each
 from port.voc.label_images import read_label_image, read_map
 from port.voc.lists import Entry, read_entries, read_names
-from port.voc.segmentation import SegmentationNet, Views, class_probabilities
+from port.voc.nets import Needs
+from port.voc.pipeline_cost import SEGMENTATION, Stage, Training, duration_text, size_text, stage_costs
 from port.voc.stages import training_text
 from port.voc.weak_labels import Images
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.read import read_net
-from weights import LayerWeights, check_finite, read_weights, write_weights
+from weights import LayerWeights, check_finite, read_weights
 
 WHERE_FROM = {
     "weights": "weights/README.md says where VGG-16 comes from",
@@ -48,44 +44,6 @@ WHERE_FROM = {
     "nets": "comes with this project: install it again",
 }
 """Where a user gets what is missing."""
-
-BYTES_OF_ATTENTION, BYTES_OF_LABELS = 0.3, 0.06
-"""Of a pixel, in a PNG: seen on generated images and on photographs."""
-
-ENOUGH_SECONDS = 1.0
-"""So long passes are tried, and one at least."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Everything that the pipeline is going to read, and the settings that decide what it takes.
-
-    Attributes:
-        val: the list to judge by; out: the folder for everything.
-        classifiers: by name, the solvers; weights: what they start from.
-        segmentation, segmentation_weights: the same of the segmentation net; deploy: that net as it is run.
-        views, crf: how it is run.
-        exact: whether a net is trained on true masks, too.
-        test_size: the square on which attention is taken.
-        classifier_iterations, segmentation_iterations: in place of the solvers'.
-    """
-
-    images: Images
-    val: Path
-    out: Path
-    classifiers: dict[str, Path]
-    weights: Path | None
-    segmentation: Path
-    segmentation_weights: Path | None
-    deploy: Path
-    views: Views
-    crf: CrfSettings | None
-    exact: bool
-    test_size: int
-    classifier_iterations: int | None
-    segmentation_iterations: int | None
-    workers: int
-    device: str
 
 
 @dataclass(frozen=True)
@@ -101,29 +59,6 @@ class Finding:
     what: str
     told: str
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Training:
-    """A training as it will be.
-
-    Attributes:
-        net: with the weights that it starts from.
-    """
-
-    solver: SolverParameter
-    net: TrainingNet
-    told: str
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage takes: seconds and bytes."""
-
-    name: str
-    seconds: float
-    bytes: float
-    told: str
 
 
 def check_pipeline(needs: Needs, measure: bool) -> tuple[list[Finding], list[Stage]]:
@@ -179,15 +114,14 @@ def check_pipeline(needs: Needs, measure: bool) -> tuple[list[Finding], list[Sta
                 look("exact masks", "label images", "truth", _truth, needs, entries, False)
         if not measure or any(finding.problem for finding in found):
             return found, []
-        stages = _estimates(needs, trainings, entries, judged)
+        stages = stage_costs(needs, trainings, entries, judged)
     free = shutil.disk_usage(_existing(needs.out)).free
     needed = sum(stage.bytes for stage in stages)
-    problem = f"{_size(needed)} needed, {_size(free)} free: choose another --out" if needed > free else ""
-    told = f"{_size(needed)} needed, {_size(free)} free"
+    problem = (
+        f"{size_text(needed)} needed, {size_text(free)} free: choose another --out" if needed > free else ""
+    )
+    told = f"{size_text(needed)} needed, {size_text(free)} free"
     return [*found, Finding("all", "disk", told, problem)], stages
-
-
-SEGMENTATION = "segmentation net"
 
 
 @dataclass(frozen=True)
@@ -231,10 +165,10 @@ def report(found: Sequence[Finding], stages: Sequence[Stage], console: Console) 
             "stage", "time", "disk", "from", box=box.SIMPLE_HEAD, title="What it takes, from a measured pass"
         )
         for stage in stages:
-            table.add_row(stage.name, _duration(stage.seconds), _size(stage.bytes), stage.told)
+            table.add_row(stage.name, duration_text(stage.seconds), size_text(stage.bytes), stage.told)
         total = sum(stage.seconds for stage in stages), sum(stage.bytes for stage in stages)
         table.add_section()
-        table.add_row("all", _duration(total[0]), _size(total[1]), "")
+        table.add_row("all", duration_text(total[0]), size_text(total[1]), "")
         console.print(table)
     problems = [finding.problem for finding in found if finding.problem]
     if problems:
@@ -402,20 +336,6 @@ def _has_filler(param: LayerParameter) -> bool:
     return False
 
 
-def _pass_seconds(net: TrainingNet) -> float:
-    """The median of some passes, after one in which everything is made that is only made once."""
-    net.forward_backward()
-    taken: list[float] = []
-    while sum(taken) < ENOUGH_SECONDS and len(taken) < 9:
-        start = time.monotonic()
-        net.forward_backward()
-        net.clear_param_diffs()
-        if net.device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.monotonic() - start)
-    return float(np.median(taken))
-
-
 def _deploy(needs: Needs, net: TrainingNet) -> str:
     """Whether the net as it is run takes what the training will write."""
     deploy = CaffeNet(read_net(needs.deploy), where=str(needs.deploy))
@@ -445,91 +365,6 @@ def _sample(folder: Path, needs: Needs, entry: Entry) -> dict[str, str]:
     return {"list": str(needs.images.train.resolve()), "images": str(images), "source": str(list_)}
 
 
-# ---- what it takes
-
-
-def _estimates(
-    needs: Needs, trainings: dict[str, Training], entries: Sequence[Entry], judged: Sequence[Entry]
-) -> list[Stage]:
-    stages = []
-    image = read_image(needs.images.voc / "JPEGImages" / f"{entries[0].name}.jpg")
-    pixels = image.shape[0] * image.shape[1]
-    labels = sum(len(entry.labels) for entry in entries)
-    for name in needs.classifiers:
-        training = trainings[name]
-        stages.append(_training_stage(name, training, _pass_seconds(training.net)))
-        seconds = _attention_seconds(needs, training.net, image)
-        stages.append(
-            Stage(
-                f"{name}: attention and labels",
-                len(entries) * seconds,
-                pixels * (labels * BYTES_OF_ATTENTION + len(entries) * BYTES_OF_LABELS),
-                f"{len(entries)} images, {seconds:.2g} s each",
-            )
-        )
-    training = trainings[SEGMENTATION]
-    of_pass = _pass_seconds(training.net)
-    seconds = _segmentation_seconds(needs, training.net, image)
-    for name in (*needs.classifiers, *["exact masks"] * needs.exact):
-        stages.append(_training_stage(f"{name}: segmentation net", training, of_pass))
-        stages.append(
-            Stage(
-                f"{name}: segmentation",
-                len(judged) * seconds,
-                pixels * len(judged) * BYTES_OF_LABELS,
-                f"{len(judged)} images, {seconds:.2g} s each" + (", without the CRF" if needs.crf else ""),
-            )
-        )
-    return stages
-
-
-def _training_stage(name: str, training: Training, seconds: float) -> Stage:
-    param = training.solver
-    model = sum(blob.nbytes for layer in training.net.layer_weights() for blob in layer.blobs)
-    history = 2 if param.type in ("Adam", "AdaDelta") else 1
-    snapshots = 1 + (param.max_iter // param.snapshot if param.snapshot else 0)
-    passes = param.max_iter * param.iter_size
-    return Stage(
-        name,
-        passes * seconds,
-        snapshots * model * (1 + history),
-        f"{passes} passes, {seconds:.2g} s each",
-    )
-
-
-def _attention_seconds(needs: Needs, net: TrainingNet, image: np.ndarray) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "net.caffemodel"
-        write_weights(file, net.layer_weights())
-        model = SeeNet.from_caffemodel(file).to(needs.device)
-        return _second_time(lambda: attention_maps(model, image, [0], needs.test_size))
-
-
-def _segmentation_seconds(needs: Needs, net: TrainingNet, image: np.ndarray) -> float:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "net.caffemodel"
-        write_weights(file, net.layer_weights())
-        deployed = SegmentationNet(needs.deploy, file, needs.views.tile, needs.device)
-        return _second_time(lambda: class_probabilities(deployed, image, needs.views))
-
-
-def _second_time(work: Callable[[], object]) -> float:
-    work()
-    start = time.monotonic()
-    work()
-    return time.monotonic() - start
-
-
 def _existing(path: Path) -> Path:
     path = path.resolve()
     return path if path.exists() else _existing(path.parent)
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
