@@ -39,6 +39,11 @@ def _together(*names: str) -> tuple[list, dict[str, np.ndarray]]:
 SEENET_TRAIN = _together("seenet_train", "seenet_train_shared")
 
 
+def added(folder: str) -> list[str]:
+    """Recordings of one case each, as `python -m parity_tests.record` writes them, under `reference/golden/folder`."""
+    return [f"{folder}/{path.stem}" for path in sorted((GOLDEN / folder).glob("*.json"))]
+
+
 def error(actual: np.ndarray, golden: np.ndarray, scale: float | None = None) -> float:
     """Largest absolute difference over the recording's largest magnitude (or `scale`)."""
     actual, golden = np.asarray(actual), np.asarray(golden)

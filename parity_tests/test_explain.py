@@ -86,7 +86,7 @@ def test_the_page_stands_alone_and_tells_whose_answer_it_is(
     )  # fmt: skip
     assert status == 0, err
     page = (tmp_path / "photo_explain.html").read_text()
-    assert told.replace("'", "&#x27;") in page and "on bird" in page and "negated" in page
+    assert told.replace("'", "&#39;") in page and "on bird" in page and "negated" in page
     assert not re.search(r'(?:src|href)="(?!data:)', page), "something comes from elsewhere"
     assert (tmp_path / "photo_explain.png").stat().st_size > 10_000
     assert out.split() == [str(tmp_path / f"photo_explain.{kind}") for kind in ("html", "png")]

@@ -16,14 +16,13 @@ import port
 import port.pycaffe as caffe
 from parity_tests.compare.inputs import rebuilt_weights
 from parity_tests.recordings import NETS
-from port import progress
-from port.voc import nets, pipeline_check, pipeline_cost, stages
+from port.voc import pipeline_check, pipeline_cost, stages
+from port.voc.settings import SETS, TRUNK
 from port.voc.shapes import make_shapes
 from port.voc.stages import last_weights, losses, run_stage, train_in
-from port.voc.studies import DESIGN, read_design
-from port.voc.weak_labels import TRUNK
+from port.voc.study_design import DESIGN, read_design
 from prototxt.errors import InputError
-from weights import LayerWeights, read_weights, write_weights
+from weights import LayerWeights, progress, read_weights, write_weights
 from weights.third_branch import SHARED, third_branch
 
 Run = Callable[..., tuple[int, str, str]]
@@ -215,7 +214,7 @@ def test_every_image_to_be_judged_needs_a_true_label_image(seenet: Run, shapes: 
         (("--nets", "vgg"), 'error: --nets "vgg": must be one of published, shapes'),
         (("--nets", "shapes", "--backbone", "resnet101"), '--backbone "resnet101": --nets shapes has vgg16'),
         (("--nets", "shapes", "--weights", "x.caffemodel"), "x.caffemodel: "),
-        (("--nets", "shapes", "--device", "tpu"), '--device "tpu" is not to be had here: use cpu'),
+        (("--nets", "shapes", "--device", "tpu"), '--device "tpu" is not available here: use cpu'),
         (
             ("--nets", "shapes", "--saliency", "x.caffemodel"),
             "--saliency x.caffemodel: there is no such folder",
@@ -259,7 +258,7 @@ def _mask(voc: Path, name: str, mode: str, size: tuple[int, int] | None = None) 
 
 
 def _replace_solver(voc: Path, patch: pytest.MonkeyPatch, **files: Path) -> None:
-    patch.setitem(nets.SETS, "shapes", replace(nets.SETS["shapes"], **files))
+    patch.setitem(SETS, "shapes", replace(SETS["shapes"], **files))
 
 
 def _solver_of_no_net(voc: Path, patch: pytest.MonkeyPatch) -> None:
@@ -417,7 +416,7 @@ def test_the_published_nets_go_through_a_tiny_dataset(seenet: Run, tmp_path: Pat
     weights, start = tmp_path / "vgg.caffemodel", tmp_path / "start.caffemodel"
     _rebuilt(weights, NETS / "seenet" / "deploy.prototxt", ("_b1", "_b2"))
     new = ("score", "pyram_conv1", "pyram_conv2")
-    _rebuilt(start, nets.SETS["published"].segmentation[backbone][1], new)
+    _rebuilt(start, SETS["published"].segmentation[backbone][1], new)
     arguments = (
         "pipeline", "--voc", voc, "--weights", weights, "--segmentation-weights", start,
         "--backbone", backbone, "--out", run, "--no-crf", "--no-compare", "--classifier-iterations", 1,

@@ -15,17 +15,17 @@ from PIL import Image
 
 import port
 from parity_tests.recordings import seenet_weights
-from port import progress
 from port.attention.maps import fused_maps, label_scores, prepared_views
 from port.images import read_image, write_png
 from port.voc.classes import CLASSES, IGNORE, PALETTE
 from port.voc.evaluate import evaluate_attention, evaluate_labels
 from port.voc.label_images import read_label_image, write_label_image
 from port.voc.lists import read_entries
-from port.voc.proxy_labels import FUSIONS, Fusion, fuse
+from port.voc.proxy_labels import fuse
+from port.voc.settings import FUSIONS, Fusion
 from port.voc.shapes import make_shapes
 from port.voc.voc_labels import paper_note
-from weights import write_weights
+from weights import progress, write_weights
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -179,7 +179,7 @@ def test_voc_labels_names_each_bad_image(seenet: Run, voc: Path, tmp_path: Path)
         f"{e}: no image", f"{good[0]} is listed again", "nothing: no image", "7 of 10 failed",
     ):  # fmt: skip
         assert message in err, message
-    assert status == 1 and err.count("\n") == 8
+    assert status == 2 and err.count("\n") == 8
     assert len((tmp_path / "list.txt").read_text().splitlines()) == len(good)
 
 
@@ -205,7 +205,7 @@ def test_voc_labels_from_bad_masks(seenet: Run, voc: Path, tmp_path: Path) -> No
         f"{d}.png: value 37", f"{e}.png: cannot be read", f"{f}.png: its palette is not VOC's", "6 of 8 failed",
     ):  # fmt: skip
         assert message in err, message
-    assert status == 1 and err.count("\n") == 7
+    assert status == 2 and err.count("\n") == 7
     assert [line.split()[0] for line in (tmp_path / "list.txt").read_text().splitlines()] == good
 
 
@@ -294,7 +294,7 @@ def test_proxy_labels_names_each_bad_image(seenet: Run, voc: Path, maps: Path, t
         "nameless: names no class", "strange: class 20", "7 of 10 failed",
     ):  # fmt: skip
         assert message in err, message
-    assert status == 1 and err.count("\n") == 8 and f"{len(good)} label images" in out
+    assert status == 2 and err.count("\n") == 8 and f"{len(good)} label images" in out
     assert sorted(p.stem for p in (tmp_path / "out").iterdir()) == good
 
 
@@ -356,7 +356,7 @@ def test_evaluation_names_each_bad_image(seenet: Run, voc: Path, maps: Path, tmp
     status, out, err = seenet("evaluate", "--pred", pred, "--gt", truth, "--list", voc / "train_cls.txt")
     for message in (f"{a}.png: cannot be read", f"{b}.png: is ", "the truth is", f"{c}.png", "3 of 8 failed"):
         assert message in err, message
-    assert status == 1 and err.count("\n") == 4 and f"{len(good)} images: mIoU 100.0 %" in out
+    assert status == 2 and err.count("\n") == 4 and f"{len(good)} images: mIoU 100.0 %" in out
     numbers, failed = evaluate_attention(tmp_path, truth, voc / "train_cls.txt")
     assert numbers["images"] == 0 and len(failed) == 8
     status, _, err = seenet("evaluate", "--gt", truth, "--list", voc / "train_cls.txt")
@@ -469,7 +469,7 @@ def test_dataset_attention_names_each_bad_image(
         "nameless: names no class", "strange: class 20", f"{good[0]} is listed again", "7 of 11 failed",
     ):  # fmt: skip
         assert message in err, message
-    assert status == 1 and err.count("\n") == 8 and f"{len(good)} images attended to" in out
+    assert status == 2 and err.count("\n") == 8 and f"{len(good)} images attended to" in out
     due = {name for name in expected_files(voc) if name.rpartition("_")[0] in good}
     assert set(os.listdir(tmp_path / "out")) == {*due, "attention.json"}, "nothing half-written stays"
 
@@ -510,7 +510,7 @@ def test_attention_against_other_maps(seenet: Run, tmp_path: Path) -> None:
         "evaluate", "--attention", ours, "--against", theirs, "--list", tmp_path / "list.txt",
         "--json", tmp_path / "told.json",
     )  # fmt: skip
-    assert status == 1 and "2 of 4 failed" in err, err
+    assert status == 2 and "2 of 4 failed" in err, err
     assert "b_1.png: is 40×30 pixels" in err and "c_2.png: the attention of bird cannot be read" in err
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["maps"] == 2 and told["mean_difference"] == 2 and told["largest_difference"] == 4

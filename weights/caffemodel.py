@@ -27,6 +27,13 @@ _V2_BLOBS = field_number(LayerParameter, "blobs")
 _V1_BLOBS, _V0 = field_number(V1LayerParameter, "blobs"), field_number(V1LayerParameter, "layer")
 _V0_BLOBS = field_number(V0LayerParameter, "blobs")
 
+# Of a layer nothing but its blobs and these is read: the rest of a fork's message may clash with our schema,
+# as SSD's resize_param does, and it changes nothing.
+_V2_HEADER, _V1_HEADER, _V0_HEADER = (
+    [field_number(message, "name"), field_number(message, "type")]
+    for message in (LayerParameter, V1LayerParameter, V0LayerParameter)
+)
+
 
 def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> list[LayerWeights]:
     """The layers of a .caffemodel with their weights, which are views of the mapped file where possible.
@@ -39,8 +46,7 @@ def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> lis
     """
     message = map_file(path)
     try:
-        rest, entries = take(message, (_LAYERS, _LAYER))
-        NetParameter.FromString(rest)
+        _, entries = take(message, (_LAYERS, _LAYER), keep=())
         layers = [_read_layer(number, entry) for number, entry in entries]
     except (WireError, DecodeError, UnicodeDecodeError) as error:
         raise not_a("caffemodel", path, error) from error
@@ -75,18 +81,18 @@ def _parameter_names(number: int, entry: memoryview) -> tuple[str, list[str]]:
 
 def _read_layer(number: int, entry: memoryview) -> LayerWeights:
     if number == _LAYER:
-        rest, blobs = take(entry, (_V2_BLOBS,))
+        rest, blobs = take(entry, (_V2_BLOBS,), _V2_HEADER)
         header = LayerParameter.FromString(rest)
         return _layer(header.name, header.type, blobs)
-    rest, parts = take(entry, (_V1_BLOBS, _V0))
+    rest, parts = take(entry, (_V1_BLOBS, _V0), _V1_HEADER)
     v0 = [part for field, part in parts if field == _V0]
     if v0:
         # Caffe reads nothing but the inner layer's name, type and blobs of such an entry.
-        rest, blobs = take(v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,))
-        header = V0LayerParameter.FromString(rest)
-        return _layer(header.name, V0_TYPES.get(header.type, ""), blobs)
-    header = V1LayerParameter.FromString(rest)
-    return _layer(header.name, V1_TYPES.get(header.type, ""), parts)
+        rest, blobs = take(v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,), _V0_HEADER)
+        oldest = V0LayerParameter.FromString(rest)
+        return _layer(oldest.name, V0_TYPES.get(oldest.type, ""), blobs)
+    older = V1LayerParameter.FromString(rest)
+    return _layer(older.name, V1_TYPES.get(older.type, ""), parts)
 
 
 def _layer(name: str, layer_type: str, messages: list[tuple[int, memoryview]]) -> LayerWeights:
@@ -138,7 +144,7 @@ def _layer_pieces(layer: LayerWeights, path: str | os.PathLike) -> Pieces:
     before, after = split(header.SerializeToString(), _V2_BLOBS)
     # Where the natural shape is not known, only the four numbers let Caffe match a blob to its net.
     keeps_four = layer.legacy_shape and not has_natural_shape(layer.type)
-    pieces = [before]
+    pieces: Pieces = [before]
     for blob in stored_blobs(layer, path):
         pieces += length_delimited(_V2_BLOBS, blob_pieces(blob, keeps_four and blob.ndim == 4))
     return [*pieces, after]

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from parity_tests.bench.convert import plain_copy, vgg16_layers
+from parity_tests.bench.detection import detectors
 from parity_tests.bench.engines import OPENERS, Files, Forward, NotHere, onnx_file, open_engine
 from parity_tests.bench.timing import Timing, side_by_side
 from parity_tests.bench.training import SgdIteration, make_solver
 from port.attention.maps import attention_maps, fused_maps, prepared_views
-from port.models.fast import ENGINES, with_engine
+from port.devices import ENGINES
+from port.models.fast import with_engine
 from port.report.summary import summarise
 from prototxt.errors import InputError
 from weights import read_weights
@@ -188,6 +190,14 @@ def bench_convert(settings: Settings) -> Iterator[Part]:
     yield Part(f"a caffemodel of {size:.0f} MB", "s", "plain read and write", timings, notes)
 
 
+def bench_detection(settings: Settings) -> Iterator[Part]:
+    """SSD300's last layer alone, beside OpenCV's; on the CPU."""
+    timings = settings.time("detection", detectors(settings.narrow))
+    ratio = timings["port"].ratio(timings["opencv"])
+    notes = [f"8,732 priors, 21 classes, 200 boxes kept; the port takes {ratio:.2f} times what OpenCV takes"]
+    yield Part("SSD300's DetectionOutput", "s", "opencv", timings, notes)
+
+
 def bench_memory(settings: Settings) -> Iterator[Part]:
     """The most memory that loading SeeNet and a few forwards add to a process, each engine in its own."""
     rows, notes = {}, []
@@ -215,15 +225,6 @@ def _memory_arguments(settings: Settings) -> list[str]:
     files = settings.files
     narrow = "narrow" if settings.narrow else "full"
     return [str(settings.folder), files.device, str(files.threads), narrow, str(settings.size)]
-
-
-PARTS: dict[str, Callable[[Settings], Iterator[Part]]] = {
-    "forward": bench_forward,
-    "job": bench_job,
-    "training": bench_training,
-    "convert": bench_convert,
-    "memory": bench_memory,
-}
 
 
 # ---- common ground

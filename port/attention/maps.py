@@ -6,14 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from port.attention.settings import LABEL_STATES
 from port.models.seenet import SeeNet
 from prototxt.errors import InputError
 from runtime.resizing import resize_cubic
 
 MEAN_BGR = (104.007, 116.669, 122.679)
 """Subtracted from BGR pixels in 0 … 255 ([R])."""
-
-LABEL_STATES = ("accumulate", "single", "all")
 
 
 def attention_maps(

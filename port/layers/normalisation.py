@@ -7,43 +7,28 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.layer import Layer, SameShape, Shape, layer
-from port.layers.checks import legacy_shape, refuse_in_place
-from prototxt.caffe_pb2 import FillerParameter, LRNParameter
-from prototxt.errors import InputError
+from port.layer import Layer, layer
+from prototxt.caffe_pb2 import BNParameter, LRNParameter
+from prototxt.forks import meaning
+from prototxt.layers.declare import Shape, legacy_shape
 from prototxt.layers.windows import canonical_axis
 
 
 @layer("Softmax")
-class Softmax(SameShape):
-    def set_up(self, shape: Shape) -> None:
-        canonical_axis(self.param.softmax_param.axis, len(shape))
-
+class Softmax(Layer):
     def forward(self, x: Tensor) -> Tensor:
         return torch.softmax(x, canonical_axis(self.param.softmax_param.axis, x.ndim))
 
 
 @layer("LRN")
-class LRN(SameShape):
+class LRN(Layer):
     """x / (k + alpha · mean of the neighbourhood's squares) ^ beta.
 
     The neighbourhood is `local_size` channels, or a square of that side within the channel; outside there
     are zeros, which count in the mean. Within a channel Caffe does not heed `k`: it is 1.
     """
 
-    def set_up(self, shape: Shape) -> None:
-        if self.param.lrn_param.local_size % 2 == 0:
-            raise InputError(f"lrn_param: local_size {self.param.lrn_param.local_size} must be odd")
-        if self.param.lrn_param.norm_region == LRNParameter.ACROSS_CHANNELS:
-            refuse_in_place(self)  # Caffe overwrites the bottom before it has read it
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        if len(shape) != 4:
-            raise InputError(f"LRN needs 4 axes (num, channels, height, width), not {tuple(shape)}")
-        return [shape]
-
     def forward(self, x: Tensor) -> Tensor:
-        self.top_shapes(tuple(x.shape))
         param = self.param.lrn_param
         if param.norm_region == LRNParameter.ACROSS_CHANNELS:
             wanted = torch.is_grad_enabled() and x.requires_grad
@@ -79,6 +64,8 @@ def _across_channels(x: Tensor, param: LRNParameter) -> tuple[Tensor, Tensor]:
 
 def _channel_sums(x: Tensor, count: int) -> Tensor:
     """Sums over `count` channels, an odd number, around each; its own adjoint."""
+    if x.numel() == 0:
+        return x  # which avg_pool3d does not take
     padded = F.pad(x.unsqueeze(1), (0, 0, 0, 0, count // 2, count // 2))
     return F.avg_pool3d(padded, (count, 1, 1), 1, divisor_override=1).squeeze(1)
 
@@ -86,9 +73,6 @@ def _channel_sums(x: Tensor, count: int) -> Tensor:
 @layer("MVN")
 class MVN(Layer):
     """Each channel, or image (`across_channels`), less its mean, over deviation + eps. The top has 4 axes."""
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        return [legacy_shape(shape)]
 
     def forward(self, x: Tensor) -> Tensor:
         param = self.param.mvn_param
@@ -102,33 +86,21 @@ class MVN(Layer):
 
 
 @layer("BatchNorm")
-class BatchNorm(SameShape):
+class BatchNorm(Layer):
     """Each channel less its mean, over its deviation: the batch's own in TRAIN, the running ones in TEST.
 
     Its blobs are the running sums of means and of (unbiased) variances, and the count to divide both by.
     A forward pass on the batch's own updates them; no solver does.
     """
 
-    def set_up(self, shape: Shape) -> None:
-        if any(spec.lr_mult for spec in self.param.param):
-            raise InputError("BatchNorm's blobs are running sums, not learned: set lr_mult: 0 in its param")
-        if len(shape) < 2:
-            raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {shape}")
-        for size in (shape[1], shape[1], 1):
-            self.add_weight((size,), FillerParameter(value=0))
-        for blob in self.blobs:
+    def set_up(self) -> None:
+        for blob in self.owned:
             blob.requires_grad_(False)
         param = self.param.batch_norm_param
         given = param.HasField("use_global_stats")
         self.global_stats = param.use_global_stats if given else self.phase == 1
 
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        if len(shape) < 2 or shape[1] != len(self.blobs[0]):
-            raise InputError(f"the running sums are for {len(self.blobs[0])} channels, the bottom is {shape}")
-        return [shape]
-
     def forward(self, x: Tensor) -> Tensor:
-        self.top_shapes(tuple(x.shape))
         eps = self.param.batch_norm_param.eps
         per_channel = (1, -1, *(1,) * (x.ndim - 2))
         if self.global_stats:
@@ -147,6 +119,83 @@ class BatchNorm(SameShape):
         unbiased = variance * (size / (size - 1)) if size > 1 else variance
         for blob, term in zip(self.blobs, (mean, unbiased, 1), strict=True):
             blob.mul_(fraction).add_(term)
+
+
+@layer("BN")
+class BN(Layer):
+    """Standardised channels, scaled and shifted; PSPNet's by the batch or by running statistics, SegNet's by the batch.
+
+    PSPNet's gradient is the batch's in TEST too; `frozen`, it has none for its weights. SegNet's INFERENCE scales and
+    shifts only, and its weights' gradients replace what was there.
+    """
+
+    def set_up(self) -> None:
+        param = self.param.bn_param
+        self.segnet = meaning(self.param) == "SegNet"
+        if not self.segnet:
+            for blob in self.owned if param.frozen else self.owned[2:]:
+                blob.requires_grad_(False)
+
+    def replaced_gradients(self, *shapes: Shape) -> Sequence[int]:
+        return (0, 1) if self.segnet else ()
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        param, (scale, shift, *running) = self.param.bn_param, self.blobs
+        shape = x.shape
+        x = x.reshape(legacy_shape(tuple(shape)))
+        if self.segnet:
+            if param.bn_mode == BNParameter.INFERENCE:
+                return x * scale + shift
+            value = x.detach()
+            mean = value.mean(_EACH_CHANNEL, keepdim=True)
+            variance = value.square().mean(_EACH_CHANNEL, keepdim=True) - mean.square()
+            normal = _Standardised.apply(x, mean, (variance + 1e-9).sqrt(), _EACH_CHANNEL, False)
+            return (normal * scale + shift, mean, variance)[: len(self.plan.tops)]
+        if param.frozen:
+            mean, variance = running
+            return ((x - mean) / (variance + param.eps).sqrt() * scale + shift).reshape(shape)
+        if self.phase == 1:
+            mean, variance = running
+        else:
+            variance, mean = _moments(x, _EACH_CHANNEL)
+            self._update(mean, variance)
+        normal = _Standardised.apply(x, mean, (variance + param.eps).sqrt(), _EACH_CHANNEL, False)
+        return (normal * scale + shift).reshape(shape)
+
+    @torch.no_grad()
+    def _update(self, *moments: Tensor) -> None:
+        momentum = self.param.bn_param.momentum
+        for blob, new in zip(self.blobs[2:], moments, strict=True):
+            blob.mul_(momentum).add_(new * (1 - momentum))
+
+
+@layer("NormL2")
+class NormL2(Layer):
+    """Each item over its length, sqrt(sum of squares + 1e-7)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _NormL2.apply(x.flatten(1)).reshape(legacy_shape(tuple(x.shape)))
+
+
+class _NormL2(torch.autograd.Function):
+    """Its backward takes the top for x over x's own length, so that the 1e-7 is not in it as it should be."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        length = (x.square().sum(1, keepdim=True) + 1e-7).sqrt()
+        top = x / length
+        ctx.save_for_backward(x, top)
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, top = ctx.saved_tensors
+        along = (top * grad).sum(1, keepdim=True)
+        return (grad - top * along) / (x.square().sum(1, keepdim=True) + 1e-7).sqrt()
+
+
+_EACH_CHANNEL = (0, 2, 3)
 
 
 def _moments(x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -181,3 +230,46 @@ class _Standardised(torch.autograd.Function):
             return left / deviation, None, None, None, None
         common = grad.mean(ctx.axes, keepdim=True) + top * share
         return (grad - common) / deviation, None, None, None, None
+
+
+@layer("Normalize")
+class Normalize(Layer):
+    """SSD's: x over its norm, times a learnt scale, one for all or one for each channel.
+
+    The norm, with eps under its root, is an image's, or with `across_spatial: false` that of the channels at a place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        param = self.param.norm_param
+        axes = tuple(range(1, x.ndim)) if param.across_spatial else (1,)
+        norm = (x.detach().square().sum(axes, keepdim=True) + param.eps).sqrt()
+        (scale,) = self.blobs
+        return _Normalized.apply(x, scale, norm, axes)
+
+
+class _Normalized(torch.autograd.Function):
+    """Its backward reads bottom and top again, as Caffe's does: the top for the scale's gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, norm: Tensor, axes: Sequence[int]) -> Tensor:
+        top = x / norm * _by_channel(scale, x)
+        ctx.save_for_backward(x, top, scale, norm)
+        ctx.axes = axes
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, top, scale, norm = ctx.saved_tensors
+        dx = dscale = None
+        if ctx.needs_input_grad[0]:
+            share = (x * grad).sum(ctx.axes, keepdim=True) / norm.square()
+            dx = (grad - x * share) / norm * _by_channel(scale, x)
+        if ctx.needs_input_grad[1]:
+            products = (top * grad).movedim(1, 0).flatten(1).sum(1)
+            dscale = (products if scale.ndim else products.sum()) / scale
+        return dx, dscale, None, None
+
+
+def _by_channel(scale: Tensor, x: Tensor) -> Tensor:
+    return scale.view(-1, *(1,) * (x.ndim - 2)) if scale.ndim else scale

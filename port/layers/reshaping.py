@@ -1,120 +1,43 @@
 """Layers that move values about without changing them."""
 
-import math
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from port.layer import Layer, Shape, layer
-from port.layers.checks import refuse_in_place
+from port.layer import Layer, layer
 from prototxt.caffe_pb2 import ReductionParameter
-from prototxt.errors import InputError
+from prototxt.layers.declare import legacy_shape
+from prototxt.layers.reshaping import crop_starts, moves_nothing, permuted_axes
 from prototxt.layers.windows import canonical_axis
 
 
-@layer("Flatten")
-class Flatten(Layer):
-    """Axes `axis` to `end_axis` as one."""
-
-    def set_up(self, shape: Shape) -> None:
-        refuse_in_place(self)
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        param = self.param.flatten_param
-        start, end = canonical_axis(param.axis, len(shape)), canonical_axis(param.end_axis, len(shape)) + 1
-        if start > end:
-            raise InputError(f"flatten_param: axis {param.axis} comes behind end_axis {param.end_axis}")
-        return [(*shape[:start], math.prod(shape[start:end]), *shape[end:])]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(self.top_shapes(tuple(x.shape))[0])
-
-
-@layer("Reshape")
+@layer("Flatten", "Reshape")
 class Reshape(Layer):
-    """Axes from `axis` on, `num_axes` of them, become `shape`: 0 copies a size, -1 takes the rest."""
-
-    def set_up(self, shape: Shape) -> None:
-        refuse_in_place(self)
-        if list(self.param.reshape_param.shape.dim).count(-1) > 1:
-            raise InputError("reshape_param: only one dim may be -1")
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        param = self.param.reshape_param
-        # A negative axis counts places between axes: -1 is behind the last.
-        start = param.axis if param.axis >= 0 else len(shape) + param.axis + 1
-        end = len(shape) if param.num_axes == -1 else start + param.num_axes
-        if not 0 <= start <= end <= len(shape):
-            raise InputError(
-                f"reshape_param: axis {param.axis} and num_axes {param.num_axes} do not fit a bottom {shape}"
-            )
-        middle = list(param.shape.dim)
-        for i, size in enumerate(middle):
-            if size == 0:
-                if start + i >= len(shape):
-                    raise InputError(
-                        f"reshape_param: dim {i} is 0, but the bottom {tuple(shape)} has no such axis"
-                    )
-                middle[i] = shape[start + i]
-        count = math.prod(shape)
-        if -1 in middle:
-            rest = math.prod(shape[:start]) * math.prod(shape[end:]) * math.prod(d for d in middle if d != -1)
-            middle[middle.index(-1)] = count // rest if rest > 0 else 0
-        top = (*shape[:start], *middle, *shape[end:])
-        if math.prod(top) != count or any(size < 0 for size in top):
-            raise InputError(f"reshape_param: shape {list(param.shape.dim)} does not fit a bottom {shape}")
-        return [top]
+    """The same values in another shape."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.reshape(self.top_shapes(tuple(x.shape))[0])
+        return x.reshape(self.plan.top_shapes(tuple(x.shape))[0])
 
 
 @layer("Tile")
 class Tile(Layer):
     """`tiles` copies, one behind the other along `axis`."""
 
-    def set_up(self, shape: Shape) -> None:
-        if self.param.tile_param.tiles < 1:
-            raise InputError("tile_param: give tiles, at least 1")
-
     def forward(self, x: Tensor) -> Tensor:
         axis = canonical_axis(self.param.tile_param.axis, x.ndim)
         return torch.cat([x] * self.param.tile_param.tiles, axis)
 
 
-@layer("Crop")
+@layer("Crop", "AutoCrop")
 class Crop(Layer):
     """The first bottom cut to the second's sizes from `axis` on, `offset` from its start."""
 
-    def top_shapes(self, shape: Shape, like: Shape) -> list[Shape]:
-        axis = canonical_axis(self.param.crop_param.axis, len(shape))
-        self._offsets(shape, like)
-        return [(*shape[:axis], *like[axis : len(shape)])]
-
     def forward(self, x: Tensor, like: Tensor) -> Tensor:
         first = canonical_axis(self.param.crop_param.axis, x.ndim)
-        for axis, offset in enumerate(self._offsets(tuple(x.shape), tuple(like.shape)), first):
-            x = x.narrow(axis, offset, like.shape[axis])
+        starts = crop_starts(self.param, tuple(x.shape), tuple(like.shape))
+        for axis in range(first, x.ndim):
+            x = x.narrow(axis, starts[axis], like.shape[axis])
         return x
-
-    def _offsets(self, shape: Shape, like: Shape) -> list[int]:
-        """One offset for each axis that is cut."""
-        axis, offsets = (
-            canonical_axis(self.param.crop_param.axis, len(shape)),
-            list(self.param.crop_param.offset),
-        )
-        cut = len(shape) - axis
-        if len(offsets) not in (0, 1, cut):
-            raise InputError(
-                f"crop_param: {len(offsets)} offsets for {cut} axes from axis {axis} on: give 1 or one each"
-            )
-        if len(like) < len(shape):
-            raise InputError(f"the bottom to crop has {len(shape)} axes, the one to crop it to {len(like)}")
-        offsets = offsets if len(offsets) == cut else (offsets or [0]) * cut
-        for size, due, offset in zip(shape[axis:], like[axis:], offsets, strict=False):
-            if offset + due > size:
-                raise InputError(f"{tuple(shape)} from {offset} on cannot be cropped to {tuple(like)}")
-        return offsets
 
 
 @layer("Reduction")
@@ -132,3 +55,73 @@ class Reduction(Layer):
         elif param.operation == ReductionParameter.MEAN:
             coeff /= rows.shape[-1]
         return rows.sum(-1) * coeff
+
+
+@layer("ShuffleChannel")
+class ShuffleChannel(Layer):
+    """The channels, read as `group` rows, column by column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.param.shuffle_channel_param.group, -1)).transpose(1, 2).flatten(1, 2)
+
+
+@layer("Reorg")
+class Reorg(Layer):
+    """Darknet's reorg: the values, read as a blob of stride² times fewer channels, their blocks made channels.
+
+    `reverse` is the inverse. The gradient is the inverse's, where the published code reads an unset buffer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        (top_shape,) = self.plan.top_shapes(tuple(x.shape))
+        stride, (num, channels, height, width) = self.param.reorg_param.stride, x.shape
+        blocks = channels // stride**2
+        if self.param.reorg_param.reverse:
+            parts = x.reshape(num, stride, stride, blocks, height, width).permute(0, 3, 4, 1, 5, 2)
+        else:
+            parts = x.reshape(num, blocks, height, stride, width, stride).permute(0, 3, 5, 1, 2, 4)
+        return parts.reshape(top_shape)
+
+
+@layer("Padding")
+class Padding(Layer):
+    """Zeros around the map; less of the map where the numbers are negative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = [self.param.padding_param.pad_beg, self.param.padding_param.pad_end]
+        return F.pad(x.reshape(legacy_shape(tuple(x.shape))), sides * 2)
+
+
+@layer("Transpose")
+class Transpose(Layer):
+    """Top axis i is bottom axis `dim`[i]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(*self.param.transpose_param.dim)
+
+
+@layer("Reverse")
+class Reverse(Layer):
+    """The other way around along `axis`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(self.param.reverse_param.axis)
+
+
+@layer("Flip")
+class Flip(Layer):
+    """Mirrored: left and right, top and bottom, or both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        param = self.param.flip_param
+        axes = [axis for axis, chosen in ((2, param.flip_height), (3, param.flip_width)) if chosen]
+        return x.reshape(legacy_shape(tuple(x.shape))).flip(axes).reshape(x.shape)
+
+
+@layer("Permute")
+class Permute(Layer):
+    """The axes in another order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A view where nothing moves: the top is the bottom's memory, in Caffe.
+        return x.view_as(x) if moves_nothing(self.param) else x.permute(permuted_axes(self.param, x.ndim))

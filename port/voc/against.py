@@ -1,10 +1,12 @@
 """`seenet evaluate --attention OURS --against AUTHORS`: one folder of attention maps held against another."""
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from port.voc.classes import CLASSES
@@ -12,6 +14,7 @@ from port.voc.each import for_each
 from port.voc.label_images import read_map, same_size
 from port.voc.lists import Entry, read_entries
 from prototxt.errors import InputError
+from weights.files import atomic_path
 
 CUT = 77
 """0.3 of 255: where attention is usually cut."""
@@ -103,6 +106,15 @@ def summary(pairs: list[Pair]) -> dict:
         "iou_of_cuts": float(np.mean([pair.iou for pair in pairs])),
         "worst": [vars(pair) for pair in sorted(pairs, key=lambda pair: -pair.mean)[:WORST]],
     }
+
+
+def write_comparison(pairs: list[Pair], json_: Path | None) -> None:
+    """Print the table, and write all numbers where they are asked for."""
+    told = summary(pairs)
+    Console().print(against_table(told))
+    if json_:
+        with atomic_path(json_) as beside:
+            beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def against_table(told: dict) -> Table:

@@ -1,10 +1,9 @@
-"""`seenet pipeline`: from image labels to a judged segmentation net, stage by stage."""
+"""From image labels to a judged segmentation net, stage by stage."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import matplotlib
 import typer
@@ -14,19 +13,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from port.devices import check_device
 from port.report import pages
-from port.voc.crf import CrfSettings
 from port.voc.evaluate import Numbers, evaluate_labels, percent
-from port.voc.gallery import Folders, gather_gallery, write_gallery
+from port.voc.gallery import gather_gallery, write_gallery
 from port.voc.lists import Entry, read_entries
-from port.voc.nets import SETS, Needs, Nets
+from port.voc.needs import Needs
 from port.voc.pipeline_check import check_pipeline, report
-from port.voc.proxy_labels import Fusion
 from port.voc.segment import Segmenting, segment_dataset
-from port.voc.segmentation import MULTI_SCALE, Views
+from port.voc.settings import (
+    MULTI_SCALE,
+    CrfSettings,
+    Folders,
+    Fusion,
+    PipelineSettings,
+    Views,
+    first_folder,
+)
 from port.voc.stages import STAGE, file_key, last_weights, losses, run_stage, solver_key, train_in
-from port.voc.voc_labels import first_folder
 from port.voc.weak_labels import (
     Images,
     Recipe,
@@ -42,132 +45,75 @@ matplotlib.use("Agg")
 SEENET, CAM, MASKS = "SeeNet's labels", "plain CAM's labels", "exact masks"
 
 
-def pipeline_command(
-    out: Annotated[Path, typer.Option(help="Folder for everything.")],
-    voc: Annotated[
-        Path | None, typer.Option(help="Dataset in VOC's layout. Without: `shapes`, made in the folder.")
-    ] = None,
-    nets: Annotated[
-        str, typer.Option(help=f"Which nets: {', '.join(SETS)}.", show_default="shapes without --voc")
-    ] = "",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="What the classifiers start from: VGG-16.", show_default="the set's own"),
-    ] = None,
-    segmentation_weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="What the segmentation nets start from: vgg16_20M or ResNet-101.",
-            show_default="the set's own",
-        ),
-    ] = None,
-    backbone: Annotated[str, typer.Option(help="Of the segmentation nets: vgg16 or resnet101.")] = "vgg16",
-    share_background: Annotated[
-        bool, typer.Option("--share-background", help="SeeNet's S_C is S_B's own classifier.")
-    ] = False,
-    train_list: Annotated[
-        Path | None, typer.Option(help="NAME CLASS [CLASS …].", show_default="VOC/train_cls.txt")
-    ] = None,
-    val_list: Annotated[
-        Path | None, typer.Option(help="Names to judge by.", show_default="ImageSets/Segmentation/val.txt")
-    ] = None,
-    saliency: Annotated[
-        Path | None, typer.Option(help="NAME.png.", show_default="VOC/Saliency, where there")
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option(help="Also train on plain CAM's labels, and on exact masks where there are any.")
-    ] = True,
-    multi_scale: Annotated[
-        bool, typer.Option("--multi-scale", help="Segment at five scales, mirrored too.")
-    ] = False,
-    crf: Annotated[bool, typer.Option(help="Refine by a dense CRF.")] = True,
-    number: Annotated[int, typer.Option("-n", "--number", min=10, help="Images, without --voc.")] = 1500,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of all trainings.", show_default="the solvers'")
-    ] = None,
-    classifier_iterations: Annotated[
-        int | None, typer.Option(min=1, show_default="the solver's", help="Of the classifiers.")
-    ] = None,
-    segmentation_iterations: Annotated[
-        int | None, typer.Option(min=1, show_default="the solver's", help="Of the segmentation nets.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that fuse, refine and judge.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    check: Annotated[
-        bool, typer.Option("--check", help="Only look whether all is there, and say what it will take.")
-    ] = False,
-) -> None:
-    """Classifier → attention → proxy labels → segmentation net → mIoU; a page with curves and pictures.
+def run_pipeline(out: Path, asked: PipelineSettings) -> None:
+    """Check what is needed; train, judge and show each source of labels.
 
-    Before anything is trained, everything that any stage reads is opened and held against the rest. Called again,
-    it goes on where it was stopped, and passes over what is current.
+    Prints what was found and the results; writes `pipeline.html` and `.json`.
+
+    Raises:
+        InputError: the first of what is missing or does not fit, or whatever a stage raises.
     """
-    chosen = _nets(nets or ("published" if voc else "shapes"), weights, segmentation_weights, backbone)
-    check_device(device)
+    nets, voc = asked.nets, asked.voc
     _no_spaces(out, voc or out)
     if voc is None:
         voc = out / "shapes"
-        key = generated_images(voc, number, workers=0)
+        key = generated_images(voc, asked.number, workers=0)
     else:
         key = str(voc.resolve())
-    images = _dataset(voc, train_list, saliency)
-    val = val_list or voc / "ImageSets" / "Segmentation" / "val.txt"
-    segmenter, deploy = chosen.segmentation[backbone]
-    views = Views(MULTI_SCALE, True, chosen.tile) if multi_scale else Views(tile=chosen.tile)
-    classifiers = {SEENET: chosen.shared if share_background else chosen.seenet} | (
-        {CAM: chosen.cam} if compare else {}
-    )
+    images = _dataset(voc, asked.train_list, asked.saliency)
+    segmenter, deploy = nets.segmentation[asked.backbone]
+    seenet = nets.shared if asked.share_background else nets.seenet
     needs = Needs(
         images=images,
-        val=val,
+        val=asked.val_list or voc / "ImageSets" / "Segmentation" / "val.txt",
         out=out,
-        classifiers=classifiers,
-        weights=chosen.weights,
+        classifiers={SEENET: seenet} | ({CAM: nets.cam} if asked.compare else {}),
+        weights=nets.weights,
         segmentation=segmenter,
-        segmentation_weights=chosen.segmentation_weights,
+        segmentation_weights=nets.segmentation_weights,
         deploy=deploy,
-        views=views,
-        crf=CrfSettings() if crf else None,
-        exact=compare,
-        test_size=chosen.test_size,
-        classifier_iterations=classifier_iterations,
-        segmentation_iterations=segmentation_iterations,
-        workers=workers,
-        device=device,
+        views=Views(MULTI_SCALE, True, nets.tile) if asked.multi_scale else Views(tile=nets.tile),
+        crf=CrfSettings() if asked.crf else None,
+        exact=asked.compare,
+        test_size=nets.test_size,
+        classifier_iterations=asked.classifier_iterations,
+        segmentation_iterations=asked.segmentation_iterations,
+        workers=asked.workers,
+        device=asked.device,
     )
-    report(*check_pipeline(needs, measure=check or not (out / "seenet").exists()), Console())
+    report(*check_pipeline(needs, measure=asked.check or not (out / "seenet").exists()), Console())
     if images.saliency is None:
         typer.echo(
             f"warning: {voc}: no saliency maps, which the paper's rule needs (seenet saliency; docs/voc.md): "
             f"background is where attention is below {Fusion.background} of its maximum instead",
             err=True,
         )
-    if check:
+    if asked.check:
         return
     recipe = Recipe(
-        classifiers[SEENET],
-        chosen.weights,
-        chosen.test_size,
-        seed=seed,
-        iterations=classifier_iterations,
-        device=device,
+        seenet,
+        nets.weights,
+        nets.test_size,
+        seed=asked.seed,
+        iterations=asked.classifier_iterations,
+        device=asked.device,
     )
     how = Segmentation(
         segmenter,
         deploy,
-        chosen.segmentation_weights,
-        val,
-        views,
+        nets.segmentation_weights,
+        needs.val,
+        needs.views,
         needs.crf,
-        seed,
-        segmentation_iterations,
-        workers,
-        device,
+        asked.seed,
+        asked.segmentation_iterations,
+        asked.workers,
+        asked.device,
     )
-    sources = [_weak_source(SEENET, out / "seenet", images, recipe, key, workers)]
-    if compare:
-        plain = replace(recipe, solver=chosen.cam)
-        sources.append(_weak_source(CAM, out / "cam", images, plain, key, workers))
+    sources = [_weak_source(SEENET, out / "seenet", images, recipe, key, asked.workers)]
+    if asked.compare:
+        plain = replace(recipe, solver=nets.cam)
+        sources.append(_weak_source(CAM, out / "cam", images, plain, key, asked.workers))
         unknown, names = _without_truth(images, read_entries(images.attend)[0])
         if unknown:
             typer.echo(f"{MASKS}: left out, {len(unknown)} of {len(names)} training images have none")
@@ -183,7 +129,6 @@ def pipeline_command(
     numbers = {o.source.name: {"labels": o.labels, "segmentation": o.segmentation} for o in outcomes}
     with atomic_path(out / "pipeline.json") as beside:
         beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"Curves and pictures: {out}/pipeline.html; all numbers: {out}/pipeline.json")
 
 
 @dataclass(frozen=True)
@@ -338,7 +283,7 @@ def write_page(path: Path, outcomes: Sequence[Outcome], images: Images, how: Seg
         for outcome in outcomes
     }
     folders = Folders(images.voc, {}, segmented, images.truth)
-    head = [pages.table(*outcome_rows(outcomes)), f"<figure>{pages.svg(curves(outcomes))}</figure>"]
+    head = [pages.table(*outcome_rows(outcomes)), pages.figure(curves(outcomes))]
     write_gallery(
         path, gather_gallery(folders, how.val, how.workers), f"{images.voc.name}: segmentation", head
     )
@@ -346,19 +291,6 @@ def write_page(path: Path, outcomes: Sequence[Outcome], images: Images, how: Seg
 
 def _weak_source(name: str, out: Path, images: Images, recipe: Recipe, key: str, workers: int) -> Source:
     return Source(name, out, out / "labels", make_weak_labels(name, out, images, recipe, key, workers))
-
-
-def _nets(name: str, weights: Path | None, segmentation_weights: Path | None, backbone: str) -> Nets:
-    if name not in SETS:
-        raise InputError(f'--nets "{name}": must be one of {", ".join(SETS)}')
-    nets = SETS[name]
-    if backbone not in nets.segmentation:
-        raise InputError(f'--backbone "{backbone}": --nets {name} has {", ".join(nets.segmentation)}')
-    return replace(
-        nets,
-        weights=weights or nets.weights,
-        segmentation_weights=segmentation_weights or nets.segmentation_weights,
-    )
 
 
 def _dataset(voc: Path, train: Path | None, saliency: Path | None) -> Images:

@@ -23,7 +23,7 @@ from port.voc.crf import load_crf
 from port.voc.each import IMAGES_PER_PROCESS, for_each
 from port.voc.label_images import read_label_image, read_map
 from port.voc.lists import Entry, read_entries, read_names
-from port.voc.nets import Needs
+from port.voc.needs import Needs
 from port.voc.pipeline_cost import SEGMENTATION, Stage, Training, duration_text, size_text, stage_costs
 from port.voc.stages import training_text
 from port.voc.weak_labels import Images

@@ -14,7 +14,7 @@ from port.images import read_image
 from port.models.seenet import SeeNet
 from port.training.net import TrainingNet
 from port.voc.lists import Entry
-from port.voc.nets import Needs
+from port.voc.needs import Needs
 from port.voc.segmentation import SegmentationNet, class_probabilities
 from prototxt.caffe_pb2 import SolverParameter
 from weights import write_weights

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from port.voc.classes import CLASSES
+from port.voc.settings import KINDS, Kind
 
 Grid = tuple[np.ndarray, np.ndarray]
 
@@ -14,33 +15,6 @@ SCENES = 5
 OF_SCENE = len(CLASSES) // SCENES
 SAME_SCENE = 0.7
 
-
-@dataclass(frozen=True)
-class Kind:
-    """What the images of a generated dataset look like.
-
-    Attributes:
-        counts: the probabilities of 1, 2, … objects in an image.
-        large: the share of large objects; their half length is `large_radius` (from, to), that of the others
-            `small_radius`, in shorter sides of the image.
-        touching: the share of further objects that are put beside another one.
-        textured: whether a body has its class's texture, and not its hue alone.
-    """
-
-    counts: tuple[float, ...]
-    large: float
-    large_radius: tuple[float, float]
-    small_radius: tuple[float, float]
-    touching: float
-    textured: bool
-
-
-KINDS = {
-    "shapes": Kind((0.4, 0.33, 0.17, 0.1), 0.15, (0.38, 0.5), (0.17, 0.28), 0.35, False),
-    "objects": Kind((0.7, 0.3), 1.0, (0.34, 0.54), (0.0, 0.0), 0.35, True),
-}
-"""`shapes`: small objects, plain but for their emblems. `objects`: VOC's geometry, one or two objects that fill a third
-of the image; attention to the emblem alone covers little of one, and its body can tell the class, too."""
 
 EMBLEM_COLOURS = (
     ((255, 255, 255), (200, 0, 0)),

@@ -17,11 +17,11 @@ from google.protobuf import text_format
 
 import port
 from port.caffe_layers.voc_data import settings_of
-from port.progress import ProgressLines, progress_bar
 from prototxt import read_net, read_solver
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from weights.files import atomic_path
+from weights.progress import ProgressLines, progress_bar
 
 STAGE = "stage.json"
 TRAIN = Path(port.__file__).parent / "train_caffe_equiv.py"

@@ -1,31 +1,27 @@
-"""`seenet studies`: the paper's studies on generated images, trained, judged and drawn side by side."""
+"""The paper's studies on generated images, trained, judged and drawn side by side."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
-import typer
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-import prototxt
 from port.attention.figures import coloured, picture_grid
-from port.devices import check_device
 from port.images import read_image
 from port.voc.classes import CLASSES, PALETTE
 from port.voc.evaluate import evaluate_attention, evaluate_labels
 from port.voc.label_images import read_label_image, read_map
 from port.voc.lists import Entry, read_entries
-from port.voc.proxy_labels import Fusion
+from port.voc.settings import NETS, TEST_SIZE, TRUNK, Fusion
+from port.voc.study_design import Design, Variant
 from port.voc.weak_labels import (
-    TEST_SIZE,
-    TRUNK,
     Images,
     Recipe,
     attend,
@@ -34,14 +30,9 @@ from port.voc.weak_labels import (
     none_failed,
     train_classifier,
 )
-from prototxt.errors import InputError
 from weights.files import atomic_path
 
 matplotlib.use("Agg")
-
-NETS = Path(prototxt.__file__).parent / "shapes"
-DESIGN = Path(__file__).parent / "studies.json"
-"""The design of the published results: docs/studies.md says why it is so, and what came out."""
 
 MEASURES = {
     "attention_iou": "IoU",
@@ -64,91 +55,8 @@ SHOWN = 6
 Run = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One of the studies.
-
-    Attributes:
-        solver: in `prototxt/shapes/`.
-        erases: whether there is an S_B, which reads C-ReLU's thresholds.
-        negates: whether C-ReLU negates; if not, δ_l is 0 when attention is taken, too.
-        fusion: the rule of the proxy labels.
-    """
-
-    solver: str
-    erases: bool = True
-    negates: bool = True
-    fusion: str = "harmonic"
-
-    def thresholds(self, pairs: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-        """The pairs (δ_h, δ_l) that attention is taken with."""
-        used = pairs if self.erases else pairs[:1]
-        return [(high, low if self.negates else 0.0) for high, low in used]
-
-
-@dataclass(frozen=True)
-class Design:
-    """What is run, fixed before it is run.
-
-    Attributes:
-        sets: by name, the settings of `make_shapes` and `iterations` of each training.
-        seeds: of the trainings.
-        thresholds: pairs (δ_h, δ_l) that attention is taken with.
-        variants: by name.
-    """
-
-    sets: Mapping[str, Mapping[str, Any]]
-    seeds: Sequence[int]
-    thresholds: Sequence[Sequence[float]]
-    variants: Mapping[str, Variant]
-
-
-def read_design(path: Path) -> Design:
-    """Read a design.
-
-    Raises:
-        InputError: a file that cannot be read, or that is no design.
-    """
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        variants = {name: Variant(**own) for name, own in told.pop("variants").items()}
-        return Design(variants=variants, **told)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a design of studies ({error}): see {DESIGN}") from error
-
-
-def studies_command(
-    out: Annotated[Path, typer.Option(help="Folder for everything.")],
-    design: Annotated[
-        Path, typer.Option(help="What is run.", show_default="the published results'")
-    ] = DESIGN,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Only so many of its seeds.", show_default="all")
-    ] = None,
-    number: Annotated[
-        int | None,
-        typer.Option("-n", "--number", min=10, help="Images of each set.", show_default="the design's"),
-    ] = None,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="Of each training.", show_default="the design's")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda, for training and attention.")] = "cpu",
-) -> None:
-    """CAM, ACoL-style erasing and SeeNet in its forms on generated images: tables and figures.
-
-    Stopped in any way, it goes on where it was when called again. After each run, all numbers so far are in
-    studies.json.
-    """
-    check_device(device)
-    plan = read_design(design)
-    changed = {"number": number, "iterations": iterations}
-    given = {what: value for what, value in changed.items() if value is not None}
-    plan = replace(
-        plan,
-        seeds=plan.seeds[:seeds],
-        sets={name: {**settings, **given} for name, settings in plan.sets.items()},
-    )
+def write_studies(out: Path, plan: Design, workers: int, device: str) -> None:
+    """Run the studies; after each run write `studies.json`, in the end the tables and figures of each set."""
     runs: list[Run] = []
     for run in run_studies(out, plan, workers, device):
         runs.append(run)
@@ -160,9 +68,6 @@ def studies_command(
         with atomic_path(out / f"{name}.png") as beside:
             studies_chart(own, name).savefig(beside, dpi=110, format="png")
         side_by_side(out / f"{name}_maps.png", out, plan, name)
-    typer.echo(
-        f"Numbers: {out}/studies.json; charts and the same images side by side: {out}/SET.png, SET_maps.png"
-    )
 
 
 def run_studies(out: Path, design: Design, workers: int, device: str = "cpu") -> Iterator[Run]:
@@ -178,7 +83,7 @@ def run_studies(out: Path, design: Design, workers: int, device: str = "cpu") ->
             key = generated_images(voc, drawing.pop("number"), workers, **drawing)
             for variant, own in design.variants.items():
                 recipe = Recipe(
-                    NETS / own.solver,
+                    NETS / "shapes" / own.solver,
                     TRUNK,
                     TEST_SIZE,
                     seed=seed,

@@ -5,16 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import weights
-from port.attention.dataset import attend_to_dataset
-from port.voc.proxy_labels import Fusion, make_proxy_labels
+from port.attention.files import attend_to_dataset
+from port.attention.settings import AttentionSettings
+from port.voc.proxy_labels import make_proxy_labels
+from port.voc.settings import Fusion
 from port.voc.shapes import make_shapes
 from port.voc.stages import file_key, last_weights, run_stage, solver_key, train_in
 from prototxt.errors import InputError
-
-TRUNK = Path(weights.__file__).parent / "shapes" / "trunk.caffemodel"
-TEST_SIZE = 192
-"""What the nets for generated images start from, and the square on which their attention is taken."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +111,14 @@ def attend(name: str, classifier: Path, out: Path, images: Images, recipe: Recip
         done = attend_to_dataset(
             images.voc,
             images.attend,
-            last_weights(classifier),
             out,
-            test_size=recipe.test_size,
-            maxt=recipe.thresholds[0],
-            mint=recipe.thresholds[1],
-            device=recipe.device,
+            AttentionSettings(
+                last_weights(classifier),
+                test_size=recipe.test_size,
+                maxt=recipe.thresholds[0],
+                mint=recipe.thresholds[1],
+                device=recipe.device,
+            ),
         )
         none_failed(done.failed)
 

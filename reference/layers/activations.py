@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 
-from prototxt.caffe_pb2 import FillerParameter
-from prototxt.errors import InputError
+from prototxt.layers.activations import log_of_base, selu_dropout_map
+from prototxt.layers.declare import Shape
 from reference.arithmetic import added_up, sigmoid
-from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.checks import legacy_shape, refuse_gradient, refuse_in_place
+from reference.checks import refuse_gradient
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.rng import caffe_rng
 
 
@@ -24,24 +24,102 @@ class ReLU(Layer):
         return dy * np.where(x > 0, self.dtype.type(1), slope)
 
 
-@layer("Dropout")
-class Dropout(Layer):
-    """Zeroes units with probability `dropout_ratio` in TRAIN, scaling the rest; the identity in TEST.
+@layer("ReLU6")
+class ReLU6(Layer):
+    """A leaky ReLU that ends at 6."""
 
-    The mask is drawn as float Caffe draws it, whatever the net's dtype.
-    """
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return np.minimum(np.maximum(x, 0) + self._slope() * np.minimum(x, 0), self.dtype.type(6))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        return dy * np.where(x > 0, (x < 6).astype(self.dtype), self._slope())
+
+    def _slope(self) -> np.floating:
+        return self.dtype.type(self.param.relu6_param.negative_slope)
+
+
+@layer("NegReLU")
+class NegReLU(Layer):
+    """What is below 0; what is above, times `relu_param`'s slope. At 0 the slope is the gradient."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return np.minimum(x, 0) + self._slope() * np.maximum(x, 0)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        return dy * np.where(x < 0, self.dtype.type(1), self._slope())
+
+    def _slope(self) -> np.floating:
+        return self.dtype.type(self.param.relu_param.negative_slope)
+
+
+@layer("SeLU")
+class SeLU(Layer):
+    """lambda · x above 0, lambda · alpha · (exp(x) - 1) below."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        scale, alpha = self._settings()
+        return np.where(x > 0, scale * x, scale * alpha * (np.exp(np.minimum(x, 0)) - 1))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        scale, alpha = self._settings()
+        return dy * np.where(x > 0, scale, scale * alpha * np.exp(np.minimum(x, 0)))
+
+    def _settings(self) -> tuple[np.floating, np.floating]:
+        param = self.param.selu_param
+        return self.dtype.type(getattr(param, "lambda")), self.dtype.type(param.alpha)
+
+
+@layer("SeLUDropout")
+class SeLUDropout(Layer):
+    """In TRAIN sets units to `alpha`, then scales and shifts all so that mean and variance stay; TEST: x."""
 
     def run(self, x: np.ndarray) -> np.ndarray:
         if self.phase != 0:
             return x
-        keep = 1.0 - self.param.dropout_param.dropout_ratio  # in double, as Caffe passes it on
-        self.scale = self.dtype.type(np.float32(1.0 / keep))
-        self.mask = caffe_rng().bernoulli(x.size, keep).reshape(x.shape)
-        return x * self.mask.astype(self.dtype) * self.scale
+        param = self.param.selu_dropout_param
+        self.scale, shift = map(self.dtype.type, selu_dropout_map(param))
+        self.mask = caffe_rng().bernoulli(x.size, 1.0 - param.dropout_ratio).reshape(x.shape)
+        return self.scale * np.where(self.mask, x, self.dtype.type(param.alpha)) + shift
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (dy,) = top_diffs
         return dy if self.phase != 0 else dy * self.mask.astype(self.dtype) * self.scale
+
+
+@layer("Dropout", "SpatialDropout")
+class Dropout(Layer):
+    """Zeroes units with probability `dropout_ratio` in TRAIN, scaling the rest; the identity in TEST.
+
+    SpatialDropout zeroes whole channels. SegNet's `sample_weights_test` drops in TEST too; Fast R-CNN's
+    `scale_train: false` scales in TEST, by the probability of keeping, and not in TRAIN. The mask is drawn as
+    float Caffe draws it, whatever the net's dtype.
+    """
+
+    def set_up(self) -> None:
+        param = self.param.dropout_param
+        self.keep = 1.0 - param.dropout_ratio  # in double, as Caffe passes it on
+        self.drops = self.phase == 0 or param.sample_weights_test
+        scale = np.float32(1.0 / self.keep) if self.keep else np.float32(np.inf)
+        if not param.scale_train:
+            scale = np.float32(1) if self.drops else 1 / scale
+        elif not self.drops:
+            scale = np.float32(1)
+        self.scale = self.dtype.type(scale)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        self.mask = self._mask(x.shape) if self.drops else self.dtype.type(1)
+        return x * self.mask * self.scale
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        return top_diffs[0] * self.mask * self.scale
+
+    def _mask(self, shape: Shape) -> np.ndarray:
+        if self.type == "SpatialDropout":
+            shape = (*shape[:2], *(1,) * (len(shape) - 2))
+        return caffe_rng().bernoulli(math.prod(shape), self.keep).reshape(shape).astype(self.dtype)
 
 
 @layer("Sigmoid")
@@ -91,9 +169,6 @@ class BNLL(Layer):
 
 @layer("AbsVal")
 class AbsVal(Layer):
-    def add_weights(self, shape: Shape) -> None:
-        refuse_in_place(self)
-
     def run(self, x: np.ndarray) -> np.ndarray:
         return np.abs(x)
 
@@ -160,7 +235,7 @@ class _Transcendental(Layer):
 class Power(_Transcendental):
     """(shift + scale · x) ^ power"""
 
-    def add_weights(self, shape: Shape) -> None:
+    def set_up(self) -> None:
         param = self.param.power_param
         self.power, self.scale, self.shift = map(self.dtype.type, (param.power, param.scale, param.shift))
 
@@ -187,12 +262,10 @@ class Power(_Transcendental):
 class Log(_Transcendental):
     """log_base(shift + scale · x); base -1 is e"""
 
-    def add_weights(self, shape: Shape) -> None:
+    def set_up(self) -> None:
         param = self.param.log_param
         self.scale, self.shift = self.dtype.type(param.scale), self.dtype.type(param.shift)
-        if param.base == 1:
-            raise InputError("there is no logarithm to base 1: give another base")
-        self.per_e = 1 / _log_of_base(param.base, self.dtype)
+        self.per_e = 1 / self.dtype.type(log_of_base(param.base))
 
     def run(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -208,9 +281,9 @@ class Log(_Transcendental):
 class Exp(Layer):
     """base ^ (shift + scale · x); base -1 is e"""
 
-    def add_weights(self, shape: Shape) -> None:
+    def set_up(self) -> None:
         param = self.param.exp_param
-        log_base = _log_of_base(param.base, self.dtype)
+        log_base = self.dtype.type(log_of_base(param.base))
         self.inner = log_base * self.dtype.type(param.scale)
         self.outer = np.exp(log_base * self.dtype.type(param.shift))
 
@@ -223,30 +296,9 @@ class Exp(Layer):
         return y * dy * self.inner
 
 
-def _log_of_base(base: float, dtype: np.dtype) -> np.floating:
-    if base == -1:
-        return dtype.type(1)
-    if not 0 < base < math.inf:
-        raise InputError(f"base {base:g} must be above 0, or -1 for e")
-    return np.log(dtype.type(base))
-
-
 @layer("PReLU")
 class PReLU(Layer):
     """x above 0, slope · x up to 0, with one learned slope for each channel, or one for all."""
-
-    def add_weights(self, shape: Shape) -> None:
-        self._check(shape)
-        param = self.param.prelu_param
-        filler = param.filler if param.HasField("filler") else FillerParameter(value=0.25)
-        self.add_weight(() if param.channel_shared else shape[1:2], filler)
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        self._check(shape)
-        slopes = self.blobs[0].shape
-        if slopes and slopes != shape[1:2]:
-            raise InputError(f"{slopes[0]} slopes do not fit the {shape[1]} channels of {shape}")
-        return [shape]
 
     def run(self, x: np.ndarray) -> np.ndarray:
         self.x = x.copy() if self.plan.in_place else None
@@ -258,15 +310,10 @@ class PReLU(Layer):
         products = dy * x * (x <= 0)
         slopes = self.blobs[0].shape
         rows = products.swapaxes(0, 1) if slopes else products
-        self.add_grad(0, added_up(rows.reshape(*slopes, -1)))
+        self.add_grad(0, added_up(flat_from(rows, len(slopes))))
         return dy * np.where(x > 0, self.dtype.type(1), self._slope(x))
 
     def _slope(self, x: np.ndarray) -> np.ndarray:
         """The slopes, shaped to go with `x`."""
         slope = self.weight(0)
         return slope.reshape(-1, *(1,) * (x.ndim - 2)) if slope.ndim else slope
-
-    def _check(self, shape: Shape) -> None:
-        legacy_shape(shape)
-        if len(shape) < 2:
-            raise InputError(f"PReLU needs at least 2 axes, not {shape}")

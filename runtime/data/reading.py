@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,26 +28,44 @@ class Listed:
 
 
 def read_labelled_list(path: str) -> list[Listed]:
-    """Lines `name label`, split at the last space, as ImageData takes them.
-
-    (Where the text after it is no integer, Caffe reads 0; here that is an error.)
+    """Lines `name label` as ImageData takes them.
 
     Raises:
-        InputError: a missing or empty file, a line without a label or with one that is no 32-bit integer.
+        InputError: a missing or empty file, an empty line, a label that is no 32-bit integer.
+    """
+    entries = read_entries(path)
+    if not entries:
+        raise InputError(f"{path}: is empty: list at least one image")
+    for entry in entries:
+        if not entry.name:
+            raise InputError(f"{path}:{entry.line}: names no image: remove the line, or write NAME LABEL")
+    return entries
+
+
+def read_entries(path: str) -> list[Listed]:
+    """Lines `name label`, split at the last space, as Caffe reads them.
+
+    The label is C's `atoi` of the text after that space, or of the whole line where there is none: 2.7 is 2,
+    and what begins with no number is 0.
+
+    Raises:
+        InputError: a missing file, a label that is no 32-bit integer.
     """
     entries = []
     for number, line in enumerate(_lines(path), 1):
         name, space, label = line.rpartition(" ")
-        if not space or not name:
-            raise InputError(f"{path}:{number}: {line!r} is not NAME LABEL, with one space between")
-        try:
-            value = int(label)
-        except ValueError:
-            raise InputError(f"{path}:{number}: {name}: label {label!r} is not an integer") from None
+        if not space:
+            name = line
+        value = _atoi(label)
         if value not in LABELS:
             raise InputError(f"{path}:{number}: {name}: label {value} is out of range for a 32-bit integer")
         entries.append(Listed(name, value, number))
     return entries
+
+
+def _atoi(text: str) -> int:
+    found = re.match(r"[ \t\n\v\f\r]*([-+]?[0-9]+)", text)
+    return int(found[1]) if found else 0
 
 
 def read_paired_list(path: str) -> list[Listed]:
@@ -94,7 +113,9 @@ def read_pixels(path: str, colour: bool, size: tuple[int, int] | None, where: st
     return _resized(image, size, path, where)
 
 
-def read_labels(path: str, size: tuple[int, int] | None, where: str, indices: bool) -> np.ndarray:
+def read_labels(
+    path: str, size: tuple[int, int] | None, where: str, indices: bool, nearest: bool = False
+) -> np.ndarray:
     """A label image as (height, width) uint8; grey ones hold the classes themselves.
 
     Of one with a palette, as VOC has them, Caffe (by OpenCV) would take the brightness of its colours for
@@ -102,6 +123,7 @@ def read_labels(path: str, size: tuple[int, int] | None, where: str, indices: bo
 
     Args:
         indices: take a palette image's indices; else it is refused.
+        nearest: resize by the nearest pixel, not bilinearly.
 
     Raises:
         InputError: as `read_pixels`, and a palette.
@@ -116,7 +138,8 @@ def read_labels(path: str, size: tuple[int, int] | None, where: str, indices: bo
             f"{where}: {path} has a palette: Caffe would take its colours' brightness for classes: store "
             "classes in grey, or give --palette-labels to have its indices"
         )
-    return _resized(image, size, path, where)[:, :, 0]
+    rule = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return _resized(image, size, path, where, rule)[:, :, 0]
 
 
 def _indices(data: bytes) -> np.ndarray | None:
@@ -139,10 +162,16 @@ def _read(path: str, where: str) -> bytes:
         raise InputError(f"{where}: {path} cannot be read ({error.strerror}): check root_folder") from error
 
 
-def _resized(image: np.ndarray | None, size: tuple[int, int] | None, path: str, where: str) -> np.ndarray:
+def _resized(
+    image: np.ndarray | None,
+    size: tuple[int, int] | None,
+    path: str,
+    where: str,
+    rule: int = cv2.INTER_LINEAR,
+) -> np.ndarray:
     if image is None:
         raise InputError(f"{where}: {path} does not decode as an image: is it whole, and a JPEG or PNG?")
-    return with_channels(cv2.resize(image, size[::-1])) if size else image
+    return with_channels(cv2.resize(image, size[::-1], interpolation=rule)) if size else image
 
 
 def decode(data: bytes, flag: int) -> np.ndarray | None:
@@ -184,8 +213,6 @@ def _lines(path: str) -> list[str]:
         raise InputError(f"{os.fspath(path)}: cannot be read ({error.strerror}): check the path") from error
     if lines[-1] == "":
         lines.pop()
-    if not lines:
-        raise InputError(f"{path}: is empty: list at least one image")
     return lines
 
 
