@@ -26,6 +26,7 @@ def explain_command(
         typer.Option(help="δ_l: attention below it is negated (paper: 0.05; the release tests with 0)."),
     ] = 0.05,
     channels: Annotated[int, typer.Option(min=0, help="Channels of conv5_3 to show, beside the mean.")] = 2,
+    to_bgr: Annotated[bool, typer.Option("--to-bgr", help="Take grey, 16-bit and RGBA images too.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """One page of what S_A, C-ReLU, S_B and S_C see of an image and each label, and the same as a PNG."""
@@ -42,7 +43,7 @@ def explain_command(
     from port.images import read_image
     from port.models.seenet import SeeNet
 
-    photograph = read_image(image)
+    photograph = read_image(image, to_bgr)
     truth = read_truth(mask, photograph, chosen) if mask else None
     found: list[tuple[str, list[Explanation]]] = []
     paths = [path for path in (weights, compare) if path]
