@@ -172,7 +172,7 @@ def convert_command(
     src: Annotated[
         Path, typer.Argument(help="A .caffemodel, .caffemodel.h5, .safetensors, .pth, .npz or .mat file.")
     ],
-    dst: Annotated[Path, typer.Argument(help="What to write; its suffix names the format.")],
+    dst: Annotated[Path | None, typer.Argument(help="What to write; its suffix names the format.")] = None,
     allow_nan: Annotated[bool, typer.Option(help="Convert NaN and infinite weights too.")] = False,
     prototxt: Annotated[
         Path | None, typer.Option(help="The net; its text goes into a .safetensors, beside the weights.")
@@ -180,8 +180,20 @@ def convert_command(
     names: Annotated[
         str, typer.Option(help="Of what is written: caffe's, or torch's, BatchNorm's statistics divided.")
     ] = "caffe",
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Write nothing; tell whether SeeNet's S_C had weights of its own."),
+    ] = False,
 ) -> None:
     """Convert weights between Caffe's formats, safetensors and PyTorch's."""
+    if explain == (dst is not None):
+        raise InputError("give DST, what to write, or --explain, which writes nothing")
+    if dst is None:
+        from weights.third_branch import third_branch
+
+        for line in third_branch(src).lines:
+            typer.echo(line)
+        return
     from rich.console import Console
 
     layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt, names=names)
