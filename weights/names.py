@@ -33,7 +33,7 @@ def to_state_dict(layers: Iterable[LayerWeights], where: object = "state dict") 
         blobs = stored_blobs(layer, where)
         params = param_names(layer.type, len(blobs))
         named = {f"{layer.name}.{param}": blob for param, blob in zip(params, blobs, strict=True)}
-        if not named.keys().isdisjoint(state):
+        if not state.keys().isdisjoint(named):
             raise InputError(f'{where}: two layers are named "{layer.name}": write .caffemodel')
         state |= named
     return state

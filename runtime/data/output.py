@@ -1,11 +1,10 @@
 """HDF5Output's file: what one pass computed."""
 
-import h5py
 import numpy as np
 
 from prototxt.caffe_pb2 import HDF5OutputParameter
 from prototxt.errors import InputError
-from weights.files import atomic_path, plain_os_errors
+from weights.hdf5 import new_hdf5
 
 Shape = tuple[int, ...]
 
@@ -37,7 +36,7 @@ class HDF5Pass:
             raise InputError(
                 f"{self.path} holds one pass already, and no more, as in Caffe: run the net once"
             )
-        with atomic_path(self.path) as beside, plain_os_errors(), h5py.File(beside, "w") as file:
+        with new_hdf5(self.path) as file:
             for name, values in (("data", data), ("label", label)):
                 file.create_dataset(name, data=values.reshape(_four_axes(values.shape)))
         self.written = True
