@@ -161,7 +161,9 @@ def _layers(name: str, group: h5py.Group, seen: set[tuple[int, int]]) -> Iterato
     below = {key: member(group, key) for key in group}
     blobs = [key for key, item in below.items() if isinstance(item, h5py.Dataset)]
     if blobs or not below:
-        yield LayerWeights(name, blobs=_blobs(group, blobs))
+        # h5py gives surrogates for bytes that are not UTF-8; prototxts are read with replacements.
+        text = name.encode("utf-8", "surrogateescape").decode(errors="replace")
+        yield LayerWeights(text, blobs=_blobs(group, blobs))
     for key, item in below.items():
         if not isinstance(item, h5py.Dataset):
             yield from _layers(f"{name}/{key}", item, seen)
@@ -184,7 +186,11 @@ def _blobs(group: h5py.Group, names: Sequence[str]) -> list[np.ndarray | None]:
 
 
 def write_hdf5(
-    path: str | os.PathLike, layers: Sequence[LayerWeights], *, progress: Callable[[int], None] | None = None
+    path: str | os.PathLike,
+    layers: Sequence[LayerWeights],
+    *,
+    progress: Callable[[int], None] | None = None,
+    sync: bool = False,
 ) -> None:
     """Write a .caffemodel.h5 as Net::ToHDF5 does: a group for every layer given, with or without blobs.
 
@@ -195,7 +201,7 @@ def write_hdf5(
         InputError: where the file cannot be written or HDF5 cannot hold the layers' names.
     """
     _check_names(layers, path)
-    with new_hdf5(path) as file:
+    with new_hdf5(path, sync=sync) as file:
         data = file.create_group("data")
         for layer in layers:
             group = data.require_group(layer.name)

@@ -8,8 +8,10 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 
 from prototxt.caffe_pb2 import BlobProto, BlobShape
 from prototxt.errors import InputError
@@ -17,11 +19,14 @@ from weights.files import atomic_path
 
 MAX_FILE_BYTES = 2**31 - 1  # Caffe reads protobuf files up to here
 MAX_AXES = 32  # of a Caffe blob
+MAX_TAKEN = 1 << 18  # layers of a net, blobs of a layer: more are no net's, and cost memory for nothing
+MAX_HEADER = 1 << 22  # bytes of a net or a layer besides its weights: protobuf makes up to 20 times as many of them
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _CHUNK = 1 << 23
 
 Pieces = list[bytes | memoryview]
+Parsed = TypeVar("Parsed", bound=Message)
 
 
 class WireError(ValueError):
@@ -48,10 +53,29 @@ def take(message: memoryview, numbers: Collection[int]) -> tuple[bytes, list[tup
     rest, taken = bytearray(), []
     for number, wire_type, start, content, stop in _fields(message):
         if number in numbers and wire_type == _LENGTH:
+            if len(taken) == MAX_TAKEN:
+                raise WireError(f"field {number} is there more than {MAX_TAKEN:,} times")
             taken.append((number, message[content:stop]))
         else:
             rest += message[start:stop]
     return bytes(rest), taken
+
+
+def parse(message_type: type[Parsed], message: bytes) -> Parsed:
+    """The message, of a net or a layer without its weights.
+
+    Raises:
+        WireError: where it is larger than any of Caffe's.
+        google.protobuf.message.DecodeError: where it is broken.
+    """
+    if len(message) > MAX_HEADER:
+        raise WireError(f"{len(message)} bytes besides the weights are more than any net of Caffe's has")
+    return message_type.FromString(message)
+
+
+def text_of(field: str | bytes) -> str:
+    """A text field. Protobuf gives bytes where they are not UTF-8; prototxts are read with the same replacements."""
+    return field.decode(errors="replace") if isinstance(field, bytes) else field
 
 
 def split(message: bytes, number: int) -> tuple[bytes, bytes]:
@@ -190,7 +214,11 @@ def _varint(value: int) -> bytes:
 
 
 def write_message(
-    path: str | os.PathLike, pieces: Pieces, progress: Callable[[int], None] | None = None
+    path: str | os.PathLike,
+    pieces: Pieces,
+    progress: Callable[[int], None] | None = None,
+    *,
+    sync: bool = False,
 ) -> None:
     """Write a file that is one message.
 
@@ -200,7 +228,7 @@ def write_message(
     size = sum(map(len, pieces))
     if size > MAX_FILE_BYTES:
         raise InputError(f"{path}: {size} bytes are more than the 2 GB that Caffe reads: write .h5")
-    with atomic_path(path) as beside:
+    with atomic_path(path, sync=sync) as beside:
         write_pieces(beside, pieces, progress)
 
 
