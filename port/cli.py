@@ -1,7 +1,5 @@
 """The `seenet` command."""
 
-import sys
-
 import typer
 
 from parity_tests.bench.command import bench_command
@@ -9,6 +7,7 @@ from parity_tests.compare.command import parity_command
 from port.attention.command import attention_command
 from port.demo import demo_command
 from port.export.command import export_command
+from port.last_resort import run_command
 from port.report.summary import summary_command
 from port.training.command import train_command
 from port.voc.evaluate import evaluate_command
@@ -19,7 +18,6 @@ from port.voc.segment import segment_command
 from port.voc.shapes import shapes_command
 from port.voc.studies import studies_command
 from port.voc.voc_labels import voc_labels_command
-from prototxt.errors import InputError
 from weights.convert import convert_command
 
 app = typer.Typer(
@@ -47,12 +45,8 @@ app.command("voc-labels")(voc_labels_command)
 
 
 def main() -> None:
-    """Run the command. What the user can mend is one line on stderr and exit status 2."""
-    try:
-        app()
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    """Run the command; whatever ends it is one line on stderr (see `run_command`)."""
+    run_command(app)
 
 
 if __name__ == "__main__":

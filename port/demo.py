@@ -19,7 +19,7 @@ from port.attention.command import attend_to_files, print_attention
 from port.attention.dataset import attend_to_dataset
 from port.attention.figures import coloured, picture_grid
 from port.images import read_image
-from port.progress import progress_bar
+from port.progress import plain_console, progress_bar
 from port.pycaffe import TEST, Net
 from port.voc.classes import CLASSES, PALETTE, class_indices
 from port.voc.each import report_failures
@@ -53,7 +53,7 @@ def demo_command(
     computation, not where a person is. For that, get the published weights: weights/README.md. The small net's
     are learned: attention, proxy labels and their IoU with the truth, on images that it has not seen.
     """
-    console = Console()
+    console = plain_console()
     within = _on_a_photograph(out, console)
     _on_generated_images(out / "shapes", console)
     console.print(

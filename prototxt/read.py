@@ -2,13 +2,13 @@
 
 import os
 import re
-from pathlib import Path
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
+from prototxt.files import read_ordinary, read_text
 from prototxt.upgrade import upgrade_net, upgrade_solver
 
 
@@ -49,7 +49,7 @@ def read_solver(path: str | os.PathLike) -> SolverParameter:
 def layer_line(where: str, name: str, occurrence: int = 0) -> str:
     """`where:line` of the layer called `name` (its `occurrence`-th), or `where` if that cannot be told."""
     try:
-        text = Path(where).read_text(errors="replace")
+        text = read_text(where, errors="replace")
     except OSError:
         return where
     lines = _lines_of_layers(text).get(name, [])
@@ -58,7 +58,7 @@ def layer_line(where: str, name: str, occurrence: int = 0) -> str:
 
 def _text(path: str | os.PathLike) -> str:
     try:
-        data = Path(path).read_bytes()
+        data = read_ordinary(path)
     except OSError as error:
         raise InputError(f"{os.fspath(path)}: cannot be read ({error.strerror}): check the path") from error
     if b"\0" in data:

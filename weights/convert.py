@@ -25,7 +25,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
+from prototxt.files import read_text
 from prototxt.read import read_net
 from weights.formats import check_writable_format, read_weights, write_weights
 from weights.layer_weights import LayerWeights, check_finite, shape_text
@@ -34,6 +35,8 @@ from weights.tensors import read_safetensors_metadata
 from weights.wire import raw_bytes
 
 _HASH_CHUNK = 1 << 20
+_MOST_SHOWN = 1000
+"""Layers in the table: a line takes longer to print than to convert."""
 
 
 @dataclass
@@ -96,7 +99,7 @@ def _metadata(
     kept = read_safetensors_metadata(src) if Path(src).suffix.lower() == ".safetensors" else {}
     if prototxt is not None:
         read_net(prototxt)
-        kept |= net_metadata(Path(prototxt).read_text(errors="replace"))
+        kept |= net_metadata(read_text(prototxt, errors="replace"))
     return kept
 
 
@@ -158,9 +161,13 @@ def _table(layers: Sequence[ConvertedLayer]) -> Table:
     table.add_column("type", "/".join(dict.fromkeys(layer.dtype for layer in layers)))
     table.add_column("values", f"{sum(layer.count for layer in layers):,}", justify="right", no_wrap=True)
     table.add_column("CRC-32", f"{total_checksum(layers):08x}", no_wrap=True)
-    for layer in layers:
+    for layer in layers[:_MOST_SHOWN]:
         shapes = ", ".join(map(shape_text, layer.shapes))
-        table.add_row(Text(layer.name), shapes, layer.dtype, f"{layer.count:,}", f"{layer.checksum:08x}")
+        table.add_row(
+            Text(printable(layer.name)), shapes, layer.dtype, f"{layer.count:,}", f"{layer.checksum:08x}"
+        )
+    if len(layers) > _MOST_SHOWN:
+        table.add_row(f"… and {len(layers) - _MOST_SHOWN:,} more")
     return table
 
 

@@ -69,7 +69,9 @@ def _new_partial(target: Path) -> tuple[int, Path]:
 
 def remove_partial(folder: str | os.PathLike, start: str = "") -> None:
     """Remove what killed processes left half written in `folder`, of files whose names begin with `start`."""
-    pattern = re.compile(rf"\.+{re.escape(start[:_MOST_OF_NAME])}.*{re.escape(_PARTIAL)}\w{{8}}(\.\w+)?", re.S)
+    pattern = re.compile(
+        rf"\.+{re.escape(start[:_MOST_OF_NAME])}.*{re.escape(_PARTIAL)}\w{{8}}(\.\w+)?", re.S
+    )
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for left in os.scandir(folder):
             if pattern.fullmatch(left.name) and left.is_file(follow_symlinks=False):

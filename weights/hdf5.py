@@ -85,11 +85,12 @@ def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py.Dat
     Raises:
         ValueError: a link, which may lead into other files or round in circles.
     """
-    link = group.get(name, getlink=True) if name in group.keys() else None
-    if link is None:
+    # By the low-level calls: h5py's own look where a link leads before they tell that it is one.
+    key = name.encode("utf-8", "surrogateescape")
+    if not group.id.links.exists(key):
         return None
-    if not isinstance(link, h5py.HardLink):
-        raise ValueError(f"{group.name}/{name} is a link: a weights or data file holds its own numbers")
+    if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise ValueError(f"{group.name.rstrip('/')}/{name} is a link: a weights or data file holds its own numbers")
     return group[name]
 
 

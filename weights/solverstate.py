@@ -81,7 +81,7 @@ def _read_hdf5(path: str | os.PathLike) -> SolverSnapshot:
         if not isinstance(history_group, h5py.Group):
             raise ValueError("history is no group")
         history = [read_dataset(history_group, str(index)) for index in range(len(history_group))]
-        learned_net = _path_of(_string(file, "learned_net")) if "learned_net" in file else ""
+        learned_net = _path_of(_string(file, "learned_net") or b"")
         return SolverSnapshot(_integer(file, "iter"), learned_net, _integer(file, "current_step"), history)
 
 
@@ -93,8 +93,10 @@ def _integer(file: h5py.File, name: str) -> int:
     return int(np.reshape(dataset[()], -1)[0])
 
 
-def _string(file: h5py.File, name: str) -> bytes:
+def _string(file: h5py.File, name: str) -> bytes | None:
     dataset = member(file, name)
+    if dataset is None:
+        return None
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "SO" or dataset.size != 1:
         raise ValueError(f"{name} is no single text")
     check_stored(dataset)

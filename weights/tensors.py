@@ -52,7 +52,9 @@ def _tensor(path: str | os.PathLike, name: str, data: memoryview, entry: dict[st
     try:
         if len(shape) > MAX_AXES:
             raise ValueError(f"{len(shape)} axes, Caffe's blobs have at most {MAX_AXES}")
-        return np.frombuffer(data[start:stop], dtype).reshape(shape) if stop > start else np.empty(shape, dtype)
+        return (
+            np.frombuffer(data[start:stop], dtype).reshape(shape) if stop > start else np.empty(shape, dtype)
+        )
     except (ValueError, OverflowError) as error:  # an empty tensor may claim axes that NumPy does not take
         raise InputError(f'{path}: "{name}": {error}: get the file again') from error
 

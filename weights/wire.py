@@ -20,7 +20,9 @@ from weights.files import atomic_path
 MAX_FILE_BYTES = 2**31 - 1  # Caffe reads protobuf files up to here
 MAX_AXES = 32  # of a Caffe blob
 MAX_TAKEN = 1 << 18  # layers of a net, blobs of a layer: more are no net's, and cost memory for nothing
-MAX_HEADER = 1 << 22  # bytes of a net or a layer besides its weights: protobuf makes up to 20 times as many of them
+MAX_HEADER = (
+    1 << 22
+)  # bytes of a net or a layer besides its weights: protobuf makes up to 20 times as many of them
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _CHUNK = 1 << 23

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
 from parity_tests.bench.engines import make_files, use_threads
 from parity_tests.bench.parts import PARTS, Part, Settings
 from parity_tests.bench.report import print_part, write_chart, write_json
 from port.devices import check_device
-from port.progress import progress_bar
+from port.progress import plain_console, progress_bar
 from prototxt.errors import InputError
 
 
@@ -45,7 +44,7 @@ def bench_command(
         raise InputError(f"{chart}: the chart is a .png")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     use_threads(threads or torch.get_num_threads())
-    console = Console()
+    console = plain_console()
     console.print(
         f"SeeNet on {device}, {torch.get_num_threads()} threads, float32, {rounds} rounds"
         + (", quick: the times say nothing of SeeNet's" if quick else "")

@@ -16,9 +16,9 @@ from parity_tests.compare.inputs import published_inputs
 from parity_tests.compare.report import LEGEND, ParityReport, Row
 from parity_tests.compare.run import ENGINES, Tick, compare
 from port.images import read_image
-from port.progress import progress_bar
+from port.progress import plain_console, progress_bar
 from port.voc.classes import class_indices, class_names
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
 from weights.layer_weights import shape_text
 
 
@@ -33,13 +33,13 @@ def print_report(report: ParityReport, console: Console) -> None:
     table.add_column("", no_wrap=True)
     for blob, rows in report.by_blob():
         cells = [cell for engine in report.engines for cell in _cells(engine.name, rows.get(engine.name))]
-        table.add_row(Text(blob), shape_text(report.shapes[blob]), *cells, verdict(rows.values()))
+        table.add_row(Text(printable(blob)), shape_text(report.shapes[blob]), *cells, verdict(rows.values()))
     # As wide as it must be, even where the terminal is not: numbers are not for folding.
-    table.width = Console(width=1000).measure(table).maximum
-    console.print(Text(report.title), soft_wrap=True)
+    table.width = plain_console(width=1000).measure(table).maximum
+    console.print(Text(printable(report.title)), soft_wrap=True)
     console.print(table, soft_wrap=True)
     for line in (LEGEND, *report.notes):
-        console.print(Text(line))
+        console.print(Text(printable(line)))
 
 
 def _headers(engine: str) -> list[str]:
@@ -129,8 +129,8 @@ def parity_command(
         from parity_tests.compare.page import write_page
 
         write_page(html, report)
-    shown = Console()
-    print_report(report, shown if shown.is_terminal else Console(width=110))
+    shown = plain_console()
+    print_report(report, shown if shown.is_terminal else plain_console(width=110))
     if not report.within:
         raise typer.Exit(1)
 

@@ -1,5 +1,6 @@
 """`seenet attention`: from photographs to attention files."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +17,9 @@ from port.devices import check_device
 from port.images import read_image, write_png
 from port.models.fast import with_engine
 from port.models.seenet import SeeNet
-from port.progress import progress_bar
+from port.progress import plain_console, progress_bar
 from port.voc.classes import CLASSES, class_indices
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
 from weights.files import atomic_path
 
 
@@ -98,7 +99,7 @@ def attention_command(
     rows, failed = attend_to_files(
         images, labels, weights, out, test_size, flip, label_state, maxt, mint, npz, to_bgr, device, engine
     )
-    print_attention(rows, out, Console())
+    print_attention(rows, out, plain_console())
     for error in failed:
         typer.echo(f"error: {error}", err=True)
     if failed:
@@ -111,7 +112,7 @@ def print_attention(rows: list[tuple[str, ...]], out: Path, console: Console) ->
         return
     table = Table("image", "class", "mean", "share above 0.5", "file")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
     console.print(f"Maps and figures (NAME_attention.png) are in {out}", soft_wrap=True)
 
@@ -164,7 +165,7 @@ def _check_options(
         raise InputError("--labels is empty: name at least one class, such as --labels person,dog")
     _check_network_options(label_state, test_size, device)
     stems = [path.stem for path in images]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    twice = next((stem for stem, count in Counter(stems).items() if count > 1), None)
     if twice:
         raise InputError(f'two images are called "{twice}": their results would share a name: run them apart')
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from parity_tests.compare.inputs import complete_inputs, published_inputs
@@ -21,9 +22,9 @@ from port.export.writers import EXPORTERS, OPSET, need_packages, seenet_metadata
 from port.images import read_image
 from port.models.seenet import SeeNet
 from port.net import CaffeNet
-from port.progress import progress_bar
+from port.progress import plain_console, progress_bar
 from port.pycaffe import TEST, Net
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
 from weights import check_finite, read_weights
 from weights.files import atomic_path
 from weights.formats import write_weights
@@ -99,9 +100,9 @@ def export_command(
             kind: _export(subject, kind, path, {"opset": opset} if kind == "onnx" else {}, tick)
             for kind, path in wanted.items()
         }
-    console = Console()
+    console = plain_console()
     if results:
-        _print(results, wanted, subject.cases, console if console.is_terminal else Console(width=110))
+        _print(results, wanted, subject.cases, console if console.is_terminal else plain_console(width=110))
     if safetensors is not None:
         write_weights(safetensors, read_weights(weights), metadata=subject.metadata)
         console.print(
@@ -184,11 +185,11 @@ def _print(
     table = Table("format", "file", "size", "output", "worst |Δ| of max", "on", "")
     for kind, (found, size) in results.items():
         table.add_section()
-        start = (kind, files[kind].name, f"{size / 1e6:.1f} MB")
+        start = (kind, printable(files[kind].name), f"{size / 1e6:.1f} MB")
         for output, (share, case) in found.worst.items():
-            verdict = "within" if found.is_within(output) else "[bold red]OUT"
-            verdict += ", inherited" if output in found.inherited else ""
-            table.add_row(*start, output, f"{share:.1e}", case, verdict)
+            verdict = Text("within") if found.is_within(output) else Text("OUT", "bold red")
+            verdict.append(", inherited" if output in found.inherited else "")
+            table.add_row(*start, printable(output), f"{share:.1e}", case, verdict)
             start = ("", "", "")
     console.print(table)
     console.print(f"Held against the port, up to {TOLERANCE:.0e} of an output's maximum: {len(cases)} runs.")
@@ -200,7 +201,7 @@ def _print(
         if found.positions:
             console.print(f"{kind}: C-ReLU positions that differ: {found.flips} of {found.positions}")
         if not found.within:
-            console.print(f"[bold red]{kind}: OUT: {files[kind]} was not written")
+            console.print(f"{kind}: OUT: {files[kind]} was not written", style="bold red")
 
 
 def _ticker(bar: Progress, total: int) -> Callable[[], None]:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from port.layer import Layer, Shape
 from port.net import CaffeNet
+from port.progress import plain_console
 from port.report.graph import draw_net
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
 from prototxt.plan import AUTOMATIC, LayerPlan
 from prototxt.read import read_net
 from prototxt.rules import layer_included
@@ -336,12 +336,12 @@ def summary_command(
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
-    console = Console()
+    console = plain_console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = plain_console(width=120)
     console.print(_table(net))
     for line in (*_totals(net), *remarks):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _phase(name: str) -> int:
@@ -362,7 +362,7 @@ def _parsed(text: str) -> tuple[str, Shape]:
 
 
 def _table(net: NetSummary) -> Table:
-    table = Table(title=net.name or None, title_justify="left")
+    table = Table(title=printable(net.name) or None, title_justify="left")
     table.add_column("layer", overflow="fold")
     table.add_column("type", no_wrap=True)
     table.add_column("output", overflow="fold")
@@ -374,9 +374,9 @@ def _table(net: NetSummary) -> Table:
             for top, shape in zip(layer.tops, layer.shapes, strict=True)
         ]
         table.add_row(
-            layer.name,
-            layer.type,
-            f"in place: {layer.tops[0]}" if layer.in_place else "\n".join(tops),
+            printable(layer.name),
+            printable(layer.type),
+            f"in place: {printable(layer.tops[0])}" if layer.in_place else "\n".join(map(printable, tops)),
             f"{layer.parameters:,}"
             if layer.parameters
             else f"shared {layer.shared:,}"

@@ -1,7 +1,6 @@
 """The command that trains: `caffe train`, on PyTorch."""
 
 import signal
-import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
+from port.last_resort import run_command
 from port.layers.data import ImageSegData
 from port.progress import progress_bar
 from port.ranks import joined_ranks, solver_rank
@@ -147,10 +147,17 @@ def _train(
 
 
 class Signals:
-    """SIGINT and SIGHUP as requests to the solver inside a `with`, and what they were again after it."""
+    """SIGINT, SIGTERM and SIGHUP as requests to the solver inside a `with`, and what they were again after it.
+
+    A SIGTERM, by which schedulers end jobs, does what a SIGINT does.
+    """
 
     def __init__(self, sigint_effect: str, sighup_effect: str):
-        self._effects = {signal.SIGHUP: sighup_effect, signal.SIGINT: sigint_effect}
+        self._effects = {
+            signal.SIGHUP: sighup_effect,
+            signal.SIGINT: sigint_effect,
+            signal.SIGTERM: sigint_effect,
+        }
         self._got: set[int] = set()
 
     def __enter__(self) -> "Signals":
@@ -235,11 +242,7 @@ def _bar_observer(bar: object, task: int) -> Observer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. What the user can mend is one line on stderr and exit status 2."""
+    """Run the command; whatever ends it is one line on stderr (see `run_command`)."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(train_command)
-    try:
-        app(arguments, prog_name="train_caffe_equiv.py")
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    run_command(lambda: app(arguments, prog_name="train_caffe_equiv.py"))

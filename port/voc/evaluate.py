@@ -10,9 +10,9 @@ import numpy as np
 import typer
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from port.progress import plain_console
 from port.voc.classes import CLASSES, COLOURS, IGNORE
 from port.voc.each import for_each, report_failures
 from port.voc.label_images import read_label_image, read_map, same_size
@@ -49,7 +49,7 @@ def evaluate_command(
         numbers, failed = evaluate_attention(attention, gt, list_, workers)
         table, draw = _attention_table(numbers), _attention_chart
     if numbers["images"]:
-        Console().print(table)
+        plain_console().print(table)
         if json_:
             with atomic_path(json_) as beside:
                 beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")

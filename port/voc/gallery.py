@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import typer
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from port.images import read_image
+from port.progress import plain_console
 from port.report.pages import data_uri, document, table
 from port.voc.classes import CLASSES, COLOURS, IGNORE, PALETTE, voc_name
 from port.voc.each import for_each, report_failures
@@ -25,7 +25,7 @@ from port.voc.evaluate import attention_numbers, confusion, label_numbers, map_c
 from port.voc.label_images import read_label_image, read_map, same_size
 from port.voc.lists import Entry, read_entries, read_names
 from port.voc.voc_labels import first_folder
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
 from weights.files import atomic_path
 
 PHOTO, TRUTH = "photograph", "ground truth"
@@ -187,8 +187,8 @@ def gallery_command(
     if gallery.columns:
         shown = Table("what", "images", "IoU %", "")
         for column in gallery.columns:
-            shown.add_row(*column.facts())
-        Console().print(shown)
+            shown.add_row(*map(printable, column.facts()))
+        plain_console().print(shown)
     typer.echo(
         f"{len(gallery.cards)} images on {out}, {out.stat().st_size / 1e6:.1f} MB: open it in a browser"
     )

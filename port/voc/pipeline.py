@@ -10,11 +10,11 @@ import matplotlib
 import typer
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 import prototxt
 from port.devices import check_device
+from port.progress import plain_console
 from port.report import pages
 from port.voc.crf import CrfSettings, load_crf
 from port.voc.evaluate import Numbers, evaluate_labels, percent
@@ -181,7 +181,7 @@ def pipeline_command(
     table = Table(*head, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    plain_console().print(table)
     write_page(out / "pipeline.html", outcomes, images, how)
     numbers = {o.source.name: {"labels": o.labels, "segmentation": o.segmentation} for o in outcomes}
     with atomic_path(out / "pipeline.json") as beside:

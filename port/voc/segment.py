@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -15,12 +16,12 @@ from typing import Annotated
 import cv2
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import prototxt as prototxts
 from port.devices import check_device
 from port.images import read_image
+from port.progress import plain_console
 from port.voc.classes import CLASSES, PALETTE
 from port.voc.crf import CrfSettings, dense_crf, load_crf
 from port.voc.each import report_failures
@@ -28,7 +29,7 @@ from port.voc.label_images import write_label_image
 from port.voc.lists import read_names
 from port.voc.segmentation import KINDS, MULTI_SCALE, SegmentationNet, Views, class_probabilities
 from port.voc.stream import keep_settings, present_files, stream
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
 from weights.files import atomic_path
 
 SETTINGS = "segment.json"
@@ -105,7 +106,7 @@ def segment_command(
         overlays,
         to_bgr,
     )
-    console = Console()
+    console = plain_console()
     if images:
         done = segment_images(images, out, settings, workers, device)
         told = _image_table(done)
@@ -222,7 +223,7 @@ def segment_images(
     """
     photos = [Photo(path.stem, path) for path in images]
     names = [photo.name for photo in photos]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice:
         raise InputError(f'two images are called "{twice}": their results would share a name: run them apart')
     return _collect(_segment(photos, out, settings, _open(settings, device), workers), Segmented())
@@ -331,7 +332,7 @@ def _image_table(done: Segmented) -> Table:
     for name, counts in done.counts.items():
         found = [kind for kind in np.argsort(-counts[1:], kind="stable") + 1 if counts[kind]]
         shares = (f"{CLASSES[kind - 1]} {counts[kind] / counts.sum():.1%}" for kind in found)
-        table.add_row(name, ", ".join(shares) or "background only")
+        table.add_row(printable(name), ", ".join(shares) or "background only")
     return table
 
 

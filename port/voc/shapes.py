@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from port.images import write_png
+from port.progress import plain_console
 from port.voc.classes import voc_name
 from port.voc.each import for_each, report_failures
 from port.voc.label_images import write_label_image
@@ -55,7 +55,7 @@ def shapes_command(
     table = Table("what", "value", title=f"{out}")
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    plain_console().print(table)
     report_failures(failed, number)
 
 

@@ -17,6 +17,7 @@ from google.protobuf import text_format
 
 import port
 from port.caffe_layers.voc_data import settings_of
+from port.last_resort import Stopped
 from port.progress import progress_bar
 from prototxt import read_net, read_solver
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
@@ -118,7 +119,7 @@ def train_in(
                 last = line.strip() or last
                 if at := _ITERATION.search(line):
                     bar.update(task, completed=int(at[1]))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             bar.update(task, description="stopping: writing a snapshot")
             process.send_signal(
                 signal.SIGINT

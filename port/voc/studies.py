@@ -8,13 +8,13 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 import prototxt
 from port.attention.figures import coloured, picture_grid
 from port.devices import check_device
 from port.images import read_image
+from port.progress import plain_console
 from port.voc.classes import CLASSES, PALETTE
 from port.voc.label_images import read_label_image, read_map
 from port.voc.lists import Entry, read_entries
@@ -72,7 +72,7 @@ def studies_command(
     with atomic_path(out / "studies.json") as beside:
         beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     side_by_side(out / "studies.png", out, images)
-    Console().print(studies_table(results))
+    plain_console().print(studies_table(results))
     typer.echo(f"The same images side by side: {out}/studies.png; the numbers: {out}/studies.json")
 
 

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from port.progress import plain_console
 from port.voc.classes import CLASSES, IGNORE, class_index
 from port.voc.each import for_each, report_failures
 from port.voc.label_images import read_label_image
@@ -48,7 +49,7 @@ def voc_labels_command(
     if lines:
         with atomic_path(out) as beside:
             beside.write_text("".join(list_line(*line) for line in lines), encoding="utf-8")
-        _print_counts(lines, Console())
+        _print_counts(lines, plain_console())
         typer.echo(f"{len(lines)} images in {out}")
     typer.echo(paper_note(list_, len(lines)))
     report_failures(failed, len(lines) + len(failed))
