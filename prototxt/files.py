@@ -4,6 +4,7 @@ A FIFO would be waited for without end, and /dev/zero would fill the memory.
 """
 
 import errno
+import hashlib
 import os
 import stat
 from typing import BinaryIO
@@ -48,6 +49,19 @@ def read_ordinary(path: str | os.PathLike, most: int = MAX_TEXT) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"larger than the {most >> 20} MB that are read of such a file")
     return data
+
+
+def sha256_of(path: str | os.PathLike) -> str:
+    """The SHA-256 of an ordinary file, in hexadecimal.
+
+    Raises:
+        OSError: as `open_ordinary`.
+    """
+    digest = hashlib.sha256()
+    with open_ordinary(path) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_text(path: str | os.PathLike, encoding: str = "utf-8", errors: str = "strict") -> str:

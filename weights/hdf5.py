@@ -90,7 +90,7 @@ def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | h5py.Dat
     if not group.id.links.exists(key):
         return None
     if group.id.links.get_info(key).type != h5py.h5l.TYPE_HARD:
-        raise ValueError(f"{group.name.rstrip('/')}/{name} is a link: a weights or data file holds its own numbers")
+        raise ValueError(f"{group.name.rstrip('/')}/{name} is a link: its numbers may lie anywhere")
     return group[name]
 
 

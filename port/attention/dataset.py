@@ -1,6 +1,5 @@
 """`seenet attention` over a dataset."""
 
-import hashlib
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ from port.voc.each import report_failures
 from port.voc.lists import Entry, read_entries
 from port.voc.stream import keep_settings, present_files, stream
 from prototxt.errors import InputError
+from prototxt.files import sha256_of
+from weights.files import only_writer
 
 SETTINGS = "attention.json"
 
@@ -91,60 +92,61 @@ def attend_to_dataset(
     model = SeeNet.from_caffemodel(weights, maxt=maxt, mint=mint).to(_own_device(device))
     model = with_engine(model, engine)
     mine = entries[part::parts]
-    keep_settings(
-        out / SETTINGS,
-        [name for entry in entries for name in _files(entry)],
-        {
-            "weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-            "test_size": test_size,
-            "flip": flip,
-            "label_state": label_state,
-            "maxt": maxt,
-            "mint": mint,
-            "to_bgr": to_bgr,
-            "engine": engine,
-        },
-        "maps",
-    )
-    present = present_files(out, {name for entry in mine for name in _files(entry)})
-    todo = [entry for entry in mine if not _files(entry).keys() <= present]
-    done = Done(before=len(mine) - len(todo), failed=failed[part::parts])
-
-    def load(entry: Entry) -> _Loaded:
-        image = read_image(voc / "JPEGImages" / f"{entry.name}.jpg", to_bgr)
-        try:
-            check_request(model, image, entry.labels, label_state)
-        except InputError as error:
-            raise InputError(f"{entry.where}: {entry.name}: {error}") from error
-        return _Loaded(entry, image.shape[:2], prepared_views(image, test_size, flip))
-
-    def write(loaded: _Loaded, scores: np.ndarray) -> int:
-        maps = dict(zip(loaded.entry.labels, fused_maps(scores, *loaded.shape), strict=True))
-        missing = {name: label for name, label in _files(loaded.entry).items() if name not in present}
-        for name, label in missing.items():
-            pixels = eight_bits(maps[label])
-            write_png(out / name, pixels)
-        return len(missing)
-
-    with ThreadPoolExecutor(workers) as writers:
-        results = stream(
-            todo,
-            load,
-            lambda loaded: _scores(model, loaded, label_state),
-            write,
-            writers=writers,
-            writing=workers,
-            readers=workers,
-            batch=batch,
-            what="attention",
+    with only_writer(out / f".attention-{part + 1}-of-{parts}.lock", f"{out}"):
+        keep_settings(
+            out / SETTINGS,
+            [name for entry in entries for name in _files(entry)],
+            {
+                "weights_sha256": sha256_of(weights),
+                "test_size": test_size,
+                "flip": flip,
+                "label_state": label_state,
+                "maxt": maxt,
+                "mint": mint,
+                "to_bgr": to_bgr,
+                "engine": engine,
+            },
+            "maps",
         )
-        for _, result in results:
-            if isinstance(result, InputError):
-                done.failed.append(result)
-            else:
-                done.made += 1
-                done.files += result
-    return done
+        present = present_files(out, {name for entry in mine for name in _files(entry)})
+        todo = [entry for entry in mine if not _files(entry).keys() <= present]
+        done = Done(before=len(mine) - len(todo), failed=failed[part::parts])
+
+        def load(entry: Entry) -> _Loaded:
+            image = read_image(voc / "JPEGImages" / f"{entry.name}.jpg", to_bgr)
+            try:
+                check_request(model, image, entry.labels, label_state)
+            except InputError as error:
+                raise InputError(f"{entry.where}: {entry.name}: {error}") from error
+            return _Loaded(entry, image.shape[:2], prepared_views(image, test_size, flip))
+
+        def write(loaded: _Loaded, scores: np.ndarray) -> int:
+            maps = dict(zip(loaded.entry.labels, fused_maps(scores, *loaded.shape), strict=True))
+            missing = {name: label for name, label in _files(loaded.entry).items() if name not in present}
+            for name, label in missing.items():
+                pixels = eight_bits(maps[label])
+                write_png(out / name, pixels)
+            return len(missing)
+
+        with ThreadPoolExecutor(workers) as writers:
+            results = stream(
+                todo,
+                load,
+                lambda loaded: _scores(model, loaded, label_state),
+                write,
+                writers=writers,
+                writing=workers,
+                readers=workers,
+                batch=batch,
+                what="attention",
+            )
+            for _, result in results:
+                if isinstance(result, InputError):
+                    done.failed.append(result)
+                else:
+                    done.made += 1
+                    done.files += result
+        return done
 
 
 def _scores(model: SeeNet, loaded: list[_Loaded], label_state: str) -> list[np.ndarray]:
@@ -160,16 +162,26 @@ def _scores(model: SeeNet, loaded: list[_Loaded], label_state: str) -> list[np.n
 
 def _share(shard: str) -> tuple[int, int]:
     """Which part of how many is this process's: the shard's, and of that torchrun's."""
-    told = re.fullmatch(r"(\d+)/(\d+)", shard)
+    told = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", shard)
     if not told or not 1 <= int(told[1]) <= int(told[2]):
         raise InputError(f'--shard "{shard}": I/N is due, with I from 1 to N')
-    ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    ranks, rank = _from_environment("WORLD_SIZE", 1), _from_environment("RANK", 0)
     return int(told[1]) - 1 + int(told[2]) * rank, int(told[2]) * ranks
 
 
 def _own_device(device: str) -> str:
-    local = os.environ.get("LOCAL_RANK")
-    return f"cuda:{int(local) % torch.cuda.device_count()}" if device == "cuda" and local else device
+    local = _from_environment("LOCAL_RANK", -1)
+    return f"cuda:{local % torch.cuda.device_count()}" if device == "cuda" and local >= 0 else device
+
+
+def _from_environment(name: str, otherwise: int) -> int:
+    """A number that torchrun sets."""
+    text = os.environ.get(name)
+    if text is None:
+        return otherwise
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise InputError(f'{name}="{text}": torchrun sets a number there: unset it')
+    return int(text)
 
 
 def _files(entry: Entry) -> dict[str, int]:

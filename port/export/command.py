@@ -25,6 +25,7 @@ from port.net import CaffeNet
 from port.progress import plain_console, progress_bar
 from port.pycaffe import TEST, Net
 from prototxt.errors import InputError, printable
+from prototxt.files import read_text
 from weights import check_finite, read_weights
 from weights.files import atomic_path
 from weights.formats import write_weights
@@ -145,7 +146,7 @@ def _net(
         draws[name] = _drawn(shaped, net, given, seed, str(prototxt))
     for draw in (seed, seed + 1):
         draws[f"random, seed {draw}"] = _drawn(shaped, net, {}, draw, str(prototxt))
-    text = prototxt.read_text(errors="replace")
+    text = read_text(prototxt, errors="replace")
     return _Subject(net, net_metadata(text), net_cases(net, draws))
 
 

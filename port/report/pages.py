@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from prototxt.errors import InputError
+from prototxt.files import MAX_IMAGE, read_ordinary
 
 _NOTHING_FROM_ELSEWHERE = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -72,7 +73,7 @@ def picture(path: Path, alt: str) -> str:
     if path.suffix not in _PICTURES:
         raise InputError(f"{path}: not a picture for a page: {', '.join(_PICTURES)} are due")
     try:
-        source = data_uri(path.read_bytes(), _PICTURES[path.suffix])
+        source = data_uri(read_ordinary(path, MAX_IMAGE), _PICTURES[path.suffix])
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error
     return f'<figure><img src="{source}" alt="{html.escape(alt)}"></figure>'

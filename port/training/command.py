@@ -1,5 +1,6 @@
 """The command that trains: `caffe train`, on PyTorch."""
 
+import contextlib
 import signal
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from port.ranks import joined_ranks, solver_rank
 from port.training.caffe_log import CaffeLog
 from port.training.loop import Solver
 from port.training.net import TrainingNet
+from port.training.snapshots import only_run
 from port.training.solver_nets import NetSource
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError
@@ -125,7 +127,9 @@ def _train(
         )
 
     observers = [_tensorboard(tensorboard)] if tensorboard and solver_rank() == 0 else []
-    with signals, progress_bar() as bar:
+    writes = solver_rank() == 0 and (param.snapshot or param.snapshot_after_train)
+    alone = only_run(param.snapshot_prefix) if writes else contextlib.nullcontext()
+    with alone, signals, progress_bar() as bar:
         if bar.console.is_terminal and not log.silent:
             log.write = lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             task = bar.add_task("training", total=param.max_iter)

@@ -1,6 +1,5 @@
 """`seenet segment`: label images by a segmentation net and a dense CRF."""
 
-import hashlib
 import os
 import signal
 import threading
@@ -30,7 +29,8 @@ from port.voc.lists import read_names
 from port.voc.segmentation import KINDS, MULTI_SCALE, SegmentationNet, Views, class_probabilities
 from port.voc.stream import keep_settings, present_files, stream
 from prototxt.errors import InputError, printable
-from weights.files import atomic_path
+from prototxt.files import sha256_of
+from weights.files import atomic_path, only_writer
 
 SETTINGS = "segment.json"
 OVERLAYS = "overlays"
@@ -206,11 +206,12 @@ def segment_dataset(
     photos = [Photo(entry.name, voc / "JPEGImages" / f"{entry.name}.jpg") for entry in entries]
     net = _open(settings, device)
     files = {name for photo in photos for name in settings.files(photo.name)}
-    keep_settings(out / SETTINGS, files, settings.record(), "label images")
-    present = present_files(out, files)
-    todo = [photo for photo in photos if not settings.files(photo.name) <= present]
-    done = Segmented(before=len(photos) - len(todo), failed=failed)
-    return _collect(_segment(todo, out, settings, net, workers), done)
+    with only_writer(out / ".segment.lock", f"{out}"):
+        keep_settings(out / SETTINGS, files, settings.record(), "label images")
+        present = present_files(out, files)
+        todo = [photo for photo in photos if not settings.files(photo.name) <= present]
+        done = Segmented(before=len(photos) - len(todo), failed=failed)
+        return _collect(_segment(todo, out, settings, net, workers), done)
 
 
 def segment_images(
@@ -354,4 +355,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _sha256(path: str | os.PathLike) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error

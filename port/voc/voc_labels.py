@@ -18,6 +18,7 @@ from port.voc.each import for_each, report_failures
 from port.voc.label_images import read_label_image
 from port.voc.lists import Entry, list_line, read_names
 from prototxt.errors import InputError
+from prototxt.files import read_ordinary
 from weights.files import atomic_path
 
 PAPER_COUNTS = {"train": 10582, "val": 1449, "test": 1456}
@@ -111,7 +112,7 @@ def _labels_of(images: Path, folder: Path, source: str, entry: Entry) -> tuple[i
 
 def _xml_labels(path: Path) -> list[int]:
     try:
-        root = ElementTree.fromstring(path.read_bytes())
+        root = ElementTree.fromstring(read_ordinary(path, 1 << 24))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): --from masks needs no XML") from error
     except (ElementTree.ParseError, ValueError) as error:

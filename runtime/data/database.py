@@ -1,8 +1,6 @@
 """Data's source: Datum messages in an LMDB."""
 
-import os
-import weakref
-from types import ModuleType
+import math
 from typing import Any
 
 import cv2
@@ -11,13 +9,11 @@ from google.protobuf.message import DecodeError
 
 from prototxt.caffe_pb2 import DataParameter, Datum, LayerParameter
 from prototxt.errors import InputError
+from runtime.data.lmdb_file import LmdbFile
 from runtime.data.prefetch import Share
 from runtime.data.reading import decode, naming, stack_images
 from runtime.data.transformer import Transformer
 from runtime.rng import CaffeRNG
-
-_open_ones: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-"""LMDB environments by path: a process may open each only once, and two layers may read the same."""
 
 Drawn = tuple[list[bytes], list[list[int]]]
 
@@ -42,14 +38,13 @@ class DatabaseImages:
             raise InputError("data_param.batch_size: give 1 or more")
         self.transformer = Transformer(param.transform_param, param.phase)
         self.transformer.seed(rng)
-        self.environment = _open(self.param.source)
-        self.cursor = self.environment.begin().cursor()
+        self.database = LmdbFile(self.param.source)
+        self.cursor = self.database.cursor()
         if not self.cursor.first():
             raise InputError(f"{self.param.source}: holds no items")
         self.offset = 0
-        key, value = self.cursor.item()
-        with naming(self._place(key)):
-            shape = self.transformer.shape(*self._image(value)[0].shape)
+        with naming(self._place(self.cursor.key())):
+            shape = self.transformer.shape(*self._image(self.cursor.value())[0].shape)
         self.shapes = [(self.param.batch_size, *shape), (self.param.batch_size,)][: 1 + labelled]
         self.transformer.seed(rng)  # again, and then the thread's own generator, as ImageData does
         rng.words(1)
@@ -66,12 +61,11 @@ class DatabaseImages:
 
     def load(self, drawn: Drawn) -> tuple[np.ndarray, ...]:
         images, labels = [], []
-        with self.environment.begin() as reading:
-            for key, words in zip(*drawn, strict=True):
-                with naming(self._place(key)):
-                    image, label = self._image(reading.get(key))
-                    images.append(self.transformer(image, words))
-                    labels.append(label)
+        for key, words in zip(*drawn, strict=True):
+            with naming(self._place(key)):
+                image, label = self._image(self.database.get(key))
+                images.append(self.transformer(image, words))
+                labels.append(label)
         data = stack_images(images, self.items(drawn))
         return (data, np.array(labels, np.float32))[: 1 + self.labelled]
 
@@ -92,7 +86,7 @@ class DatabaseImages:
                 f"{self.param.source} has no item {bytes.fromhex(state['key'])!r}, with which the saved "
                 "state goes on: resume with the same database, or without the saved random state"
             )
-        self.offset = state["offset"]
+        self.offset = int(state["offset"])
         self.transformer.restore(state["transform"])
 
     def _advance(self) -> None:
@@ -103,8 +97,10 @@ class DatabaseImages:
     def _place(self, key: bytes) -> str:
         return f"{self.param.source}: item {key.decode('utf-8', 'backslashreplace')}"
 
-    def _image(self, value: bytes) -> tuple[np.ndarray, int]:
+    def _image(self, value: bytes | None) -> tuple[np.ndarray, int]:
         """(channels, height, width), uint8 or float32, and the label."""
+        if value is None:
+            raise InputError("is not found again: is the database whole, and nobody writing to it?")
         try:
             datum = Datum.FromString(value)
         except DecodeError:
@@ -127,30 +123,6 @@ class DatabaseImages:
 def _raw(datum: Datum) -> np.ndarray:
     shape = datum.channels, datum.height, datum.width
     values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
-    if min(shape) < 1 or values.size != np.prod(shape):
+    if min(shape) < 1 or values.size != math.prod(shape):
         raise InputError(f"{values.size} values for (channels, height, width) {shape}")
     return values.reshape(shape)
-
-
-def _open(source: str) -> Any:
-    """The LMDB environment."""
-    lmdb = _lmdb()
-    if not os.path.isdir(source):
-        raise InputError(f"{source or 'data_param.source'}: no such folder: give the one with data.mdb in it")
-    try:
-        path = os.path.realpath(source)
-        environment = _open_ones.get(path) or lmdb.open(path, readonly=True, lock=False, create=False)
-        _open_ones[path] = environment
-    except lmdb.Error as error:
-        raise InputError(f"{source}: is no LMDB that can be read ({error})") from error
-    return environment
-
-
-def _lmdb() -> ModuleType:
-    try:
-        import lmdb
-    except ImportError:
-        raise InputError(
-            'reading an LMDB needs the package lmdb: pip install "seenet-caffe[lmdb]" (or pip install lmdb)'
-        ) from None
-    return lmdb
