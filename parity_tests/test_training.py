@@ -445,10 +445,10 @@ def _killed_runs(folder: Path, instants: int) -> None:
 
 def test_leftovers_of_a_killed_run_go(run_folder) -> None:
     folder = run_folder("train_run", max_iter="1", test_interval="100")
-    (folder / ".snap_iter_7.abcdefgh.caffemodel").touch()
-    (folder / ".other_iter_7.abcdefgh.caffemodel").touch()
+    (folder / ".snap_iter_7.partial-abcdefgh.caffemodel").touch()
+    (folder / ".other_iter_7.partial-abcdefgh.caffemodel").touch()
     train_command("solver.prototxt")
-    assert [path.name for path in folder.glob(".*")] == [".other_iter_7.abcdefgh.caffemodel"]
+    assert [path.name for path in folder.glob(".*")] == [".other_iter_7.partial-abcdefgh.caffemodel"]
 
 
 def test_killed_and_resumed(run_folder) -> None:

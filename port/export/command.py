@@ -26,6 +26,7 @@ from port.progress import plain_console, progress_bar
 from port.pycaffe import TEST, Net
 from prototxt.errors import InputError, printable
 from prototxt.files import read_text
+from runtime.data.output import no_output_files
 from weights import check_finite, read_weights
 from weights.files import atomic_path
 from weights.formats import write_weights
@@ -90,7 +91,7 @@ def export_command(
     if onnx is not None:
         need_packages("ONNX files", "onnx", "onnxscript", "onnxruntime")
     photographs = {path.name: read_image(path, to_bgr) for path in image or ()}
-    with progress_bar() as bar:
+    with progress_bar() as bar, no_output_files():
         tick = _ticker(bar, 1 + len(wanted))
         if prototxt is None:
             subject = _seenet(weights, photographs, test_size, seed, maxt, mint)

@@ -30,6 +30,7 @@ from port.voc.segmentation import KINDS, MULTI_SCALE, SegmentationNet, Views, cl
 from port.voc.stream import keep_settings, present_files, stream
 from prototxt.errors import InputError, printable
 from prototxt.files import sha256_of
+from runtime.data.output import no_output_files
 from weights.files import atomic_path, only_writer
 
 SETTINGS = "segment.json"
@@ -183,6 +184,7 @@ class Photo:
     path: Path
 
 
+@no_output_files()
 def segment_dataset(
     voc: Path, list_: Path, out: Path, settings: Segmenting, workers: int = 2, device: str = "cpu"
 ) -> Segmented:
@@ -214,6 +216,7 @@ def segment_dataset(
         return _collect(_segment(todo, out, settings, net, workers), done)
 
 
+@no_output_files()
 def segment_images(
     images: Sequence[Path], out: Path, settings: Segmenting, workers: int = 2, device: str = "cpu"
 ) -> Segmented:

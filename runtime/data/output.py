@@ -1,5 +1,8 @@
 """HDF5Output's file: what one pass computed."""
 
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 
 from prototxt.caffe_pb2 import HDF5OutputParameter
@@ -7,6 +10,19 @@ from prototxt.errors import InputError
 from weights.hdf5 import new_hdf5
 
 Shape = tuple[int, ...]
+
+_held_back = 0
+
+
+@contextlib.contextmanager
+def no_output_files() -> Iterator[None]:
+    """Within it HDF5Output layers write nothing: for what looks at a net and should not change the disk."""
+    global _held_back
+    _held_back += 1
+    try:
+        yield
+    finally:
+        _held_back -= 1
 
 
 class HDF5Pass:
@@ -32,6 +48,8 @@ class HDF5Pass:
     def write(self, data: np.ndarray, label: np.ndarray) -> None:
         """Raises InputError for a second pass, and where the file cannot be written."""
         self.check(data.shape, label.shape)
+        if _held_back:
+            return
         if self.written:
             raise InputError(
                 f"{self.path} holds one pass already, and no more, as in Caffe: run the net once"
