@@ -11,12 +11,12 @@ from prototxt.upgrade import V0_TYPES, V1_TYPES
 from weights.layer_weights import LayerWeights, has_natural_shape, natural_shape, stored_blobs
 from weights.opening import map_file, not_a
 from weights.wire import (
+    MAX_HEADER,
     Pieces,
     WireError,
     blob_pieces,
     field_number,
     length_delimited,
-    parse,
     read_blob,
     split,
     take,
@@ -41,8 +41,8 @@ def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> lis
     """
     message = map_file(path)
     try:
-        rest, entries = take(message, (_LAYERS, _LAYER))
-        parse(NetParameter, rest)
+        rest, entries = take(message, (_LAYERS, _LAYER), MAX_HEADER)
+        NetParameter.FromString(rest)
         layers = [layer for number, entry in entries if (layer := _read_layer(number, entry, with_empty))]
     except (WireError, DecodeError, UnicodeDecodeError) as error:
         raise not_a("caffemodel", path, error) from error
@@ -56,18 +56,18 @@ def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> lis
 def _read_layer(number: int, entry: memoryview, with_empty: bool) -> LayerWeights | None:
     """The layer, or None for one without blobs where those are not asked for."""
     if number == _LAYER:
-        rest, blobs = take(entry, (_V2_BLOBS,))
-        header = parse(LayerParameter, rest)
+        rest, blobs = take(entry, (_V2_BLOBS,), MAX_HEADER)
+        header = LayerParameter.FromString(rest)
         return _layer(text_of(header.name), text_of(header.type), blobs) if blobs or with_empty else None
-    rest, parts = take(entry, (_V1_BLOBS, _V0))
+    rest, parts = take(entry, (_V1_BLOBS, _V0), MAX_HEADER)
     v0 = [part for field, part in parts if field == _V0]
     if v0:
         # Caffe reads nothing but the inner layer's name, type and blobs of such an entry.
-        rest, blobs = take(v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,))
-        header = parse(V0LayerParameter, rest)
+        rest, blobs = take(v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,), MAX_HEADER)
+        header = V0LayerParameter.FromString(rest)
         layer_type = V0_TYPES.get(text_of(header.type), "")
         return _layer(text_of(header.name), layer_type, blobs) if blobs or with_empty else None
-    header = parse(V1LayerParameter, rest)
+    header = V1LayerParameter.FromString(rest)
     layer_type = V1_TYPES.get(header.type, "")
     return _layer(text_of(header.name), layer_type, parts) if parts or with_empty else None
 

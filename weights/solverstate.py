@@ -13,12 +13,12 @@ from weights.hdf5 import check_stored, member, new_hdf5, open_hdf5, read_dataset
 from weights.layer_weights import LayerWeights, stored_blobs
 from weights.opening import HDF5_MAGIC, first_bytes, map_file, not_a
 from weights.wire import (
+    MAX_HEADER,
     Pieces,
     WireError,
     blob_pieces,
     field_number,
     length_delimited,
-    parse,
     read_blob,
     split,
     take,
@@ -56,8 +56,8 @@ def read_solverstate(path: str | os.PathLike) -> SolverSnapshot:
     if first_bytes(path).startswith(HDF5_MAGIC):
         return _read_hdf5(path)
     try:
-        rest, entries = take(map_file(path), (_HISTORY,))
-        state = parse(SolverState, rest)
+        rest, entries = take(map_file(path), (_HISTORY,), MAX_HEADER)
+        state = SolverState.FromString(rest)
         blobs = [read_blob(entry) for _, entry in entries]
         learned_net = _path_of(state.learned_net)
     except (WireError, DecodeError, UnicodeDecodeError) as error:

@@ -8,10 +8,8 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from google.protobuf.message import Message
 
 from prototxt.caffe_pb2 import BlobProto, BlobShape
 from prototxt.errors import InputError
@@ -28,7 +26,6 @@ _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _CHUNK = 1 << 23
 
 Pieces = list[bytes | memoryview]
-Parsed = TypeVar("Parsed", bound=Message)
 
 
 class WireError(ValueError):
@@ -43,14 +40,19 @@ _DATA, _DIFF = field_number(BlobProto, "data"), field_number(BlobProto, "diff")
 _DOUBLE_DATA, _DOUBLE_DIFF = field_number(BlobProto, "double_data"), field_number(BlobProto, "double_diff")
 
 
-def take(message: memoryview, numbers: Collection[int]) -> tuple[bytes, list[tuple[int, memoryview]]]:
+def take(
+    message: memoryview, numbers: Collection[int], most: int = MAX_FILE_BYTES
+) -> tuple[bytes, list[tuple[int, memoryview]]]:
     """Take the length-delimited fields `numbers` out of a message.
+
+    Args:
+        most: bytes that the rest may have.
 
     Returns:
         The rest of the message, serialised, and (field number, contents) of each field taken, as views.
 
     Raises:
-        WireError: where the message ends in the middle of a field or is no protobuf.
+        WireError: where the message ends in the middle of a field or is no protobuf; for too large a rest.
     """
     rest, taken = bytearray(), []
     for number, wire_type, start, content, stop in _fields(message):
@@ -60,19 +62,9 @@ def take(message: memoryview, numbers: Collection[int]) -> tuple[bytes, list[tup
             taken.append((number, message[content:stop]))
         else:
             rest += message[start:stop]
+            if len(rest) > most:
+                raise WireError(f"more than {most} bytes besides the weights, which no net of Caffe's has")
     return bytes(rest), taken
-
-
-def parse(message_type: type[Parsed], message: bytes) -> Parsed:
-    """The message, of a net or a layer without its weights.
-
-    Raises:
-        WireError: where it is larger than any of Caffe's.
-        google.protobuf.message.DecodeError: where it is broken.
-    """
-    if len(message) > MAX_HEADER:
-        raise WireError(f"{len(message)} bytes besides the weights are more than any net of Caffe's has")
-    return message_type.FromString(message)
 
 
 def text_of(field: str | bytes) -> str:
