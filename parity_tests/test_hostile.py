@@ -93,7 +93,7 @@ READERS = {
     "image": lambda path: read_pixels(path, True, None, "list:1"),
     "voc list": lambda path: read_entries(Path(path)),
     "voc data": lambda path: VocImages(settings_of(repr({"list": path})), error=InputError),
-    "photograph": lambda path: __import__("port.images").images.read_image(path),
+    "photograph": lambda path, to_bgr=False: __import__("port.images").images.read_image(path, to_bgr),
     "label image": lambda path: __import__("port.voc.label_images").voc.label_images.read_label_image(
         Path(path)
     ),
@@ -691,3 +691,9 @@ def test_output_that_cannot_be_written() -> None:
 def test_settings_that_are_none(text: str) -> None:
     line = refused(lambda: VocImages(settings_of(text, InputError), error=InputError), "param_str")
     assert len(line) < 600
+
+
+def test_images_hold_what_they_claim(tmp_path: Path) -> None:
+    path = jpeg(tmp_path / "lie.jpg", (9000, 9000))
+    refused(lambda: READERS["photograph"](path), "81,000,000 pixels, which its", "cannot hold")
+    assert READERS["photograph"](png_bomb(tmp_path / "black.png", 3000), True).shape == (3000, 3000, 3)

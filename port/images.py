@@ -38,6 +38,7 @@ def read_image(path: str | os.PathLike, to_bgr: bool = False) -> np.ndarray:
     if image.shape[0] * image.shape[1] == 1:
         raise InputError(f"{name}: a 1×1 image has nothing to attend to: give a photograph")
     kind = _kind(image)
+    del image  # a large one takes hundreds of megabytes, and the next beside it
     if kind and not to_bgr:
         raise InputError(f"{name}: {kind} image, 8-bit colour is due: convert it, or pass --to-bgr")
     with quiet_opencv(), naming(name):

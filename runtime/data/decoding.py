@@ -14,6 +14,9 @@ from prototxt.errors import InputError
 MAX_PIXELS = 89_478_485
 """Pixels of an image, at most: Pillow's own limit. The environment variable SEENET_MAX_PIXELS sets another."""
 
+_FEW, _MOST_A_BYTE = 1 << 22, 10_000
+"""Pixels that are decoded whatever the file's size, and that a byte can stand for: 8,256 of a PNG of one colour."""
+
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # what it warns of is refused here
 
 
@@ -48,6 +51,8 @@ def check_pixels(data: bytes) -> None:
             f"is too large an image: {size:,} pixels, at most {_limit():,} are read "
             "(the environment variable SEENET_MAX_PIXELS sets another limit)"
         )
+    if size > _FEW and size > _MOST_A_BYTE * len(data):
+        raise InputError(f"claims {size:,} pixels, which its {len(data):,} bytes cannot hold: get it again")
 
 
 def _told_by(error: Image.DecompressionBombError) -> int:
