@@ -92,3 +92,10 @@ def test_what_goes_wrong_is_found(kind: str, tmp_path: Path, monkeypatch: pytest
     path = outcome.found[what]
     assert path.read_bytes() == b"a" * 9 + b"x"
     assert json.loads(path.with_name(f"{path.name}.json").read_text())["edits"] == [[1, 0, ord("x")]]
+
+
+@pytest.mark.slow
+def test_killed_at_40_instants() -> None:
+    command = [sys.executable, "-m", "parity_tests.fuzz.kill", "--kills", "40"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0 and "40 of 40 kills survived" in done.stdout, done.stdout + done.stderr
