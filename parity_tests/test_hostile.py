@@ -571,7 +571,7 @@ def test_two_trainings_with_one_prefix(tmp_path: Path) -> None:
 def test_sidecars_are_sealed() -> None:
     """Of single flipped bits one in three was taken in silence."""
     whole = _sealed({"iteration": 3, "ranks": [{"key": [1, 2, 3]}], "of": [1, 2]})
-    assert json.loads(whole)["content"] == _unsealed(whole)
+    assert {name: value for name, value in json.loads(whole).items() if name != "crc32"} == _unsealed(whole)
     for bit in range(8 * len(whole)):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8

@@ -1,5 +1,6 @@
 """`train_caffe_equiv.py` against whole runs of genuine Caffe, its own resumption, and what goes wrong."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -20,6 +21,7 @@ import port.pycaffe as caffe
 from parity_tests.recordings import GOLDEN, error
 from port.training.command import main, train_command
 from port.training.net import TrainingNet
+from port.training.snapshots import _sealed
 from prototxt.caffe_pb2 import LayerParameter, NetParameter
 from weights import read_solverstate, read_weights
 
@@ -323,7 +325,8 @@ def test_debug_info_is_that_of_both_engines(run_folder, capfd: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("number", "effect"), [(signal.SIGINT, "stop"), (signal.SIGHUP, "snapshot"), (signal.SIGINT, "none")]
+    ("number", "effect"),
+    [(signal.SIGINT, "stop"), (signal.SIGHUP, "snapshot"), (signal.SIGINT, "none"), (signal.SIGTERM, "stop")],
 )
 def test_signals(
     number: int, effect: str, run_folder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
@@ -338,7 +341,7 @@ def test_signals(
         return run(self)
 
     monkeypatch.setattr(TrainingNet, "forward_backward", interrupted)
-    train_command("solver.prototxt", sigint_effect=effect if number == signal.SIGINT else "stop")
+    train_command("solver.prototxt", sigint_effect=effect if number != signal.SIGHUP else "stop")
     log = capfd.readouterr().err
     written = sorted(path.name for path in Path().glob("*.caffemodel"))
     expected = {"stop": ["snap_iter_3.caffemodel"], "none": ["snap_iter_6.caffemodel"]}
@@ -608,6 +611,11 @@ def test_bad_solverstates_are_one_line(run_folder, capfd: pytest.CaptureFixture)
 
     sidecar.write_text("{")
     assert "sidecar.json: cannot be read" in fails(capfd, *resume)
+    forged = json.loads((folder / "kept.json").read_text())
+    forged.pop("crc32")
+    forged["ranks"][0]["random"]["pos"] = 10**9  # beyond the generator's table: NumPy would read there
+    sidecar.write_bytes(_sealed(forged))
+    assert "its sidecar does not hold what a sidecar holds" in fails(capfd, *resume)
     shutil.copy(folder / "snap_iter_4.solverstate.sidecar.json", sidecar)
     assert "belongs to another snapshot" in fails(capfd, *resume)
     kept.rename(sidecar)

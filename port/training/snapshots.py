@@ -99,21 +99,23 @@ def write_snapshot(
 
 
 def _sealed(content: dict[str, Any]) -> bytes:
-    """JSON with a checksum of its own text: a flipped bit would train something else in silence."""
+    """JSON, at its end the checksum of its own text: a flipped bit would train something else in silence."""
     text = json.dumps(content).encode()
-    return _SEAL % zlib.crc32(text) + text + b"}\n"
+    return text[:-1] + _SEAL % zlib.crc32(text)
 
 
 def _unsealed(data: bytes) -> dict[str, Any]:
     """Raises ValueError where the text is not what was written."""
-    text = data[len(_SEAL % 0) : -2]
-    content = json.loads(text)
-    if not isinstance(content, dict) or data != _SEAL % zlib.crc32(text) + text + b"}\n":
+    text = data[: -len(_SEAL % 0)] + b"}"
+    if data != text[:-1] + _SEAL % zlib.crc32(text):
         raise ValueError("its checksum is another")
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("it is no object")
     return content
 
 
-_SEAL = b'{"crc32": %10d, "content": '
+_SEAL = b', "crc32": %10d}\n'
 
 
 def read_snapshot(path: str | os.PathLike) -> tuple[SolverSnapshot, dict[str, Any] | None]:
