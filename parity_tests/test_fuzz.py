@@ -59,7 +59,8 @@ FAULTS = {
     "KeyError": lambda path: {}["x"],
     "signal 9": lambda path: os.kill(os.getpid(), 9),
     "status 7": lambda path: os._exit(7),
-    "took more than": lambda path: [None for _ in iter(time.time, 0)],
+    "took too long": lambda path: [None for _ in iter(time.time, 0)],
+    "too long": lambda path: time.sleep(100),
     "MB": lambda path: bytes(b"x" * (400 << 20)),
     "several lines": lambda path: (_ for _ in ()).throw(_Lines()),
 }
@@ -79,6 +80,7 @@ def test_what_goes_wrong_is_found(kind: str, tmp_path: Path, monkeypatch: pytest
             next(FAULTS[kind](path)) if kind == "several lines" else FAULTS[kind](path)
 
     monkeypatch.setattr(run, "MOST_SECONDS", 0.3)
+    monkeypatch.setattr(run, "MOST_WAIT", 3.0)
     monkeypatch.setitem(targets.TARGETS, "made up", targets.Target(lambda: [b"a" * 9], attempt, ".bin", True))
     monkeypatch.setattr(
         run, "_case", lambda seeds, seed, number: (seeds[0], [(4, 0, 0)] * 3 + [(1, 0, ord("x"))] + [])
