@@ -9,9 +9,6 @@ import tempfile
 import traceback
 from collections.abc import Callable
 
-import torch
-import typer
-
 from prototxt.errors import InputError, printable
 
 BAD_INPUT, FAULT, INTERRUPTED = 2, 3, 130
@@ -80,7 +77,9 @@ def _stop(number: int, frame: object) -> None:
 
 def _known(error: Exception) -> str | None:
     """The line for what is neither bad input nor a fault: memory and output."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    # PyTorch's by name: it takes a second to import, and most commands do without.
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or of_torch:
         told = str(error).splitlines()[0] if str(error) else "no more is to be had"
         return f"memory does not suffice ({told}): give a smaller input or batch, or free some"
     if isinstance(error, OSError) and error.filename is None and error.errno is not None:
@@ -118,5 +117,5 @@ def _report(command: str, error: Exception) -> str:
 
 def _tell(line: str, status: int) -> int:
     with contextlib.suppress(OSError):  # stderr is gone too
-        typer.echo(f"error: {printable(line)}", err=True)
+        print(f"error: {printable(line)}", file=sys.stderr)
     return status
