@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is due: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(QUIET) --upgrade pip
-	$(BIN)/pip install $(QUIET) -e ".[test,lmdb,onnx]" -c constraints.txt --config-settings editable_mode=compat
+	$(BIN)/pip install $(QUIET) -e ".[test,onnx]" -c constraints.txt --config-settings editable_mode=compat
 	$(BIN)/pip install $(QUIET) --no-deps caffe2onnx==2.0.1 onnx2torch==1.5.15
 	$(BIN)/pip install $(QUIET) pydensecrf2 -c constraints.txt || echo "no dense CRF: its package needs a C++ compiler"
 	touch $@

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import port
 from parity_tests.bench import engines, parts
+from parity_tests.bench.command import PARTS
 from parity_tests.bench.engines import NotHere, make_files, open_engine
 from parity_tests.bench.parts import notebook_maps
 from parity_tests.bench.timing import Timing, side_by_side
@@ -89,6 +90,11 @@ def test_memory_is_measured_in_a_process_of_its_own(files: engines.Files) -> Non
         patch.setattr(parts, "onnx_file", lambda files: None)
         (part,) = parts.bench_memory(settings)
     assert 0 < part.rows["port"].median < 2000
+
+
+def test_every_part_is_a_function() -> None:
+    written = {name.removeprefix("bench_") for name in vars(parts) if name.startswith("bench_")}
+    assert written == set(PARTS)
 
 
 def test_ratios_are_of_the_same_round() -> None:

@@ -254,7 +254,7 @@ def _pass_on_blobs(caffe: ModuleType, text: str, shape: tuple[int, ...]) -> dict
 def _pass_on_graph(text: str, shape: tuple[int, ...], gradient: str = "caffe") -> dict[str, np.ndarray]:
     net = CaffeNet(message_of(text, shape), TRAIN, gradient=gradient).double()
     draw = np.random.RandomState(1)
-    layers = {plan.name: net._modules[plan.name] for plan in net.plan.layers if net._modules[plan.name].blobs}
+    layers = {plan.name: net.layers[plan.index] for plan in net.plan.layers if net.layers[plan.index].blobs}
     for name, module in layers.items():
         for weight in module.blobs if name != "y_BatchNorm" else ():
             weight.data = torch.from_numpy(draw.standard_normal(tuple(weight.shape)))

@@ -16,8 +16,9 @@ import port
 import reference.pycaffe
 from parity_tests.compare.inputs import write_weights
 from parity_tests.recordings import NETS, error, seenet_weights
-from port.models.fast import ENGINES, DirectConv2d, with_engine
-from port.models.winograd import POINTS, WinogradConv2d, transforms
+from port.devices import ENGINES
+from port.models.fast import DirectConv2dRelu, with_engine
+from port.models.winograd import POINTS, WinogradConv2dRelu, transforms
 from prototxt.errors import InputError
 from runtime import TEST
 
@@ -50,7 +51,7 @@ def test_transforms_make_a_convolution_of_any_numbers() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    engine=st.sampled_from([WinogradConv2d, DirectConv2d]),
+    engine=st.sampled_from([WinogradConv2dRelu, DirectConv2dRelu]),
     num=st.integers(1, 3),
     height=st.integers(1, 37),
     width=st.integers(1, 37),
@@ -118,14 +119,14 @@ def test_winograd_gives_the_same_maps_and_leaves_the_model_alone() -> None:
     fast = with_engine(model, "winograd")
     maps = port.attention_maps(fast, image, [14, 3], test_size=128)
     assert np.abs(maps - before).max() <= 2e-5
-    assert any(isinstance(module, WinogradConv2d) for module in fast.children())
+    assert any(isinstance(module, WinogradConv2dRelu) for module in fast.children())
     assert all(isinstance(module, nn.Conv2d) for name, module in model.named_children() if "conv" in name)
     assert np.array_equal(port.attention_maps(model, image, [14, 3], test_size=128), before)
 
 
 def test_narrow_nets_stay_with_pytorch() -> None:
     fast = with_engine(port.SeeNet(channels=(4, 8, 16, 32, 32)).eval(), "winograd")
-    assert not any(isinstance(module, WinogradConv2d) for module in fast.children())
+    assert not any(isinstance(module, WinogradConv2dRelu) for module in fast.children())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import torch
 from typer.testing import CliRunner
 
 import port
-from parity_tests.compare.inputs import rebuilt_weights
 from parity_tests.recordings import NETS
 from port import cli
 from port.export import check as export_check
@@ -31,6 +30,7 @@ from prototxt.read import parse_net
 from weights import read_weights, write_weights
 from weights.convert import convert
 from weights.metadata import parsed_metadata
+from weights.rebuilt import rebuilt_weights
 from weights.tensors import read_safetensors_metadata
 
 NARROW = NETS / "seenet" / "narrow_deploy.prototxt"
@@ -229,7 +229,9 @@ def test_operators_that_onnx_lacks_are_named(tmp_path: Path, monkeypatch: pytest
             'layer { name: "odd" type: "TanH" bottom: "half" top: "odd" }\n'
         )
     )
-    monkeypatch.setattr(type(net._modules["odd"]), "forward", lambda self, x: torch.special.bessel_j0(x))
+    monkeypatch.setattr(
+        type(net.named_layers()["odd"]), "forward", lambda self, x: torch.special.bessel_j0(x)
+    )
     with pytest.raises(InputError, match=r'layer "odd" \(TanH\) cannot be exported: No ONNX function'):
         export_onnx(net, tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())

@@ -22,8 +22,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from prototxt.caffe_pb2 import BlobProto, LayerParameter, NetParameter, SolverState, V1LayerParameter
-from prototxt.errors import InputError
+from prototxt.caffe_pb2 import (
+    BlobProto,
+    LayerParameter,
+    NetParameter,
+    SolverState,
+    V0LayerParameter,
+    V1LayerParameter,
+)
+from prototxt.errors import InputError, errors_on_one_line
 from weights import (
     LayerWeights,
     SolverSnapshot,
@@ -43,6 +50,7 @@ from weights import (
     write_weights,
 )
 from weights.convert import convert, convert_command, total_checksum
+from weights.wire import length_delimited
 
 ROOT = Path(__file__).parents[1]
 FORMATS = ROOT / "reference" / "golden" / "formats"
@@ -319,13 +327,16 @@ def test_names_that_collide_in_hdf5_are_refused(names, tmp_path):
         write_weights(tmp_path / "out.h5", [LayerWeights(name, "", [np.ones(1, "f4")]) for name in names])
 
 
-@pytest.mark.parametrize("suffix", [".caffemodel.h5", ".safetensors", ".pth"])
-def test_two_layers_of_one_name_only_fit_a_caffemodel(suffix, tmp_path):
+def test_two_layers_of_one_name(tmp_path):
+    """A .caffemodel holds them as they are, HDF5 cannot, and state dicts give the later ones a suffix."""
     layers = [LayerWeights("a", "", [np.full(1, value, "f4")]) for value in (1, 2)]
-    with pytest.raises(InputError, match=r'two layers (are )?named "a"'):
-        write_weights(tmp_path / f"out{suffix}", layers)
     write_weights(tmp_path / "out.caffemodel", layers)
     assert_same(read_weights(tmp_path / "out.caffemodel"), layers)
+    with pytest.raises(InputError, match=r'two layers named "a"'):
+        write_weights(tmp_path / "out.h5", layers)
+    for suffix in (".safetensors", ".pth"):
+        write_weights(tmp_path / f"out{suffix}", layers)
+        assert [layer.name for layer in read_weights(tmp_path / f"out{suffix}")] == ["a", "a#2"]
 
 
 def test_blobs_shared_from_another_layer_are_left_out_of_hdf5(tmp_path):
@@ -720,7 +731,7 @@ def test_damage_never_raises_anything_else(tmp_path_factory, path, data):
 # ---- seenet convert
 
 app = typer.Typer()
-app.command()(convert_command)
+app.command()(errors_on_one_line()(convert_command))
 
 
 def run_convert(*arguments: object) -> tuple[int, str, str]:
@@ -819,6 +830,34 @@ BAD_INPUT = {
 }
 
 
+def message_field(number: int, contents: bytes) -> bytes:
+    return b"".join(length_delimited(number, [contents]))
+
+
+@pytest.mark.parametrize("version", ["v2", "v1", "v0"])
+def test_headers_of_forks_are_not_read(version: str, tmp_path: Path) -> None:
+    """Fields that clash with our schema, in the net, in a layer and within a layer's message, change nothing.
+
+    As in SSD's weights: `transform_param`, field 100, holds a message in field 8, packed floats here.
+    """
+    blobs = [BlobProto(data=[1.0, 2.0], shape={"dim": [2]})]
+    clash = message_field(100, message_field(8, b"abc")) + message_field(17, b"\xff")
+    if version == "v2":
+        layer = message_field(
+            100, LayerParameter(name="c", type="Bias", blobs=blobs).SerializeToString() + clash
+        )
+    elif version == "v1":
+        layer = message_field(2, V1LayerParameter(name="c", blobs=blobs).SerializeToString() + clash)
+    else:
+        inner = V0LayerParameter(name="c", type="conv", blobs=blobs).SerializeToString() + clash
+        layer = message_field(2, message_field(1, inner))
+    path = tmp_path / "fork.caffemodel"
+    path.write_bytes(layer + message_field(8, b"\xff\xff") + message_field(6, b"x"))
+    (read,) = read_weights(path)
+    assert read.name == "c"
+    assert read.blobs[0].tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("name", BAD_INPUT)
 def test_bad_input_is_one_line_and_leaves_nothing(name, tmp_path):
     contents, message = BAD_INPUT[name]
@@ -891,7 +930,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     script = """
 import resource, signal, sys
 import numpy as np, torch
-from prototxt.errors import InputError
+from prototxt.errors import InputError, errors_on_one_line
 from weights import LayerWeights, SolverSnapshot, write_solverstate, write_weights
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -18,8 +18,9 @@ from port.images import write_png
 from port.report.pages import picture, svg, table
 from port.voc.classes import CLASSES
 from port.voc.evaluate import evaluate_attention, evaluate_labels
-from port.voc.gallery import Folders, gather_gallery, named_folders, write_gallery
+from port.voc.gallery import gather_gallery, write_gallery
 from port.voc.label_images import read_label_image, write_label_image
+from port.voc.settings import Folders, named_folders
 from prototxt.errors import InputError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -199,7 +200,7 @@ def test_each_bad_picture_is_named(seenet: Run, voc: Path, tmp_path: Path) -> No
         lines.write("nolabels\nstrange 20\nwide 3\n")
     status, out, err = seenet(*options(voc), "--out", tmp_path / "page.html")
     *told, last = err.splitlines()
-    assert status == 1 and last == "8 of 25 failed" and len(told) == 8
+    assert status == 2 and last == "8 of 25 failed" and len(told) == 8
     for expected in (
         "list.txt:5: nolabels: names no class",
         "list.txt:6: strange: class 20",

@@ -274,12 +274,20 @@ def test_many_layers_take_seconds(suffix: str, tmp_path: Path) -> None:
 # ---- .caffemodel, .solverstate
 
 
+def _length(count: int) -> bytes:
+    """As protobuf writes it."""
+    return bytes([count % 128 | 128, count // 128 % 128 | 128, count // 128**2 % 128 | 128, count // 128**3])
+
+
 def test_many_tiny_fields(tmp_path: Path) -> None:
     path = tmp_path / "tiny.caffemodel"
     path.write_bytes(b"\xa2\x06\0" * 300_000)
     refused(lambda: read_weights(path), "more than 262,144 times")
-    path.write_bytes(b"\x42\x00" * 2_200_000)  # input_shape {}
+    layer = b"\x0a\0" * 2_200_000  # its name, again and again
+    path.write_bytes(b"\xa2\x06" + _length(len(layer)) + layer)
     refused(lambda: read_weights(path), "besides the weights")
+    path.write_bytes(b"\x42\0" * 2_200_000 + b"\xa2\x06\0")  # input_shape {}, which nothing reads
+    assert read_weights(path) == []
     path.write_bytes(b"\xa2\x06\0" * 200_000)
     assert read_weights(path) == []
 
@@ -417,7 +425,7 @@ def test_one_bad_image_does_not_stop_the_others(seenet, tmp_path: Path) -> None:
     (tmp_path / "list").write_text("good1 14\nlie 14\ngood2 14\n")
     out = tmp_path / "maps"
     status, _, err = seenet(*ATTENTION, out, "--voc", tmp_path / "voc", "--list", tmp_path / "list")
-    assert status == 1 and "lie" in err
+    assert status == 2 and "lie" in err
     assert {path.name for path in out.iterdir()} == {"attention.json", "good1_14.png", "good2_14.png"}
 
 
@@ -449,10 +457,19 @@ def test_labels_that_are_meant(text: str, index: int) -> None:
     assert class_index(text) == index
 
 
-@pytest.mark.parametrize("label", ["1_0", "9" * 5000, "2147483648", "x", "١"])
-def test_image_lists_take_integers(label: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", ["9" * 5000, "-2147483649", "2147483648"])
+def test_image_lists_take_no_number_that_is_out_of_range(label: str, tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"a.png 3\nb.png {label}\n")
     refused(lambda: read_labelled_list(str(tmp_path / "list")), "list:2: b.png: label")
+
+
+@pytest.mark.parametrize(
+    ("label", "number"), [("1_0", 1), ("x", 0), ("١", 0), ("0" * 5000 + "7", 7), ("-", 0)]
+)
+def test_image_lists_are_read_as_c_reads_them(label: str, number: int, tmp_path: Path) -> None:
+    """Python's own `int` would take underscores and the digits of other scripts."""
+    (tmp_path / "list").write_text(f"a.png 3\nb.png {label}\n")
+    assert [entry.value for entry in read_labelled_list(str(tmp_path / "list"))] == [3, number]
 
 
 NAMES = ("cat [final]", "[/nothing]", "[red]x", ":smile:", "a\x1b[31mb", "a\u202eb")

@@ -13,14 +13,15 @@ import pytest
 import port.layer
 import port.pycaffe
 import reference.pycaffe
-from parity_tests.compare.inputs import published_inputs, rebuilt_weights
 from parity_tests.compare.report import Row
 from parity_tests.compare.run import ENGINES, compare
 from parity_tests.recordings import NETS, he_uniform
 from port.layers.erasing import CReLULayer
+from port.net_inputs import published_inputs
 from prototxt.errors import InputError
 from runtime import TEST
 from weights import LayerWeights, write_weights
+from weights.rebuilt import rebuilt_weights
 
 Run = Callable[..., tuple[int, str, str]]
 

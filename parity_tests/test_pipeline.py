@@ -10,10 +10,10 @@ import pytest
 
 from parity_tests.recordings import NETS
 from port.voc import stages
+from port.voc.settings import TRUNK
 from port.voc.shapes import make_shapes
 from port.voc.stages import last_weights, losses, run_stage, train_in
 from port.voc.studies import STUDIES
-from port.voc.weak_labels import TRUNK
 from prototxt.errors import InputError
 from weights import read_weights
 
@@ -197,7 +197,7 @@ def test_every_image_to_be_judged_needs_a_true_label_image(seenet: Run, shapes: 
         (("--nets", "vgg"), 'error: --nets "vgg": one of published, shapes is due'),
         ((), "--weights is due: VGG-16's caffemodel"),
         (("--nets", "shapes", "--weights", "x.caffemodel"), "x.caffemodel: "),
-        (("--nets", "shapes", "--device", "tpu"), '--device "tpu" is not to be had here: use cpu'),
+        (("--nets", "shapes", "--device", "tpu"), '--device "tpu" is not available here: use cpu'),
         (
             ("--nets", "shapes", "--saliency", "x.caffemodel"),
             "--saliency x.caffemodel: there is no such folder",

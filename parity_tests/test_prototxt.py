@@ -97,9 +97,12 @@ def test_plan_of_a_training_net() -> None:
         INPUT
         + """
         layer { name: "t" type: "Input" top: "t" input_param { shape { dim: 1 dim: 3 } } }
-        layer { name: "frozen" type: "Convolution" bottom: "x" top: "f" param { lr_mult: 0 } param { lr_mult: 0 } }
-        layer { name: "a" type: "InnerProduct" bottom: "f" top: "a" param { name: "w" lr_mult: 3 } }
-        layer { name: "b" type: "InnerProduct" bottom: "f" top: "b" param { name: "w" } }
+        layer { name: "frozen" type: "InnerProduct" bottom: "x" top: "f" param { lr_mult: 0 } param { lr_mult: 0 }
+          inner_product_param { num_output: 2 } }
+        layer { name: "a" type: "InnerProduct" bottom: "f" top: "a" param { name: "w" lr_mult: 3 }
+          inner_product_param { num_output: 3 } }
+        layer { name: "b" type: "InnerProduct" bottom: "f" top: "b" param { name: "w" }
+          inner_product_param { num_output: 3 } }
         layer { name: "loss" type: "EuclideanLoss" bottom: "a" bottom: "t" loss_weight: 2 top: "loss" }
         layer { name: "s" type: "Silence" bottom: "b" }
         """

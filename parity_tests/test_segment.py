@@ -21,10 +21,11 @@ from parity_tests.recordings import NETS
 from parity_tests.test_deeplab import drawn_weights, net_file
 from port.images import read_image
 from port.voc.classes import PALETTE
-from port.voc.crf import FLOOR, CrfSettings, dense_crf
+from port.voc.crf import FLOOR, dense_crf
 from port.voc.label_images import read_label_image
 from port.voc.segment import blend
-from port.voc.segmentation import KINDS, MEAN_BGR, SegmentationNet, Views, class_probabilities, window_starts
+from port.voc.segmentation import KINDS, MEAN_BGR, SegmentationNet, class_probabilities, window_starts
+from port.voc.settings import CrfSettings, Views
 from port.voc.shapes import make_shapes
 from prototxt import read_net
 from prototxt.errors import InputError
@@ -365,7 +366,7 @@ def test_dataset_names_each_bad_image(seenet: Run, shapes: Path, files: Path, tm
         f"{good} is listed again", "4 of 5 failed",
     ):  # fmt: skip
         assert message in err, message
-    assert status == 1 and err.count("\n") == 5 and "1 images segmented" in out
+    assert status == 2 and err.count("\n") == 5 and "1 images segmented" in out
     assert contents(tmp_path / "out").keys() == {f"{good}.png", "segment.json"}, "nothing half-written stays"
 
 
@@ -381,7 +382,7 @@ def test_a_full_disk_loses_one_image(
 
     monkeypatch.setattr(os, "replace", full)
     status, out, err = segment(seenet, shapes, files, tmp_path, "--no-crf")
-    assert status == 1 and "No space left" in err and "3 images segmented" in out
+    assert status == 2 and "No space left" in err and "3 images segmented" in out
     assert contents(tmp_path).keys() == {*(f"{name}.png" for name in names(shapes)[1:]), "segment.json"}
 
 
@@ -396,7 +397,7 @@ def test_photographs_with_crf(seenet: Run, shapes: Path, files: Path, tmp_path: 
         "--prototxt", net_file("vgg16", "narrow_deploy"), "--weights", files / "vgg16.caffemodel",
         "--crf-bilateral-rgb", 20, "--crf-iterations", 3, "--workers", 1,
     )  # fmt: skip
-    assert status == 1 and "grey.png: a grey image" in err and "1 of 2 failed" in err and "%" in out
+    assert status == 2 and "grey.png: a grey image" in err and "1 of 2 failed" in err and "%" in out
     assert contents(tmp_path / "out").keys() == {"small.png"}
     told = class_probabilities(segmentation_net(files, tile=0), image, Views(tile=0))
     expected = dense_crf(told, image, CrfSettings(bilateral_rgb=20, iterations=3)).argmax(0)

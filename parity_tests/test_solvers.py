@@ -75,7 +75,7 @@ def test_every_kept_iteration(case: dict) -> None:
     for iteration in case["kept_iterations"]:
         solver.step(iteration - solver.iteration)
         for layer, blobs in grouped(f"{name}/after/{iteration}", ARRAYS).items():
-            for weight, golden in zip(solver.net.net._modules[layer].blobs, blobs, strict=True):
+            for weight, golden in zip(solver.net.net.named_layers()[layer].blobs, blobs, strict=True):
                 assert error(weight.detach().numpy(), golden) <= WHOLE_NET, f"{layer} after {iteration}"
 
 
@@ -136,7 +136,7 @@ def test_seenet_training(case: dict) -> None:
         for key in after:
             _, _, kept, layer, index = key.split("/")
             if int(kept) == iteration:
-                weight = net.net._modules[layer].blobs[int(index)].detach().numpy()
+                weight = net.net.named_layers()[layer].blobs[int(index)].detach().numpy()
                 actual = sampled(weight) if case["sampled"] else weight
                 assert error(actual, SEENET_ARRAYS[key], np.abs(weight).max()) <= WHOLE_NET, key
 

@@ -11,16 +11,18 @@ from typer.testing import CliRunner, Result
 
 from parity_tests.recordings import NETS
 from port.net import CaffeNet
+from port.report.command import summary_command
+from port.report.facts import LayerSummary, NetSummary
 from port.report.graph import boxes_of, net_svg
-from port.report.summary import LayerSummary, NetSummary, size_text, summarise, summary_command
+from port.report.summary import size_text, summarise
 from prototxt import parse_net
-from prototxt.errors import InputError
+from prototxt.errors import InputError, errors_on_one_line
 from weights import LayerWeights, read_weights, write_weights
 
 TRAIN, TEST = 0, 1
 
 app = typer.Typer()
-app.command()(summary_command)
+app.command()(errors_on_one_line()(summary_command))
 
 
 def run(*arguments: object) -> Result:

@@ -577,10 +577,10 @@ def test_bad_solver_is_one_line(
             ["--solver", "solver.prototxt", "--snapshot", "no.solverstate"],
             "no.solverstate: there is no such file",
         ),
-        (["--solver", "solver.prototxt", "--device", "tpu"], '--device "tpu": cpu or cuda is due'),
+        (["--solver", "solver.prototxt", "--device", "tpu"], '--device "tpu": must be one of cpu, cuda'),
         (
             ["--solver", "solver.prototxt", "--sigint_effect", "quit"],
-            '"quit": one of stop, snapshot, none is due',
+            '"quit": must be one of stop, snapshot, none',
         ),
     ],
 )
@@ -683,7 +683,7 @@ def test_tensorboard_is_there_or_one_line(run_folder, capfd: pytest.CaptureFixtu
         import tensorboard  # noqa: F401
     except ImportError:
         told = fails(capfd, "--solver", "solver.prototxt", "--tensorboard", "curves")
-        assert "--tensorboard needs the package tensorboard" in told
+        assert "tensorboard must be installed for --tensorboard: pip install tensorboard" in told
     else:
         train_command("solver.prototxt", tensorboard=Path("curves"))
         assert list(Path("curves").glob("events.*"))

@@ -17,15 +17,15 @@ import port
 from parity_tests.recordings import seenet_weights
 from port.attention.maps import fused_maps, label_scores, prepared_views
 from port.images import read_image
-from port.voc import stream
 from port.voc.classes import CLASSES, IGNORE, PALETTE
 from port.voc.evaluate import evaluate_attention, evaluate_labels
 from port.voc.label_images import read_label_image, write_label_image
 from port.voc.lists import read_entries
-from port.voc.proxy_labels import FUSIONS, Fusion, fuse
+from port.voc.proxy_labels import fuse
+from port.voc.settings import FUSIONS, Fusion
 from port.voc.shapes import make_shapes
 from port.voc.voc_labels import paper_note
-from weights import write_weights
+from weights import progress, write_weights
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -161,7 +161,7 @@ def test_voc_labels_names_each_bad_image(seenet: Run, voc: Path, tmp_path: Path)
         f"{e}: no image", f"{good[0]} is listed again", "nothing: no image", "7 of 10 failed",
     ):  # fmt: skip
         assert message in err, message
-    assert status == 1 and err.count("\n") == 8
+    assert status == 2 and err.count("\n") == 8
     assert len((tmp_path / "list.txt").read_text().splitlines()) == len(good)
 
 
@@ -187,7 +187,7 @@ def test_voc_labels_from_bad_masks(seenet: Run, voc: Path, tmp_path: Path) -> No
         f"{d}.png: value 37", f"{e}.png: cannot be read", f"{f}.png: its palette is not VOC's", "6 of 8 failed",
     ):  # fmt: skip
         assert message in err, message
-    assert status == 1 and err.count("\n") == 7
+    assert status == 2 and err.count("\n") == 7
     assert [line.split()[0] for line in (tmp_path / "list.txt").read_text().splitlines()] == good
 
 
@@ -275,7 +275,7 @@ def test_proxy_labels_names_each_bad_image(seenet: Run, voc: Path, maps: Path, t
         "nameless: names no class", "strange: class 20", "7 of 10 failed",
     ):  # fmt: skip
         assert message in err, message
-    assert status == 1 and err.count("\n") == 8 and f"{len(good)} label images" in out
+    assert status == 2 and err.count("\n") == 8 and f"{len(good)} label images" in out
     assert sorted(p.stem for p in (tmp_path / "out").iterdir()) == good
 
 
@@ -337,7 +337,7 @@ def test_evaluation_names_each_bad_image(seenet: Run, voc: Path, maps: Path, tmp
     status, out, err = seenet("evaluate", "--pred", pred, "--gt", truth, "--list", voc / "train_cls.txt")
     for message in (f"{a}.png: cannot be read", f"{b}.png: is ", "the truth is", f"{c}.png", "3 of 8 failed"):
         assert message in err, message
-    assert status == 1 and err.count("\n") == 4 and f"{len(good)} images: mIoU 100.0 %" in out
+    assert status == 2 and err.count("\n") == 4 and f"{len(good)} images: mIoU 100.0 %" in out
     numbers, failed = evaluate_attention(tmp_path, truth, voc / "train_cls.txt")
     assert numbers["images"] == 0 and len(failed) == 8
     status, _, err = seenet("evaluate", "--gt", truth, "--list", voc / "train_cls.txt")
@@ -450,7 +450,7 @@ def test_dataset_attention_names_each_bad_image(
         "nameless: names no class", "strange: class 20", f"{good[0]} is listed again", "7 of 11 failed",
     ):  # fmt: skip
         assert message in err, message
-    assert status == 1 and err.count("\n") == 8 and f"{len(good)} images attended to" in out
+    assert status == 2 and err.count("\n") == 8 and f"{len(good)} images attended to" in out
     due = {name for name in expected_files(voc) if name.rpartition("_")[0] in good}
     assert set(os.listdir(tmp_path / "out")) == {*due, "attention.json"}, "nothing half-written stays"
 
@@ -466,6 +466,6 @@ def test_dataset_and_photographs_are_apart(seenet: Run, shapes: Path, narrow: Pa
 def test_progress_without_a_terminal(
     seenet: Run, shapes: Path, narrow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
     status, _, err = attend(seenet, shapes, narrow, tmp_path)
     assert status == 0 and "attention: 8/8, " in err and "images/s, 0 min left" in err

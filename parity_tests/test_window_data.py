@@ -138,14 +138,14 @@ def test_context_by_hand(window, settings, mirrored, rows, columns, size, corner
 def test_a_restored_layer_goes_on(folder: Path):
     net = window_net(transform="crop_size: 12 mirror: true")
     net(), net()
-    state = json.dumps(net._modules["data"].state())
+    state = json.dumps(net.named_layers()["data"].state())
     wanted = net()
     again = window_net(transform="crop_size: 12 mirror: true")
-    again._modules["data"].restore(json.loads(state))
+    again.named_layers()["data"].restore(json.loads(state))
     assert torch.equal(again()["data"], wanted["data"])
     Path("windows.txt").write_text(WINDOWS.replace("0.9", "0.8"))
     with pytest.raises(InputError, match="is not the list"):
-        window_net()._modules["data"].restore(json.loads(state))
+        window_net().named_layers()["data"].restore(json.loads(state))
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,6 @@ def test_hdf5_output_holds_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_hdf5_output_of_unlike_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caffe: ModuleType):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="as many of both"):
+    with pytest.raises(InputError, match="the same number of rows"):
         caffe.Net.from_message(parse_net(OUTPUT.replace("shape { dim: 2 }", "shape { dim: 3 }")), TEST)
     assert not Path("out.h5").exists()

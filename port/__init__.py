@@ -1,10 +1,37 @@
-"""The product: Caffe's nets, SeeNet first, in PyTorch."""
+"""The product: Caffe's nets, SeeNet first, in PyTorch.
 
-from port.attention.maps import attention_maps
-from port.models.crelu import CReLU
-from port.models.deeplab import DeepLabLargeFOV
-from port.models.seenet import SeeNet
-from port.net import CaffeNet
-from prototxt.errors import InputError
+The public names load their modules, and torch, when they are first used: `seenet --help` needs neither.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from port.attention.maps import attention_maps
+    from port.models.crelu import CReLU
+    from port.models.deeplab import DeepLabLargeFOV
+    from port.models.seenet import SeeNet
+    from port.net import CaffeNet
+    from prototxt.errors import InputError
 
 __all__ = ["CReLU", "CaffeNet", "DeepLabLargeFOV", "InputError", "SeeNet", "attention_maps"]
+
+_HOMES = {
+    "CReLU": "port.models.crelu",
+    "CaffeNet": "port.net",
+    "DeepLabLargeFOV": "port.models.deeplab",
+    "InputError": "prototxt.errors",
+    "SeeNet": "port.models.seenet",
+    "attention_maps": "port.attention.maps",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from port.layer import Layer, as_tuple
+from port.layers.python import ScriptLayer
 from prototxt.plan import LayerPlan, Plan
 
 
@@ -38,14 +39,32 @@ class Blobs(dict[int, Tensor]):
 
     def run(self, plan: LayerPlan, layer: Layer, bottoms: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run a layer that has bottoms and keep its tops, which are returned."""
-        reads = plan.overwritten_reads if torch.is_grad_enabled() and not self._exact else ()
+        if plan.declared.script:
+            return self._run_script(plan, layer, bottoms)
+        caffes = torch.is_grad_enabled() and not self._exact
+        reads = plan.overwritten_reads if caffes else ()
         rereading = Rereading()
         with rereading if reads else contextlib.nullcontext():
             tops = as_tuple(layer(*bottoms))
-        self.keep(plan, tops)
+        result = tuple(_Lost.apply(top) for top in tops) if plan.loses_gradient and caffes else tops
+        self.keep(plan, result)
         for i, tensor in zip((*plan.bottoms, *plan.tops), (*bottoms, *tops), strict=True):
             if i in reads:
                 rereading.take(tensor, self._current(i))
+        return result
+
+    def _run_script(
+        self, plan: LayerPlan, layer: ScriptLayer, bottoms: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        """As `run`, for a script's Python layer: it may have written into its bottoms, too."""
+        current: list[Callable[[], Tensor]] = []
+        layer.current = None if self._exact else current
+        tops = as_tuple(layer(*bottoms))
+        self.keep(plan, tops)
+        for i, value in layer.written.items():
+            self[i] = _Overwritten.apply(self[i], value)
+            self._written(i, value)
+        current += [self._current(i) for i in (*plan.bottoms, *plan.tops)]
         return tops
 
     def keep(self, plan: LayerPlan, tops: Iterable[Tensor]) -> None:
@@ -53,17 +72,22 @@ class Blobs(dict[int, Tensor]):
         for i, top in zip(plan.tops, tops, strict=True):
             if plan.type == "Parameter":
                 self._weights[i] = top
-            elif i in self._weights:
-                self._weights[i].data.copy_(top)
             self[i] = top
             if i in plan.bottoms:
-                for mate in self._mates.get(i, ()):
-                    if mate in self:
-                        self[mate] = _Overwritten.apply(self[mate], top)
-            if self._memory[i] in self._now:
-                self._now[self._memory[i]] = top.detach()
+                self._written(i, top)
+
+    def _written(self, blob: int, value: Tensor) -> None:
+        """Give whatever lies in the blob's memory the value that was written there."""
+        if blob in self._weights:
+            self._weights[blob].data.copy_(value)
+        for mate in self._mates.get(blob, ()):
+            if mate in self:
+                self[mate] = _Overwritten.apply(self[mate], value)
+        if self._memory[blob] in self._now:
+            self._now[self._memory[blob]] = value.detach()
 
     def _current(self, blob: int) -> Callable[[], Tensor]:
+        """What the blob's memory holds by the time of the call."""
         now, memory = self._now, self._memory[blob]
         now.setdefault(memory, self[blob].detach())
         return lambda: now[memory]
@@ -110,3 +134,15 @@ class _Overwritten(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
         return grad, None
+
+
+class _Lost(torch.autograd.Function):
+    """A blob whose gradient never arrives: see `prototxt.layers.memory.lost_gradients`."""
+
+    @staticmethod
+    def forward(ctx, blob: Tensor) -> Tensor:
+        return blob.view_as(blob)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return torch.zeros_like(grad)

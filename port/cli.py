@@ -1,52 +1,140 @@
-"""The `seenet` command."""
+"""The `seenet` command: names its subcommands, and loads a subcommand's module when that is called."""
+
+import importlib
+import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from parity_tests.bench.command import bench_command
-from parity_tests.compare.command import parity_command
-from port.attention.command import attention_command
-from port.demo import demo_command
-from port.export.command import export_command
 from port.last_resort import run_command
-from port.report.summary import summary_command
-from port.training.command import train_command
-from port.voc.evaluate import evaluate_command
-from port.voc.gallery import gallery_command
-from port.voc.pipeline import pipeline_command
-from port.voc.proxy_labels import proxy_labels_command
-from port.voc.segment import segment_command
-from port.voc.shapes import shapes_command
-from port.voc.studies import studies_command
-from port.voc.voc_labels import voc_labels_command
-from weights.convert import convert_command
+from port.tools import SCRIPTS, TOOLS
+from port.tools.process import run_tool
+
+COMMANDS = {
+    "attention": (
+        "port.attention.command:attention_command",
+        "Attention maps, NAME_CLASS.png (8 bits, original size).",
+    ),
+    "bench": (
+        "parity_tests.bench.command:bench_command",
+        "Time and memory of SeeNet here, side by side with other engines; weights are rebuilt from a seed.",
+    ),
+    "convert": (
+        "weights.convert:convert_command",
+        "Convert weights between Caffe's formats, safetensors and PyTorch's.",
+    ),
+    "demo": (
+        "parity_tests.compare.command:demo_command",
+        "SeeNet on a photograph, each blob held against float64; then a small trained one on generated images.",
+    ),
+    "evaluate": (
+        "port.voc.commands.evaluate:evaluate_command",
+        "Judge label images (IoU, accuracy, share ignored) or attention (best threshold, share on background).",
+    ),
+    "export": (
+        "port.export.command:export_command",
+        "Write a net for other runtimes; exit status 1 when a file does not compute what the port does.",
+    ),
+    "gallery": (
+        "port.voc.commands.gallery:gallery_command",
+        "One page of HTML: images, attention, labels and truth side by side, to be sorted by IoU.",
+    ),
+    "launchers": (
+        "port.tools.launchers:launchers_command",
+        "Write launchers under the names of Caffe's tools: caffe, convert_imageset, parse_log.py, …",
+    ),
+    "parity": (
+        "parity_tests.compare.command:parity_command",
+        "Hold a net's blobs in each engine against float64; exit status 1 when anything is out.",
+    ),
+    "pipeline": (
+        "port.voc.commands.pipeline:pipeline_command",
+        "Classifier → attention → proxy labels → segmentation net → mIoU; a page with curves and pictures.",
+    ),
+    "proxy-labels": (
+        "port.voc.commands.proxy_labels:proxy_labels_command",
+        "Fuse attention and saliency to label images (VOC's palette, 255 for ignored), NAME.png.",
+    ),
+    "segment": (
+        "port.voc.commands.segment:segment_command",
+        "Label images (VOC's palette, the image's own size), NAME.png.",
+    ),
+    "shapes": (
+        "port.voc.commands.shapes:shapes_command",
+        "Generate images of twenty classes in VOC's layout, with exact labels and simulated saliency.",
+    ),
+    "studies": (
+        "port.voc.commands.studies:studies_command",
+        "Plain attention, ACoL-style erasing, SeeNet without C-ReLU and SeeNet on `shapes`: table and figure.",
+    ),
+    "summary": (
+        "port.report.command:summary_command",
+        "List a net's layers, shapes, parameters, multiply-adds and memory; nothing is computed.",
+    ),
+    "survey": (
+        "port.report.survey:survey_command",
+        "Try every net below: which are read, planned, built and run, and what the others lack.",
+    ),
+    "train": (
+        "port.training.command:train_command",
+        "Train a net as `caffe train` does: same seed, same draws, same updates, same log, same files.",
+    ),
+    "voc-labels": (
+        "port.voc.commands.voc_labels:voc_labels_command",
+        "Write each image's classes, from 0, in rising order, and hold the counts against the paper's.",
+    ),
+}
+"""Name → (module:function, the first line of the function's docstring). A test holds the lines equal."""
+
+
+class _Commands(TyperGroup):
+    """A group whose help is made of `COMMANDS`; a command is loaded when it is called."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if listed is not None else None, rest
+
+
+def load_command(name: str) -> Any:
+    """The command as typer runs it, with its options: imports its module."""
+    module, function = COMMANDS[name][0].split(":")
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command(name)(getattr(importlib.import_module(module), function))
+    return typer.main.get_command(alone)
+
+
+def _listed() -> None:
+    """Stands in the list of commands for one that is not loaded; Caffe's tools read their flags themselves."""
+
 
 app = typer.Typer(
+    cls=_Commands,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="SeeNet and any Caffe net on PyTorch, with the evidence.",
 )
-app.command("attention")(attention_command)
-app.command("bench")(bench_command)
-app.command("convert")(convert_command)
-app.command("demo")(demo_command)
-app.command("evaluate")(evaluate_command)
-app.command("export")(export_command)
-app.command("gallery")(gallery_command)
-app.command("parity")(parity_command)
-app.command("pipeline")(pipeline_command)
-app.command("proxy-labels")(proxy_labels_command)
-app.command("segment")(segment_command)
-app.command("shapes")(shapes_command)
-app.command("studies")(studies_command)
-app.command("summary")(summary_command)
-app.command("train")(train_command)
-app.command("voc-labels")(voc_labels_command)
+for _name, (_, _summary) in {**COMMANDS, **TOOLS, **SCRIPTS}.items():
+    app.command(_name, help=_summary)(_listed)
 
 
 def main() -> None:
-    """Run the command; whatever ends it is one line on stderr (see `run_command`)."""
-    run_command(app)
+    """Run the command. The exit status is decided by one rule, for all commands:
+
+    0: done. 1: done, and the verdict is no (`parity`, `export` and `demo`: a result is out of tolerance).
+    2: an input cannot be used as it is: a wrong option (typer tells), or an `InputError`, which is one line,
+    `error: …`, on stderr. A command for many images goes on with the others, tells each bad one on such a
+    line, and exits with 2 at the end (`port.voc.each.report_failures`). What else may end a command, a fault
+    or Ctrl-C, has a status of its own: see `run_command`.
+    """
+    run_command(_run)
+
+
+def _run() -> None:
+    if sys.argv[1:2] and sys.argv[1] in {**TOOLS, **SCRIPTS}:
+        sys.exit(run_tool(sys.argv[1], sys.argv[2:]))
+    app()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,24 @@
-"""Where tensors are: `--device`."""
-
-import torch
+"""Where tensors are, and what computes SeeNet's convolutions: `--device`, `--engine`."""
 
 from prototxt.errors import InputError
+
+ENGINES = ("torch", "winograd")
+"""What computes the convolutions: PyTorch, or, on CPUs, Winograd's minimal filtering (`port.models.fast`)."""
 
 
 def check_device(device: str) -> None:
     """Raises InputError where `device` is neither "cpu" nor a "cuda" that is here."""
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise InputError(f'--device "{device}" is not to be had here: use cpu')
+    if device == "cpu":
+        return
+    if device == "cuda":
+        import torch  # only here: a wrong option is told without it
+
+        if torch.cuda.is_available():
+            return
+    raise InputError(f'--device "{device}" is not available here: use cpu')
+
+
+def check_engine(engine: str) -> None:
+    """Raises InputError where there is no such engine."""
+    if engine not in ENGINES:
+        raise InputError(f'engine "{engine}": there is none; the engines are {", ".join(ENGINES)}')

@@ -1,16 +1,15 @@
 """The base of the port's layers, and the registry that finds them by Caffe's type name."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
+from prototxt.layers.declare import Shape
 from prototxt.plan import LayerPlan, ParamPlan
-from runtime.fillers import first_values
-from runtime.rng import caffe_rng
 from weights.names import param_names
 
 LAYERS: dict[str, type["Layer"]] = {}
@@ -18,8 +17,6 @@ LAYERS: dict[str, type["Layer"]] = {}
 
 PYTHON_LAYERS: dict[tuple[str, str], type["Layer"]] = {}
 """(module, layer) of pycaffe layers that are built in → our class."""
-
-Shape = tuple[int, ...]
 
 
 def layer(*types: str) -> Callable[[type["Layer"]], type["Layer"]]:
@@ -35,60 +32,51 @@ def layer(*types: str) -> Callable[[type["Layer"]], type["Layer"]]:
 class Layer(nn.Module):
     """A Caffe layer as a module: `forward(*bottoms)` gives the top, or a tuple of tops.
 
-    A layer class writes `set_up`, which checks the bottoms' shapes and makes the weights, and `forward`,
-    which autograd differentiates; where Caffe's gradient is not the mathematical one, `forward` says so.
-    `top_shapes` is found by running `forward` on the meta device, unless the class knows better.
+    What the layer accepts, its weights and its tops' shapes are declared in `prototxt.layers`. A class here is
+    arithmetic: it writes `forward`, which autograd differentiates; where Caffe's gradient is not the mathematical
+    one, `forward` says so. `set_up` prepares what does not change.
 
     Caffe's phase, fixed when the net is built, decides what TRAIN and TEST differ in; `train()` and
     `eval()` change nothing.
 
+    Args:
+        plan: the layer's plan.
+        values: the weights' first values, float32, as declared.
+        opened: what the layer's set-up opened: a data layer's source.
+
     Attributes:
-        plan, param, phase: the layer's plan, its LayerParameter, and Caffe's phase (0 TRAIN, 1 TEST).
+        param, phase: its LayerParameter, and Caffe's phase (0 TRAIN, 1 TEST).
         exact: give the mathematical gradient where Caffe's, in place, is another.
     """
 
     exact = False
 
-    def __init__(self, plan: LayerPlan, *shapes: Shape):
+    def __init__(self, plan: LayerPlan, values: Sequence[np.ndarray] = (), opened: Any = None):
         super().__init__()
         self.plan = plan
         self.param = plan.param
         self.phase = plan.param.phase
-        self._weights: list[str] = []
-        self.set_up(*shapes)
+        self.opened = opened
+        self._weights = list(param_names(plan.type, len(values)))
+        self._shapes = [value.shape for value in values]
+        for name, value, param in zip(self._weights, values, plan.params, strict=True):
+            weight = nn.Parameter(torch.from_numpy(value), requires_grad=param.needs_gradient)
+            self.register_parameter(name, weight)
+        self.set_up()
 
     # ---- what a layer class writes
 
-    def set_up(self, *shapes: Shape) -> None:
-        """Check the bottoms' shapes and make the weights with `add_weight`, in Caffe's order."""
-
-    def top_shapes(self, *shapes: Shape) -> Sequence[Shape]:
-        """The tops' shapes."""
-        meta = {name: weight.to("meta", torch.float32) for name, weight in self.named_parameters()}
-        with torch.no_grad():
-            tops = functional_call(self, meta, tuple(torch.empty(shape, device="meta") for shape in shapes))
-        return [tuple(top.shape) for top in as_tuple(tops)]
+    def set_up(self) -> None:
+        """Prepare what every pass uses."""
 
     def replaced_gradients(self, *shapes: Shape) -> Sequence[int]:
         """Weights whose gradient Caffe replaces, with bottoms of these shapes, where it should add to it."""
         return ()
 
-    # ---- what a layer class calls
-
-    def add_weight(self, shape: Shape, filler: FillerParameter) -> None:
-        """A weight blob, named `weight`, `bias`, … and drawn by its filler from Caffe's generator."""
-        index = len(self._weights)
-        names = param_names(self.plan.type, len(self.plan.params))
-        values = first_values(self.param, index, shape, filler, caffe_rng())
-        weight = nn.Parameter(torch.from_numpy(values))
-        weight.requires_grad_(self.plan.params[index].needs_gradient)
-        self.register_parameter(names[index], weight)
-        self._weights.append(names[index])
-
     # ---- what nets call
 
     def share_weight(self, index: int, owner: nn.Parameter, param: ParamPlan) -> None:
-        """Use another layer's weight blob as this layer's.
+        """Use another layer's weight blob as this layer's. With PERMISSIVE sharing its shape may differ.
 
         Raises:
             InputError: shapes (with PERMISSIVE sharing: sizes) that differ.
@@ -100,26 +88,30 @@ class Layer(nn.Module):
                 f'shared param "{param.name}" is {tuple(mine.shape)} here and {tuple(owner.shape)} at its owner: '
                 "make them equal"
             )
-        if mine.shape != owner.shape:
-            raise InputError(
-                f'shared param "{param.name}": PERMISSIVE sharing between shapes is not carried by the port'
-            )
         setattr(self, self._weights[index], owner)
 
     @property
-    def blobs(self) -> list[nn.Parameter]:
-        """The weights in Caffe's order."""
+    def blobs(self) -> list[Tensor]:
+        """The weights in Caffe's order. One that is shared between shapes is a view of its owner's."""
+        weights = [getattr(self, name) for name in self._weights]
+        return [
+            weight if weight.shape == shape else weight.view(shape)
+            for weight, shape in zip(weights, self._shapes, strict=True)
+        ]
+
+    @property
+    def owned(self) -> list[nn.Parameter]:
+        """The parameters behind `blobs`: whoever owns them, in the owner's shape."""
         return [getattr(self, name) for name in self._weights]
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, metadata: dict, strict: bool, *lists: list
+    ) -> None:
+        """The net looks for keys that are nobody's: of layers a and a.b, a's prefix is b's too."""
+        super()._load_from_state_dict(state_dict, prefix, metadata, False, *lists)
 
     def extra_repr(self) -> str:
         return f"{self.plan.type}"
-
-
-class SameShape(Layer):
-    """A layer whose one top is shaped like its first bottom."""
-
-    def top_shapes(self, *shapes: Shape) -> Sequence[Shape]:
-        return [shapes[0]]
 
 
 def as_tuple(tops: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

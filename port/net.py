@@ -1,31 +1,41 @@
 """Any prototxt as an `nn.Module`."""
 
+import contextlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 import port.layers  # noqa: F401  (registers the layers)
 from port.blobs import Blobs
-from port.copying import copy_by_name
-from port.layer import LAYERS, PYTHON_LAYERS, Layer, Shape
-from port.layers.python import ScriptLayer
+from port.layer import LAYERS, PYTHON_LAYERS, Layer, as_tuple
+from port.layers.data import open_data
+from port.layers.python import Script, ScriptLayer
 from prototxt.caffe_pb2 import NetParameter
 from prototxt.errors import InputError
-from prototxt.plan import LayerPlan, Plan, plan_net
+from prototxt.layers.declare import Shape
+from prototxt.plan import LayerPlan, Plan, Step, plan_net
 from prototxt.read import read_net
+from runtime import net_weights
+from runtime.labels import LabelError
 from runtime.python_layer import find_layer_class
+from runtime.set_up import Opened, set_up_net
 from weights import LayerWeights, read_weights
+from weights.names import unique_names
+from weights.opening import is_hdf5
+
+Observer = Callable[[LayerPlan, tuple[Tensor, ...], tuple[Tensor, ...]], None]
+"""Told of each layer that ran: its plan, its bottoms, its tops."""
 
 
 class CaffeNet(nn.Module):
     """A Caffe net in PyTorch.
 
-    The state dict's keys are Caffe's layer names (`conv1_1.weight`, `conv1_1.bias`). The phase is fixed, as
-    in Caffe: `train()` and `eval()` change nothing. Works on batches and sizes other than the prototxt's
-    wherever the layers do, on any device, under autograd; dropout masks and fillers come from Caffe's own
-    generator (`runtime.rng.set_random_seed`).
+    The state dict's keys are Caffe's layer names (`conv1_1.weight`, `conv1_1.bias`); of layers of one name the
+    later ones have a suffix (`act#2`). The phase is fixed, as in Caffe: `train()` and `eval()` change nothing.
+    Works on batches and sizes other than the prototxt's wherever the layers do, on any device, under autograd;
+    dropout masks and fillers come from Caffe's own generator (`runtime.rng.set_random_seed`).
 
     Args:
         prototxt: a path, or a net that `read_net` gave.
@@ -49,6 +59,7 @@ class CaffeNet(nn.Module):
         allow_modules: Collection[str] = (),
         where: str = "prototxt",
         gradient: str = "caffe",
+        palette_labels: bool = False,
     ):
         super().__init__()
         if gradient not in ("caffe", "exact"):
@@ -56,21 +67,42 @@ class CaffeNet(nn.Module):
         self.gradient = gradient
         if not isinstance(prototxt, NetParameter):
             where, prototxt = os.fspath(prototxt), read_net(prototxt)
-        self.plan: Plan = plan_net(prototxt, phase, level, stages, where)
-        shapes: dict[int, Shape] = {}
-        for plan in self.plan.layers:
+        made = set_up_net(
+            prototxt,
+            phase,
+            level,
+            stages,
+            where,
+            lambda step: open_layer(step, allow_modules, palette_labels),
+        )
+        self.plan: Plan = made.plan
+        self._keys = unique_names(plan.name for plan in self.plan.layers)
+        for key, plan, values, opened in zip(
+            self._keys, self.plan.layers, made.values, made.opened, strict=True
+        ):
             with plan.errors():
-                bottoms = [shapes[i] for i in plan.bottoms]
-                cls = layer_class(plan, allow_modules)
-                layer = cls(plan, *bottoms) if issubclass(cls, Layer) else ScriptLayer(cls, plan, *bottoms)
-                tops = layer.top_shapes(*bottoms)
-            shapes.update(zip(plan.tops, tops, strict=True))
+                layer = make_layer(plan, values, opened)
             layer.exact = gradient == "exact"
-            # Not add_module: Caffe's names may hold dots and repeat methods' names.
-            self._modules[plan.name] = layer
-        self.blob_shapes = {name: shapes[i] for i, name in enumerate(self.plan.blobs)}
-        """The blobs' shapes with the prototxt's own input shapes."""
+            if isinstance(layer, ScriptLayer):
+                layer.share_memory_of(self.plan.memory)
+            # Not add_module: Caffe's names may hold dots, be empty and repeat methods' names.
+            self._modules[key] = layer
         self._share()
+        self._seen: dict[int, tuple[Shape, ...]] = {}
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers in the plan's order, the Split layers that the plan added included."""
+        return [self._modules[key] for key in self._keys]
+
+    def named_layers(self) -> dict[str, Layer]:
+        """The layers by their keys in the state dict."""
+        return dict(zip(self._keys, self.layers, strict=True))
+
+    @property
+    def blob_shapes(self) -> dict[str, Shape]:
+        """The blobs' shapes with the prototxt's own input shapes."""
+        return dict(zip(self.plan.blobs, self.plan.shapes, strict=True))
 
     def forward(self, *inputs: Tensor, blobs: Iterable[str] = (), **named: Tensor) -> dict[str, Tensor]:
         """Run the net.
@@ -84,23 +116,79 @@ class CaffeNet(nn.Module):
             The net's outputs and `blobs`, by name. Losses are not weighted: see `loss`.
         """
         given = self._inputs(inputs, named)
-        values = Blobs(self.plan, self.gradient == "exact")
-        for plan in self.plan.layers:
-            if plan.type == "Input":
-                values.keep(plan, [given[self.plan.blobs[i]] for i in plan.tops])
-                continue
-            with plan.errors():
-                values.run(plan, self._modules[plan.name], values.bottoms(plan))
+        values = self.run({i: given[self.plan.blobs[i]] for i in self.plan.inputs})
         wanted = {*(self.plan.blobs[i] for i in self.plan.outputs), *blobs}
         return {name: values[i] for i, name in enumerate(self.plan.blobs) if name in wanted}
+
+    def run(
+        self,
+        inputs: Mapping[int, Tensor],
+        observe: Observer | None = None,
+        sources: dict[int, tuple[Tensor, ...]] | None = None,
+    ) -> Blobs:
+        """Run all layers in order.
+
+        Args:
+            inputs: the net's inputs, by blob index.
+            observe: told of each layer that ran.
+            sources: by layer index the tops of data layers. What is there is used again; what is not is added.
+
+        Returns:
+            Every blob by index, as it is after the last layer that wrote to it.
+        """
+        values = Blobs(self.plan, self.gradient == "exact")
+        sources = {} if sources is None else sources
+        for plan, layer in zip(self.plan.layers, self.layers, strict=True):
+            bottoms = values.bottoms(plan)
+            if plan.type == "Input":
+                tops = tuple(inputs[i] for i in plan.tops)
+                values.keep(plan, tops)
+            elif not plan.bottoms:
+                if plan.index not in sources:
+                    with plan.errors():
+                        sources[plan.index] = as_tuple(layer())
+                tops = sources[plan.index]
+                values.keep(plan, tops)
+            else:
+                with plan.errors(), self._label_errors(sources):
+                    self._check_shapes(plan, bottoms)
+                    tops = values.run(plan, layer, bottoms)
+            if observe:
+                observe(plan, bottoms, tops)
+        return values
+
+    def _check_shapes(self, plan: LayerPlan, bottoms: Sequence[Tensor]) -> None:
+        """Refuse bottoms of another shape than the net was set up with, where Caffe refuses them."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+        shapes = tuple(tuple(bottom.shape) for bottom in bottoms)
+        if shapes != self._seen.get(plan.index, plan.bottom_shapes):
+            plan.top_shapes(*shapes)
+            self._seen[plan.index] = shapes
+
+    @contextlib.contextmanager
+    def _label_errors(self, sources: Mapping[int, tuple[Tensor, ...]]) -> Iterator[None]:
+        """Let a label that no class has name the file, line and item that it came from."""
+        try:
+            yield
+        except LabelError as error:
+            found = ", ".join(self._items_labelled(error.label, sources))
+            raise InputError(f"{found}: {error}" if found else str(error)) from error
+
+    def _items_labelled(self, label: int, sources: Mapping[int, tuple[Tensor, ...]]) -> Iterator[str]:
+        """What a label in the batch at hand came from, as the data layers' lists have it."""
+        for index, tops in sources.items():
+            items = getattr(self.layers[index], "items", list)()
+            for top in tops[1:]:
+                if items and len(top) == len(items):
+                    hit = (top.reshape(len(items), -1).long() == label).any(dim=1)
+                    yield from (item for item, found in zip(items, hit.tolist(), strict=True) if found)
 
     def loss(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """The sum of the losses among `outputs`, each times its loss weight."""
         total = torch.zeros(())
-        for layer in self.plan.layers:
-            for top, weight in zip(layer.tops, layer.loss_weights, strict=True):
-                if weight:
-                    total = total + weight * outputs[self.plan.blobs[top]].sum()
+        for top, weight in self.plan.loss_weights.items():
+            total = total + weight * outputs[self.plan.blobs[top]].sum()
         return total
 
     @property
@@ -116,24 +204,41 @@ class CaffeNet(nn.Module):
         Raises:
             InputError: a shape that differs, or an unreadable file.
         """
-        return self.copy_weights(read_weights(path, with_empty=True), os.fspath(path))
+        return self.copy_weights(read_weights(path, with_empty=True), os.fspath(path), hdf5=is_hdf5(path))
 
-    def copy_weights(self, source: list[LayerWeights], where: str = "weights") -> list[str]:
-        """As `load_weights`, from weights already read."""
-        blobs = {plan.name: self._modules[plan.name].blobs for plan in self.plan.layers}
-        return copy_by_name(source, blobs, where, shared=self.plan.sharers)
+    def copy_weights(
+        self, source: list[LayerWeights], where: str = "weights", hdf5: bool = False
+    ) -> list[str]:
+        """As `load_weights`, from weights already read. `hdf5`: from an HDF5 file, for which Caffe's rule differs."""
+        layers = self.layers
+        shapes = [[tuple(blob.shape) for blob in layer.blobs] for layer in layers]
+        keys = {key: i for i, key in enumerate(self._keys)}
+        found, skipped = net_weights.matched(self.plan, shapes, source, where, hdf5=hdf5, keys=keys)
+        with torch.no_grad():
+            for index, arrays in found.items():
+                for blob, array in zip(layers[index].blobs, arrays, strict=True):
+                    if array is not None:
+                        blob.copy_(torch.tensor(array))
+        return skipped
 
-    def layer_weights(self) -> list[LayerWeights]:
-        """The weights with their layers' messages, for `weights.write_weights`."""
-        return [
-            LayerWeights(
-                plan.name,
-                plan.type,
-                [w.detach().cpu().numpy() for w in self._modules[plan.name].blobs],
-                param=plan.param,
-            )
-            for plan in self.plan.layers
-        ]
+    def layer_weights(self, owners_only: bool = False) -> list[LayerWeights]:
+        """The weights with their layers' messages, for `weights.write_weights`; see `runtime.net_weights.saved`."""
+        blobs = [[blob.detach().cpu().numpy() for blob in layer.blobs] for layer in self.layers]
+        return net_weights.saved(self.plan, blobs, owners_only)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict,
+        prefix: str,
+        metadata: dict,
+        strict: bool,
+        missing: list,
+        unexpected: list,
+        errors: list,
+    ) -> None:
+        """PyTorch's own takes a key up to its first dot for a module's name; a Caffe name may hold dots."""
+        if strict:
+            unexpected += [key for key in state_dict if key not in self.state_dict(prefix=prefix)]
 
     def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = self.inputs
@@ -145,21 +250,52 @@ class CaffeNet(nn.Module):
         return given
 
     def _share(self) -> None:
+        layers = self.layers
         for plan in self.plan.layers:
             for i, param in enumerate(plan.params):
                 if param.owner is not None:
-                    owner: Layer = self._modules[self.plan.layers[param.owner[0]].name]
-                    self._modules[plan.name].share_weight(i, owner.blobs[param.owner[1]], param)
+                    with plan.errors():
+                        layers[plan.index].share_weight(
+                            i, layers[param.owner[0]].owned[param.owner[1]], param
+                        )
 
 
-def layer_class(plan: LayerPlan, allow_modules: Collection[str] | None) -> type:
-    """The class behind one entry of a plan: the port's, or a script's own Python layer.
+def open_layer(
+    step: Step, allow_modules: Collection[str] | None, palette_labels: bool = False
+) -> Opened | None:
+    """Set up a layer that its declaration does not tell all of: one that reads files, or a script's.
 
     Raises:
-        InputError: a type that the port does not carry, a Python layer that may not be loaded.
+        InputError: files that cannot be used, a Python layer that may not be loaded.
     """
-    if plan.type == "Python":
-        return find_layer_class(plan.param, PYTHON_LAYERS, allow_modules, "port.pycaffe")
-    if plan.type not in LAYERS:
-        raise InputError(f"type {plan.type} is not carried by the port")
-    return LAYERS[plan.type]
+    if step.param.type != "Python":
+        return open_data(step, palette_labels)
+    cls = find_layer_class(step.param, PYTHON_LAYERS, allow_modules, "port.pycaffe")
+    if issubclass(cls, Layer):
+        return cls.open(step) if hasattr(cls, "open") else None
+    script = Script(cls, step)
+    return script, script.declared
+
+
+def plan_of(
+    net: NetParameter, phase: int, where: str = "prototxt", allow_modules: Collection[str] | None = ()
+) -> Plan:
+    """The plan of a net whose files are there; no weights are drawn."""
+    return plan_net(
+        net, phase, where=where, set_up=lambda step: (open_layer(step, allow_modules) or (None, None))[1]
+    )
+
+
+def make_layer(plan: LayerPlan, values: Sequence, opened: object) -> Layer:
+    """The port's layer for one entry of a plan.
+
+    Raises:
+        InputError: a type that the port does not have.
+    """
+    if isinstance(opened, Script):
+        return ScriptLayer(plan, opened)
+    python = plan.param.python_param
+    cls = PYTHON_LAYERS[python.module, python.layer] if plan.type == "Python" else LAYERS.get(plan.type)
+    if cls is None:
+        raise InputError(f"{plan.type} is not supported by the port")
+    return cls(plan, values, opened)

@@ -6,17 +6,31 @@ which layers work in place, who owns a shared weight, what needs a gradient, and
 """
 
 import contextlib
+import copy
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec
 from prototxt.errors import InputError
-from prototxt.layers.declare import LayerFacts, facts_of, param_count
-from prototxt.layers.memory import memories, overwritten_reads
+from prototxt.layers.declare import (
+    LAYER_TYPES,
+    Declared,
+    LayerType,
+    Shape,
+    Shapes,
+    checked,
+    declared,
+    top_shapes,
+    type_of,
+)
+from prototxt.layers.memory import lost_gradients, memories, overwritten_reads
+from prototxt.limits import FLOAT, check_memory
 from prototxt.read import layer_line
 from prototxt.rules import layer_included
+from prototxt.unknown import refuse_unknown
 
 AUTOMATIC = "(automatic)"
 """The name of a loss blob that the prototxt did not name."""
@@ -47,16 +61,22 @@ class LayerPlan:
     """One layer, in execution order.
 
     Attributes:
-        param: the layer's own message, its phase set.
+        index: its place in the plan, by which engines know it: names may repeat.
+        param: the layer's own message, with what Caffe's set-up sets in it: the phase, a loss's weight of 1,
+            BatchNorm's rates of 0. So it is saved.
         bottoms, tops: blob indices; a blob that is both is worked on in place.
         propagate_down: per bottom, whether backward computes its gradient.
         needs_backward: whether backward runs at all.
         loss_weights: per top; 0 for what is not a loss.
         params: the weight blobs.
         overwritten_reads: blobs that Caffe's backward of this layer reads after they were overwritten.
+        loses_gradient: in Caffe, what comes back to its top never reaches its bottom.
+        bottom_shapes: when the net is set up.
+        declared: what it makes of them: the tops' shapes, the weights.
         where: where it stands; `str(where)` is `file:line`.
     """
 
+    index: int
     name: str
     type: str
     param: LayerParameter
@@ -66,22 +86,29 @@ class LayerPlan:
     needs_backward: bool
     loss_weights: tuple[float, ...]
     params: tuple[ParamPlan, ...]
+    bottom_shapes: tuple[Shape, ...]
+    declared: Declared
     where: "Place"
     overwritten_reads: tuple[int, ...] = ()
+    loses_gradient: bool = False
 
     @property
     def in_place(self) -> bool:
         return bool(set(self.bottoms) & set(self.tops))
 
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
+    def top_shapes(self, *shapes: Shape) -> Shapes:
+        """The tops' shapes for bottoms of these shapes.
+
+        Raises:
+            InputError: what Caffe refuses, and bottoms that the weights do not fit.
+        """
+        if tuple(shapes) == self.bottom_shapes:
+            return self.declared.tops
+        return top_shapes(self.param, self.declared, shapes)
+
+    def errors(self) -> contextlib.AbstractContextManager[None]:
         """Let an InputError raised inside name the file, the line and the layer."""
-        try:
-            yield
-        except InputError as error:
-            text = str(error)
-            named = text if text.startswith("layer ") else f'layer "{self.name}": {text}'
-            raise InputError(f"{self.where}: {named}") from error
+        return self.where.errors()
 
 
 @dataclass(frozen=True)
@@ -90,6 +117,7 @@ class Plan:
 
     Attributes:
         blobs: names by blob index. Unique but for `AUTOMATIC`.
+        shapes: by blob index, when the net is set up.
         memory: for each blob the first one that lies in its memory, most often itself.
         inputs: tops of `Input` layers, in order.
         outputs: blobs that no layer reads, by name, as Caffe lists them.
@@ -99,17 +127,21 @@ class Plan:
     phase: int
     layers: tuple[LayerPlan, ...]
     blobs: tuple[str, ...]
+    shapes: tuple[Shape, ...]
     memory: tuple[int, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     force_backward: bool
     debug_info: bool
 
-    @property
-    def sharers(self) -> set[tuple[str, int]]:
-        """(layer name, blob index) of the weights that belong to another layer; Caffe's HDF5 files omit them."""
+    @cached_property
+    def loss_weights(self) -> dict[int, float]:
+        """By blob index, of the blobs that are losses."""
         return {
-            (x.name, i) for x in self.layers for i, param in enumerate(x.params) if param.owner is not None
+            top: weight
+            for layer in self.layers
+            for top, weight in zip(layer.tops, layer.loss_weights, strict=True)
+            if weight
         }
 
     @cached_property
@@ -126,11 +158,36 @@ class Plan:
         }
 
     def layer_index(self, name: str) -> int:
-        """Raises InputError where no layer has that name."""
+        """The first layer of that name.
+
+        Raises:
+            InputError: no layer has it.
+        """
         for i, layer in enumerate(self.layers):
             if layer.name == name:
                 return i
         raise InputError(f'no layer "{name}": this net has {", ".join(layer.name for layer in self.layers)}')
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer whose turn it is while a net is planned.
+
+    Attributes:
+        bottoms, tops: blob indices.
+        declared: what it makes of its bottoms; None where only its set-up can tell, and for Python layers, where
+            a script's own may come before a built-in one.
+    """
+
+    index: int
+    param: LayerParameter
+    bottoms: tuple[int, ...]
+    tops: tuple[int, ...]
+    bottom_shapes: tuple[Shape, ...]
+    declared: Declared | None
+
+
+SetUp = Callable[[Step], Declared | None]
 
 
 def plan_net(
@@ -139,14 +196,16 @@ def plan_net(
     level: int = 0,
     stages: Sequence[str] = (),
     where: str = "prototxt",
-    python_params: Mapping[str, int] | None = None,
+    set_up: SetUp = lambda step: None,
 ) -> Plan:
     """Plan the net for one phase, level and set of stages.
 
     Args:
         net: as `read_net` gives it; not changed. `level` and `stages` are added to its own `state`.
         where: the file's name, for messages.
-        python_params: weight blobs of Python layers by layer name, once their set-up has told.
+        set_up: called for each layer in turn, as Caffe sets layers up: the order of random draws. Tells what a
+            layer makes of its bottoms where its declaration does not (layers that open files, scripts'), or
+            something else than its declaration.
 
     Raises:
         InputError: `file:line: layer "x": …` for an unknown type, a bottom that nobody produces, a blob
@@ -157,6 +216,10 @@ def plan_net(
     state.phase, state.level = phase, level
     state.stage.extend(stages)
 
+    try:
+        refuse_unknown(net)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     occurrences: Counter[str] = Counter()
     layers: list[tuple[LayerParameter, str]] = []
     for original in net.layer:
@@ -164,10 +227,11 @@ def plan_net(
         occurrences[original.name] += 1
         with place.errors():
             if layer_included(original, state):
+                refuse_unknown(original, LAYER_TYPES)
                 layer = LayerParameter()
                 layer.CopyFrom(original)
                 layers.append((layer, place))
-    builder = _Builder(phase, python_params or {})
+    builder = _Builder(phase, set_up)
     for layer, place in _with_splits(layers):
         with place.errors():
             builder.add(layer, place)
@@ -190,10 +254,13 @@ class Place:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
+        """Let an InputError raised inside name the file, the line and the layer."""
         try:
             yield
         except InputError as error:
-            raise InputError(f"{self}: {error}") from None
+            named = copy.copy(error)  # of the same class
+            named.args = (f'{self}: layer "{self.layer}": {error}',)
+            raise named from error
 
 
 def _with_splits(layers: list[tuple[LayerParameter, Place]]) -> Iterator[tuple[LayerParameter, Place]]:
@@ -239,7 +306,7 @@ def _with_splits(layers: list[tuple[LayerParameter, Place]]) -> Iterator[tuple[L
 
 
 def _unknown_bottom(layer: LayerParameter, bottom: str) -> str:
-    return f'layer "{layer.name}": bottom "{bottom}" is not produced by any earlier layer'
+    return f'bottom "{bottom}" is not produced by any earlier layer'
 
 
 @dataclass
@@ -247,22 +314,26 @@ class _Draft:
     """A layer while its gradients are still being decided."""
 
     param: LayerParameter
-    facts: LayerFacts
+    type: LayerType
     bottoms: list[int]
     tops: list[int]
     propagate_down: list[bool]
     needs_backward: bool
     loss_weights: tuple[float, ...]
     params: list[ParamPlan]
+    bottom_shapes: tuple[Shape, ...]
+    declared: Declared
     place: Place
 
 
 @dataclass
 class _Builder:
     phase: int
-    python_params: Mapping[str, int]
+    set_up: SetUp
     layers: list[_Draft] = field(default_factory=list)
     blobs: list[str] = field(default_factory=list)
+    shapes: list[Shape] = field(default_factory=list)
+    memory: int = 0
     blob_needs_backward: list[bool] = field(default_factory=list)
     index: dict[str, int] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
@@ -273,23 +344,25 @@ class _Builder:
     def add(self, layer: LayerParameter, place: Place) -> None:
         if not layer.HasField("phase"):
             layer.phase = self.phase
-        facts = facts_of(layer)
+        kind = type_of(layer)
         if layer.propagate_down and len(layer.propagate_down) != len(layer.bottom):
             raise InputError(
-                f'layer "{layer.name}": {len(layer.propagate_down)} propagate_down for '
+                f"{len(layer.propagate_down)} propagate_down for "
                 f"{len(layer.bottom)} bottoms: give none or one for each"
             )
         bottoms = [self._bottom(layer, name) for name in layer.bottom]
         needs_backward = any(self.blob_needs_backward[b] for b in bottoms)
         propagate_down = list(layer.propagate_down) or [self.blob_needs_backward[b] for b in bottoms]
         tops = [self._top(layer, i, name) for i, name in enumerate(layer.top)]
-        if facts.loss and not tops:
+        if kind.loss and not tops:
             tops.append(self._new_blob(AUTOMATIC))
         if layer.type == "Input":
             self.inputs += tops
-        _check_counts(layer, facts, len(tops))
-        count = self.python_params.get(layer.name, 0) if layer.type == "Python" else param_count(layer)
-        params = self._params(layer, count)
+        _check_counts(layer, kind, len(tops))
+        loss_weights = _loss_weights(layer, kind, len(tops))
+        shapes = tuple(self.shapes[b] for b in bottoms)
+        made = self._made(layer, bottoms, tops, shapes)
+        params = self._params(layer, kind, len(made.weights))
         needs_backward |= any(param.needs_gradient for param in params)
         if needs_backward:
             for top in tops:
@@ -297,16 +370,46 @@ class _Builder:
         self.layers.append(
             _Draft(
                 layer,
-                facts,
+                kind,
                 bottoms,
                 tops,
                 propagate_down,
                 needs_backward,
-                _loss_weights(layer, facts, len(tops)),
+                loss_weights,
                 params,
+                shapes,
+                made,
                 place,
             )
         )
+        _set_what_set_up_sets(layer, kind, loss_weights, len(params))
+
+    def _made(
+        self, layer: LayerParameter, bottoms: list[int], tops: list[int], shapes: tuple[Shape, ...]
+    ) -> Declared:
+        """What the layer makes of its bottoms, checked before anything is allocated; its tops get their shapes."""
+        made = None if layer.type == "Python" else declared(layer, shapes, len(tops))
+        before = self.memory
+        if made is not None:
+            self._count(made)
+        told = self.set_up(Step(len(self.layers), layer, tuple(bottoms), tuple(tops), shapes, made))
+        if made is None or told is not None:
+            made = checked(told) if told else declared(layer, shapes, len(tops))
+            if made is None:
+                raise InputError(f"what {layer.type} makes is known when it is set up, not before")
+            self.memory = before
+            self._count(made)
+        if len(made.tops) != len(tops):
+            raise InputError(f"{layer.type} makes {len(made.tops)} tops, not {len(tops)}")
+        for top, shape in zip(tops, made.tops, strict=True):
+            self.shapes[top] = tuple(shape)
+        return made
+
+    def _count(self, made: Declared) -> None:
+        """Raises InputError where the blobs and weights so far do not fit into memory."""
+        shapes = [*made.tops, *(weight.shape for weight in made.weights)]
+        self.memory += FLOAT * sum(math.prod(shape) for shape in shapes)
+        check_memory(self.memory, shapes)
 
     def skip_what_no_loss_needs(self) -> None:
         """Backwards through the net: no gradients for what leads to no loss, or only to skipped blobs."""
@@ -332,7 +435,7 @@ class _Builder:
         for layer in self.layers:
             layer.needs_backward = True
             layer.propagate_down = [
-                wanted or i not in layer.facts.no_forced_gradient
+                wanted or i not in layer.type.no_forced_gradient
                 for i, wanted in enumerate(layer.propagate_down)
             ]
             layer.params = [_forced(param) for param in layer.params]
@@ -340,6 +443,7 @@ class _Builder:
     def finish(self, net: NetParameter) -> Plan:
         layers = [
             LayerPlan(
+                index=index,
                 name=draft.param.name,
                 type=draft.param.type,
                 param=draft.param,
@@ -349,18 +453,26 @@ class _Builder:
                 needs_backward=draft.needs_backward,
                 loss_weights=draft.loss_weights,
                 params=tuple(draft.params),
+                bottom_shapes=draft.bottom_shapes,
+                declared=draft.declared,
                 where=draft.place,
             )
-            for draft in self.layers
+            for index, draft in enumerate(self.layers)
         ]
         memory = memories(layers, len(self.blobs))
-        reads = overwritten_reads(layers, memory)
+        layers = [
+            replace(layer, overwritten_reads=reads, loses_gradient=lost)
+            for layer, reads, lost in zip(
+                layers, overwritten_reads(layers, memory), lost_gradients(layers), strict=True
+            )
+        ]
         outputs = tuple(self.index[name] for name in sorted(self.unread))
         return Plan(
             name=net.name,
             phase=self.phase,
-            layers=tuple(replace(x, overwritten_reads=r) for x, r in zip(layers, reads, strict=True)),
+            layers=tuple(layers),
             blobs=tuple(self.blobs),
+            shapes=tuple(self.shapes),
             memory=memory,
             inputs=tuple(self.inputs),
             outputs=outputs,
@@ -378,7 +490,7 @@ class _Builder:
         in_place = position < len(layer.bottom) and layer.bottom[position] == name
         if name in self.index and not in_place:
             raise InputError(
-                f'layer "{layer.name}": top "{name}" is already produced by an earlier layer: '
+                f'top "{name}" is already produced by an earlier layer: '
                 "rename one of the two (in place means the same name as bottom and top)"
             )
         self.unread.add(name)
@@ -388,14 +500,14 @@ class _Builder:
 
     def _new_blob(self, name: str) -> int:
         self.blobs.append(name)
+        self.shapes.append(())
         self.blob_needs_backward.append(False)
         return len(self.blobs) - 1
 
-    def _params(self, layer: LayerParameter, count: int) -> list[ParamPlan]:
-        if len(layer.param) > count and layer.type != "Python":
+    def _params(self, layer: LayerParameter, kind: LayerType, count: int) -> list[ParamPlan]:
+        if len(layer.param) > count:
             raise InputError(
-                f'layer "{layer.name}": {len(layer.param)} param entries for {count} weight blobs: '
-                "remove the extra ones"
+                f"{len(layer.param)} param entries for {count} weight blobs: remove the extra ones"
             )
         params = []
         for i in range(count):
@@ -409,7 +521,7 @@ class _Builder:
                 ParamPlan(
                     name=spec.name,
                     owner=None if owner == here else owner,
-                    lr_mult=shared.lr_mult,
+                    lr_mult=shared.lr_mult if kind.learned else 0,
                     decay_mult=shared.decay_mult,
                     needs_gradient=spec.lr_mult != 0,
                     permissive=spec.share_mode == ParamSpec.PERMISSIVE,
@@ -425,7 +537,7 @@ def _agree(layer: LayerParameter, spec: ParamSpec, shared: ParamSpec) -> None:
             continue
         if shared.HasField(name) and getattr(shared, name) != getattr(spec, name):
             raise InputError(
-                f'layer "{layer.name}": shared param "{spec.name}" has {name} {getattr(spec, name):g} here and '
+                f'shared param "{spec.name}" has {name} {getattr(spec, name):g} here and '
                 f"{getattr(shared, name):g} at its owner: make them equal"
             )
         setattr(shared, name, getattr(spec, name))
@@ -435,26 +547,34 @@ def _forced(param: ParamPlan) -> ParamPlan:
     return ParamPlan(param.name, param.owner, param.lr_mult, param.decay_mult, True, param.permissive)
 
 
-def _check_counts(layer: LayerParameter, facts: LayerFacts, tops: int) -> None:
-    for kind, count, (least, most) in (
-        ("bottom", len(layer.bottom), facts.bottoms),
-        ("top", tops, facts.tops),
+def _check_counts(layer: LayerParameter, kind: LayerType, tops: int) -> None:
+    for which, count, (least, most) in (
+        ("bottom", len(layer.bottom), kind.bottoms),
+        ("top", tops, kind.tops),
     ):
         if not least <= count <= most:
             due = f"{least}" if least == most else f"{least} or more" if most > 99 else f"{least} to {most}"
-            raise InputError(f'layer "{layer.name}": {layer.type} takes {due} {kind} blobs, not {count}')
-    if facts.equal and len(layer.bottom) != tops:
+            raise InputError(f"{layer.type} takes {due} {which} blobs, not {count}")
+    if kind.equal and len(layer.bottom) != tops:
         raise InputError(
-            f'layer "{layer.name}": {layer.type} makes one top for each bottom: '
-            f"{len(layer.bottom)} bottoms, {tops} tops"
+            f"{layer.type} makes one top for each bottom: {len(layer.bottom)} bottoms, {tops} tops"
         )
 
 
-def _loss_weights(layer: LayerParameter, facts: LayerFacts, tops: int) -> tuple[float, ...]:
-    weights = list(layer.loss_weight) or ([1.0] if facts.loss else [0.0] * tops)
+def _loss_weights(layer: LayerParameter, kind: LayerType, tops: int) -> tuple[float, ...]:
+    weights = list(layer.loss_weight) or ([1.0] if kind.loss else [0.0] * tops)
     if len(weights) != tops:
         raise InputError(
-            f'layer "{layer.name}": {len(weights)} loss_weight for {tops} tops: give one for each '
-            "(0 for a top that is not a loss)"
+            f"{len(weights)} loss_weight for {tops} tops: give one for each (0 for a top that is not a loss)"
         )
     return tuple(weights)
+
+
+def _set_what_set_up_sets(
+    layer: LayerParameter, kind: LayerType, loss_weights: tuple[float, ...], weights: int
+) -> None:
+    """Put into the message what Caffe's layers put into theirs while they are set up, and save with it."""
+    if any(loss_weights) and not layer.loss_weight:
+        layer.loss_weight.append(1)
+    if not kind.learned:
+        layer.param.extend(ParamSpec(lr_mult=0) for _ in range(len(layer.param), weights))

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.files import read_ordinary, read_text
+from prototxt.unknown import SetAside, set_aside
 from prototxt.upgrade import upgrade_net, upgrade_solver
 
 
@@ -18,18 +19,34 @@ def read_net(path: str | os.PathLike) -> NetParameter:
     Accepts what Caffe's reader accepts: comments, both quotes with escapes, `{` with and without `:`,
     enums by name or number, V0 and V1 `layers`, and `input` fields, upgraded as Caffe's
     `upgrade_proto.cpp` does. Rules (`include`, `exclude`) are kept: `plan_net` applies them.
+    A field or an enum value that the schema lacks is set aside in its layer's (its net's) `unknown`: it
+    stops only who needs that layer (prototxt/unknown.py).
 
     Raises:
-        InputError: `path:line: what`, for a missing file, a syntax error, or an unknown field.
+        InputError: `path:line: what`, for a missing file, a syntax error, or a solver in a net's place.
     """
     return parse_net(_text(path), where=os.fspath(path))
 
 
+def read_net_as_it_is(path: str | os.PathLike) -> NetParameter:
+    """As `read_net`, but not upgraded."""
+    return _net_as_it_is(_text(path), os.fspath(path))
+
+
 def parse_net(text: str, where: str = "prototxt") -> NetParameter:
     """As `read_net`, from text; `where` names it in errors."""
+    return upgrade_net(_net_as_it_is(text, where), where)
+
+
+def _net_as_it_is(text: str, where: str) -> NetParameter:
+    text, aside = set_aside(text, NetParameter.DESCRIPTOR)
+    if not any(key in text for key in ("layer", "input")):
+        _refuse_solver(aside, where)
     net = NetParameter()
     _parse(text, net, where)
-    return upgrade_net(net, where)
+    for found in aside:
+        _remember(net, found)
+    return net
 
 
 def read_solver(path: str | os.PathLike) -> SolverParameter:
@@ -41,9 +58,16 @@ def read_solver(path: str | os.PathLike) -> SolverParameter:
     Raises:
         InputError: `path:line: what`, for a missing file, a syntax error, or an unknown field.
     """
+    return upgrade_solver(read_solver_as_it_is(path), os.fspath(path))
+
+
+def read_solver_as_it_is(path: str | os.PathLike) -> SolverParameter:
+    """As `read_solver`, but not upgraded, and with the snapshot prefix that is written there, if any."""
+    text = _text(path)
+    _refuse_net(text, os.fspath(path))
     solver = SolverParameter()
-    _parse(_text(path), solver, os.fspath(path))
-    return upgrade_solver(solver, os.fspath(path))
+    _parse(text, solver, os.fspath(path))
+    return solver
 
 
 def layer_line(where: str, name: str, occurrence: int = 0) -> str:
@@ -75,7 +99,35 @@ def _parse(text: str, message: Message, where: str) -> None:
         what = (
             re.sub(r"^\d+:\d+ : ", "", str(error)).strip().replace("\n", " ").replace("caffe_prototxt.", "")
         )
+        blank = re.search(r"\$\{?\w+[}$]?", text.splitlines()[line - 1]) if line else None
+        if blank:
+            what = f"{blank[0]} stands for a value: this is a template, put the value there"
         raise InputError(f"{place}: {what}") from error
+
+
+def _remember(net: NetParameter, found: SetAside) -> None:
+    """Keep what was set aside with the layer that it stood in, or with the net."""
+    top, *inner = found.path
+    owner = getattr(net, top)[found.entry] if top in ("layer", "layers") and inner else net
+    path = inner if owner is not net else found.path
+    owner.unknown.add(path=".".join(path), line=found.line, text=found.value)
+
+
+def _refuse_solver(aside: list[SetAside], where: str) -> None:
+    """Say so where a file without layers holds a solver's fields."""
+    known = [x for x in aside if x.path[0] in SolverParameter.DESCRIPTOR.fields_by_name]
+    if known:
+        nets = [x.value.strip("\"'") for x in known if x.path[0] in ("net", "train_net", "test_net")]
+        named = f": its net is {nets[0]}" if nets else ""
+        raise InputError(f"{where}:{known[0].line}: this is a solver, a net is expected here{named}")
+
+
+def _refuse_net(text: str, where: str) -> None:
+    """Say so where a solver is expected and layers are found."""
+    _, aside = set_aside(text, SolverParameter.DESCRIPTOR)
+    layers = [x for x in aside if x.path in (("layer",), ("layers",))]
+    if layers:
+        raise InputError(f"{where}:{layers[0].line}: this is a net, a solver is expected here")
 
 
 _TOKEN = re.compile(r'#[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|[{}<>]|[\w.+-]+|\n|\S')
@@ -85,18 +137,22 @@ def _lines_of_layers(text: str) -> dict[str, list[int]]:
     """The lines at which top-level `layer` and `layers` entries start, by layer name."""
     starts: dict[str, list[int]] = {}
     line, start = 1, 0
-    key, path = "", []  # the last field name seen; the fields whose braces are open
+    key, path, named = "", [], False  # the last field name seen; the fields whose braces are open
     for token in _TOKEN.findall(text):
         if token == "\n":
             line += 1
         elif token in "{<":
-            start = line if not path else start
+            if not path:
+                start, named = line, False
             path.append(key)
         elif token in "}>":
+            if path in (["layer"], ["layers"]) and not named:
+                starts.setdefault("", []).append(start)
             del path[-1:]
         elif token[0] in "\"'":
             if key == "name" and path in (["layer"], ["layers"], ["layers", "layer"]):
                 starts.setdefault(token[1:-1], []).append(start)
+                named = True
         elif token[0].isalpha():
             key = token
     return starts

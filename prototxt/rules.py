@@ -13,7 +13,7 @@ def layer_included(layer: LayerParameter, state: NetState) -> bool:
         InputError: a layer with both include and exclude rules, as in Caffe.
     """
     if layer.include and layer.exclude:
-        raise InputError(f'layer "{layer.name}": has include and exclude rules: keep one kind')
+        raise InputError("has include and exclude rules: keep one kind")
     if layer.include:
         return _any_met(layer.include, state)
     return not _any_met(layer.exclude, state)

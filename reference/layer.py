@@ -1,15 +1,14 @@
 """The base of the reference's layers, and the registry that finds them by Caffe's type name."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from prototxt.caffe_pb2 import FillerParameter
 from prototxt.errors import InputError
+from prototxt.layers.memory import shares_memory
 from prototxt.plan import LayerPlan
-from runtime.blob import Blob, BlobVec
-from runtime.fillers import first_values
-from runtime.rng import caffe_rng
+from runtime.blob import Blob, BlobVec, share_memory
 
 LAYERS: dict[str, type["Layer"]] = {}
 """Caffe's layer type → our class."""
@@ -17,7 +16,6 @@ LAYERS: dict[str, type["Layer"]] = {}
 PYTHON_LAYERS: dict[tuple[str, str], type["Layer"]] = {}
 """(module, layer) of pycaffe layers that are built in → our class."""
 
-Shape = tuple[int, ...]
 Arrays = Sequence[np.ndarray]
 
 
@@ -34,36 +32,43 @@ def layer(*types: str) -> Callable[[type["Layer"]], type["Layer"]]:
 class Layer:
     """A layer as functions of arrays; the net's blobs are handled here.
 
-    A layer class writes `run` and `grad`, and where the defaults do not fit, `add_weights` and
-    `top_shapes`. Everything is computed in the net's dtype. A layer may keep what `run` computed for
-    `grad` on `self`, as Caffe's layers do.
+    What the layer accepts, its weights and its tops' shapes are declared in `prototxt.layers`. A class here is
+    arithmetic: it writes `run` and `grad`; `set_up` prepares what does not change. Everything is computed in the
+    net's dtype. A layer may keep what `run` computed for `grad` on `self`, as Caffe's layers do.
+
+    Args:
+        plan: the layer's plan.
+        dtype: the net's.
+        values: the weights' first values, as declared.
+        opened: what the layer's set-up opened: a data layer's source.
 
     Attributes:
-        plan, param, phase: the layer's plan, its LayerParameter, and Caffe's phase (0 TRAIN, 1 TEST).
-        dtype: the net's.
+        param, phase: its LayerParameter, and Caffe's phase (0 TRAIN, 1 TEST).
         blobs: the weights.
     """
 
-    def __init__(self, plan: LayerPlan, dtype: np.dtype):
+    def __init__(self, plan: LayerPlan, dtype: np.dtype, values: Arrays = (), opened: Any = None):
         self.plan = plan
         self.param = plan.param
         self.type = plan.type
         self.phase = plan.param.phase
         self.dtype = dtype
+        self.opened = opened
         self.blobs = BlobVec(dtype=dtype)
+        for value in values:
+            blob = Blob(value.shape, dtype)
+            blob.data[...] = value
+            self.blobs.append(blob)
+        self.set_up()
 
     # ---- what a layer class writes
 
-    def add_weights(self, *shapes: Shape) -> None:
-        """Check the bottoms' shapes and make the weights with `add_weight`, in Caffe's order. Once."""
-
-    def top_shapes(self, *shapes: Shape) -> Sequence[Shape]:
-        """The tops' shapes. By default each top is like bottom 0."""
-        return [shapes[0]] * len(self.plan.tops)
+    def set_up(self) -> None:
+        """Prepare what every pass uses."""
 
     def run(self, *bottoms: np.ndarray) -> np.ndarray | Arrays | None:
         """The tops. One array may be returned bare; None leaves the tops' data alone."""
-        raise InputError(f'layer "{self.plan.name}": {self.type} has no forward pass in the reference')
+        raise InputError(f"{self.type} has no forward pass in the reference")
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray | Sequence | None:
         """The bottoms' gradients; None for one that has none. Weights' are added with `add_grad`.
@@ -71,14 +76,9 @@ class Layer:
         `bottoms` and `tops` are the blobs' data at this moment: a blob that was worked on in place holds
         the later values, in Caffe too.
         """
-        raise InputError(f'layer "{self.plan.name}": {self.type} has no backward pass in the reference')
+        raise InputError(f"{self.type} has no backward pass in the reference")
 
     # ---- what a layer class calls
-
-    def add_weight(self, shape: Shape, filler: FillerParameter) -> None:
-        blob = Blob(shape, self.dtype)
-        blob.data[...] = first_values(self.param, len(self.blobs), shape, filler, caffe_rng())
-        self.blobs.append(blob)
 
     def weight(self, index: int) -> np.ndarray:
         return self.blobs[index].data
@@ -93,12 +93,13 @@ class Layer:
 
     # ---- what the net calls
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.add_weights(*(blob.shape for blob in bottom))
-
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        for blob, shape in zip(top, self.top_shapes(*(blob.shape for blob in bottom)), strict=True):
+        """Give the tops their shapes, and the memory that they share with the bottom in Caffe."""
+        shapes = self.plan.top_shapes(*(blob.shape for blob in bottom))
+        for blob, shape in zip(top, shapes, strict=True):
             blob.reshape(*shape)
+        if shares_memory(self.plan):
+            share_memory(self.type, bottom[0], top)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         result = self.run(*(blob.data for blob in bottom))

@@ -8,19 +8,24 @@ backward passes in float32, or in float64 with `Net(…, dtype=numpy.float64)`; 
 """
 
 import sys
+from typing import Any
+
+import numpy as np
 
 import reference.layers  # noqa: F401  (registers the layers)
 from prototxt.errors import InputError
-from prototxt.plan import LayerPlan
+from prototxt.plan import LayerPlan, Step
 from reference.layer import LAYERS, PYTHON_LAYERS
 from reference.solver import SGDSolver
 from runtime import TEST, TRAIN, Layer, run_script
 from runtime import Net as _Net
+from runtime.data.sources import open_source
 from runtime.net import EngineLayer
 from runtime.pycaffe import coord_map, draw, io, net_spec, proto
 from runtime.pycaffe.net_spec import NetSpec, layers, params, to_proto
-from runtime.python_layer import find_layer_class, new_python_layer
+from runtime.python_layer import find_layer_class
 from runtime.rng import set_random_seed
+from runtime.set_up import Opened
 
 __all__ = [
     "TEST",
@@ -48,15 +53,18 @@ __all__ = [
 class Net(_Net):
     """A net computed in NumPy; see `runtime.Net`."""
 
-    def _make_layer(self, plan: LayerPlan) -> EngineLayer:
-        if plan.type == "Python":
-            cls = find_layer_class(plan.param, PYTHON_LAYERS, self.allow_modules, "reference.pycaffe")
-            return (
-                cls(plan, self.dtype) if cls in PYTHON_LAYERS.values() else new_python_layer(cls, plan.param)
-            )
-        if plan.type not in LAYERS:
-            raise InputError(f"type {plan.type} is not carried by the reference")
-        return LAYERS[plan.type](plan, self.dtype)
+    def _open_layer(self, step: Step) -> Opened | type | None:
+        if step.param.type != "Python":
+            return open_source(step)
+        cls = find_layer_class(step.param, PYTHON_LAYERS, self.allow_modules, "reference.pycaffe")
+        return None if cls in PYTHON_LAYERS.values() else cls
+
+    def _make_layer(self, plan: LayerPlan, values: list[np.ndarray], opened: Any) -> EngineLayer:
+        python = plan.param.python_param
+        cls = PYTHON_LAYERS[python.module, python.layer] if plan.type == "Python" else LAYERS.get(plan.type)
+        if cls is None:
+            raise InputError(f"{plan.type} is not supported by the reference")
+        return cls(plan, self.dtype, values, opened)
 
 
 def layer_type_list() -> list[str]:

@@ -110,3 +110,15 @@ class BlobVec(list):
 
     def add_blob(self, *shape: int) -> None:
         self.append(Blob(shape, self._dtype))
+
+
+def share_memory(layer_type: str, bottom: Blob, tops: Sequence[Blob]) -> None:
+    """Put a layer's tops in its bottom's memory as Caffe does when the layer is reshaped, before each forward pass.
+
+    Split shares the data. Reshape, and Concat and Slice of one blob, share the diff too, and do nothing backwards.
+    Flatten shares its top's diff with the bottom in the backward pass.
+    """
+    for top in tops:
+        top.share_data(bottom)
+        if layer_type not in ("Split", "Flatten"):
+            top.share_diff(bottom)

@@ -10,26 +10,27 @@ import numpy as np
 
 from prototxt.caffe_pb2 import FillerParameter, LayerParameter
 from prototxt.errors import InputError
+from prototxt.layers.declare import Weight, text
 from runtime.rng import CaffeRNG
 
 Shape = tuple[int, ...]
 
 
-def first_values(
-    layer: LayerParameter, index: int, shape: Sequence[int], filler: FillerParameter, rng: CaffeRNG
-) -> np.ndarray:
-    """A weight blob as the layer is built: float32, written in the prototxt itself, or drawn by its filler.
+def first_values(layer: LayerParameter, index: int, weight: Weight, rng: CaffeRNG) -> np.ndarray:
+    """A weight blob as the layer is built: float32, written in the prototxt itself, drawn by its filler, or zeros.
 
     Raises:
         InputError: another number of values in the prototxt than the shape has; see `fill`.
     """
     if index >= len(layer.blobs):
-        return fill(shape, filler, rng)
+        if weight.filler is None:
+            return np.zeros(weight.shape, np.float32)
+        return fill(weight.shape, weight.filler, rng)
     given = layer.blobs[index]
     values = np.array(given.double_data or given.data, np.float32)
-    if values.size != math.prod(shape):
-        raise InputError(f"blobs[{index}] has {values.size} values in the prototxt, {tuple(shape)} are due")
-    return values.reshape(shape)
+    if values.size != math.prod(weight.shape):
+        raise InputError(f"blobs[{index}] has {values.size} values in the prototxt, not {text(weight.shape)}")
+    return values.reshape(weight.shape)
 
 
 def fill(shape: Sequence[int], filler: FillerParameter, rng: CaffeRNG) -> np.ndarray:

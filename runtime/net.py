@@ -12,11 +12,16 @@ import numpy as np
 
 from prototxt.caffe_pb2 import NetParameter
 from prototxt.errors import InputError
-from prototxt.plan import LayerPlan, Plan, plan_net
+from prototxt.layers.declare import Declared, Weight
+from prototxt.plan import LayerPlan, Plan, Step
 from prototxt.read import read_net
+from runtime import net_weights
 from runtime.blob import Blob, BlobVec
 from runtime.errors import CaffeRuntimeError, check_opens
-from weights import LayerWeights, match_by_name, read_weights, write_caffemodel, write_hdf5
+from runtime.python_layer import new_python_layer
+from runtime.set_up import Opened, set_up_net
+from weights import LayerWeights, read_weights, write_caffemodel, write_hdf5
+from weights.opening import is_hdf5
 
 log = logging.getLogger("caffe")
 
@@ -27,9 +32,6 @@ class EngineLayer(Protocol):
     """What a net asks of a layer; a Python layer of pycaffe answers it as it is."""
 
     blobs: BlobVec
-
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Check shapes, make and fill the weight blobs."""
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Give the tops their shapes."""
@@ -104,8 +106,12 @@ class Net:
         return self
 
     @abstractmethod
-    def _make_layer(self, plan: LayerPlan) -> EngineLayer:
-        """The engine's layer for one entry of the plan."""
+    def _open_layer(self, step: Step) -> Opened | type | None:
+        """What a layer's set-up opens; the class of a script's Python layer; None where its declaration says all."""
+
+    @abstractmethod
+    def _make_layer(self, plan: LayerPlan, values: list[np.ndarray], opened: Any) -> EngineLayer:
+        """The engine's layer for one entry of the plan, with its first weights and what its set-up opened."""
 
     def _build(
         self,
@@ -120,34 +126,41 @@ class Net:
         self.dtype = dtype
         self.allow_modules = allow_modules
         self._callbacks: defaultdict[str, list[Callable[[int], Any]]] = defaultdict(list)
-        self.plan: Plan = plan_net(net, phase, level, stages, where)
-        self._blobs = [Blob((), dtype) for _ in self.plan.blobs]
-        self.layers: list[EngineLayer] = [self._set_up(plan) for plan in self.plan.layers]
-        learned = {
-            plan.name: len(layer.blobs)
-            for plan, layer in zip(self.plan.layers, self.layers, strict=True)
-            if plan.type == "Python" and layer.blobs
-        }
-        if learned:  # only now is it known that Python layers have weights
-            self.plan = plan_net(net, phase, level, stages, where, learned)
-            for layer, plan in zip(self.layers, self.plan.layers, strict=True):
-                layer.plan = plan
+        self._blobs: list[Blob] = []
+        made = set_up_net(net, phase, level, stages, where, self._set_up)
+        self.plan: Plan = made.plan
+        self.layers: list[EngineLayer] = []
+        for blob, shape in zip(self._blobs, self.plan.shapes, strict=True):
+            blob.reshape(*shape)
+        for plan, values, opened in zip(self.plan.layers, made.values, made.opened, strict=True):
+            with plan.errors():
+                if plan.declared.script:
+                    layer = opened
+                else:
+                    layer = self._make_layer(plan, values, opened)
+                    layer.reshape(*self._vectors(plan))
+            self.layers.append(layer)
+        for top, weight in self.plan.loss_weights.items():
+            self._blobs[top].diff[...] = weight
         self._share_params()
         self._name_everything()
 
-    def _set_up(self, plan: LayerPlan) -> EngineLayer:
-        bottom, top = self._vectors(plan)
-        with plan.errors():
-            layer = self._make_layer(plan)
-            layer.setup(bottom, top)
-            layer.reshape(bottom, top)
-        self._set_loss_weights(plan)
-        return layer
-
-    def _set_loss_weights(self, plan: LayerPlan) -> None:
-        for top, weight in zip(plan.tops, plan.loss_weights, strict=True):
-            if weight:
-                self._blobs[top].diff[...] = weight
+    def _set_up(self, step: Step) -> Opened | None:
+        """Set up one layer, in Caffe's order."""
+        self._blobs += [
+            Blob((), self.dtype) for _ in range(max(step.tops, default=-1) + 1 - len(self._blobs))
+        ]
+        opened = self._open_layer(step)
+        if not isinstance(opened, type):
+            return opened
+        layer = new_python_layer(opened, step.param)
+        bottom, top = [self._blobs[i] for i in step.bottoms], [self._blobs[i] for i in step.tops]
+        for blob, shape in zip(bottom, step.bottom_shapes, strict=True):
+            blob.reshape(*shape)
+        layer.setup(bottom, top)
+        layer.reshape(bottom, top)
+        shapes = [blob.shape for blob in top]
+        return layer, Declared(shapes, [Weight(blob.shape) for blob in layer.blobs], script=True)
 
     def _share_params(self) -> None:
         for plan, layer in zip(self.plan.layers, self.layers, strict=True):
@@ -157,11 +170,12 @@ class Net:
                 owner = self.layers[param.owner[0]].blobs[param.owner[1]]
                 mine = layer.blobs[i]
                 same = mine.count == owner.count if param.permissive else mine.shape == owner.shape
-                if not same:
-                    raise InputError(
-                        f'layer "{plan.name}": shared param "{param.name}" is {mine.shape} here '
-                        f"and {owner.shape} at its owner: make them equal"
-                    )
+                with plan.errors():
+                    if not same:
+                        raise InputError(
+                            f'shared param "{param.name}" is {mine.shape} here and {owner.shape} at its owner: '
+                            "make them equal"
+                        )
                 mine.share_data(owner)
                 mine.share_diff(owner)
 
@@ -179,10 +193,7 @@ class Net:
         self.bottom_names = OrderedDict((x.name, [names[i] for i in x.bottoms]) for x in plan.layers)
         self.layer_dict = OrderedDict(zip(self._layer_names, self.layers, strict=True))
         self.params = OrderedDict((name, x.blobs) for name, x in self.layer_dict.items() if x.blobs)
-        self._blob_loss_weights = [0.0] * len(names)
-        for layer in plan.layers:
-            for top, weight in zip(layer.tops, layer.loss_weights, strict=True):
-                self._blob_loss_weights[top] = weight
+        self._blob_loss_weights = [plan.loss_weights.get(i, 0.0) for i in range(len(names))]
         self.blob_loss_weights = OrderedDict(zip(names, self._blob_loss_weights, strict=True))
 
     def _top_ids(self, layer: int) -> list[int]:
@@ -366,8 +377,8 @@ class Net:
                 layer.reshape(*self._vectors(plan))
 
     def clear_param_diffs(self) -> None:
-        for blobs in self.params.values():
-            for blob in blobs:
+        for layer in self.layers:
+            for blob in layer.blobs:
                 blob.diff[...] = 0
 
     # ---- weights
@@ -382,13 +393,13 @@ class Net:
             InputError: a shape that differs, or an unreadable file.
         """
         check_opens(path)
-        target = {name: [blob.shape for blob in layer.blobs] for name, layer in self.layer_dict.items()}
+        shapes = [[blob.shape for blob in layer.blobs] for layer in self.layers]
         source = read_weights(path, with_empty=True)
-        found, skipped = match_by_name(source, target, os.fspath(path), shared=self.plan.sharers)
+        found, skipped = net_weights.matched(self.plan, shapes, source, os.fspath(path), hdf5=is_hdf5(path))
         for name in skipped:
             log.info("Ignoring source layer %s", name)
-        for name, arrays in found.items():
-            for blob, array in zip(self.layer_dict[name].blobs, arrays, strict=True):
+        for index, arrays in found.items():
+            for blob, array in zip(self.layers[index].blobs, arrays, strict=True):
                 if array is not None:
                     blob.data[...] = array
 
@@ -396,38 +407,29 @@ class Net:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the weights as a .caffemodel, whatever the file is called, as Caffe does."""
-        write_caffemodel(path, self._layer_weights(owners_only=False), net_name=self.plan.name)
+        write_caffemodel(path, self.layer_weights(), net_name=self.plan.name)
 
     def save_hdf5(self, path: str | os.PathLike) -> None:
         """Write the weights as HDF5, whatever the file is called; shared ones once, as Caffe does."""
-        write_hdf5(path, self._layer_weights(owners_only=True))
+        write_hdf5(path, self.layer_weights(owners_only=True))
 
-    def _layer_weights(self, owners_only: bool) -> list[LayerWeights]:
-        shared = self.plan.sharers if owners_only else ()
-        return [
-            LayerWeights(
-                plan.name,
-                plan.type,
-                [None if (plan.name, i) in shared else blob.data for i, blob in enumerate(layer.blobs)],
-                param=plan.param,
-            )
-            for plan, layer in zip(self.plan.layers, self.layers, strict=True)
-        ]
+    def layer_weights(self, owners_only: bool = False) -> list[LayerWeights]:
+        """All layers with their weights; see `runtime.net_weights.saved`."""
+        return net_weights.saved(
+            self.plan, [[blob.data for blob in layer.blobs] for layer in self.layers], owners_only
+        )
 
     def share_with(self, other: "Net") -> None:
         """Use the other net's weights, by layer name, without copying."""
-        for name, layer in other.layer_dict.items():
-            mine = self.layer_dict.get(name)
-            if mine is None:
-                log.info("Ignoring source layer %s", name)
-                continue
-            if [b.shape for b in mine.blobs] != [b.shape for b in layer.blobs]:
-                raise InputError(
-                    f'layer "{name}": weights cannot be shared: {[b.shape for b in layer.blobs]} there, '
-                    f"{[b.shape for b in mine.blobs]} here"
-                )
-            for blob, source in zip(mine.blobs, layer.blobs, strict=True):
-                blob.share_data(source)
+        pairs, ignored = net_weights.shared_layers(self.plan, other.plan)
+        for name in ignored:
+            log.info("Ignoring source layer %s", name)
+        for here, there in pairs:
+            mine, source = self.layers[here].blobs, other.layers[there].blobs
+            with self.plan.layers[here].errors():
+                net_weights.check_shared([b.shape for b in mine], [b.shape for b in source])
+            for blob, theirs in zip(mine, source, strict=True):
+                blob.share_data(theirs)
 
     def _index(self, layer: str) -> int:
         return self.plan.layer_index(layer)

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Collection, Iterator
 from types import ModuleType
 
-from prototxt.caffe_pb2 import LayerParameter
+from prototxt.caffe_pb2 import LayerParameter, Phase
 from prototxt.errors import InputError
 from runtime.blob import Blob, BlobVec
 from runtime.pycaffe import proto
+from runtime.python2 import python2_error
 
 
 class Layer:
@@ -74,6 +75,14 @@ def find_layer_class(
         if error.name == module_name and own is not None:
             return own
         raise InputError(f'Python module "{module_name}": {error}: put its folder on PYTHONPATH') from error
+    except SyntaxError as error:
+        found = python2_error(error)
+        if found is None:
+            raise InputError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        raise InputError(
+            f"{found}: translate it (python -m fissix -w -n {error.filename}), or use it from a script that "
+            f"python -m {caffe} --python2 runs"
+        ) from error
     if not hasattr(module, layer_name):
         raise InputError(f'module "{module_name}" has no class "{layer_name}"')
     return getattr(module, layer_name)
@@ -83,8 +92,15 @@ def new_python_layer(cls: type, param: LayerParameter) -> Layer:
     """An instance of a script's layer class, with what Caffe sets before `setup`."""
     layer = cls(param)
     layer.param_str = layer.param_str_ = param.python_param.param_str
-    layer.phase = param.phase
+    layer.phase = PhaseNumber(param.phase)
     return layer
+
+
+class PhaseNumber(int):
+    """0 or 1, as in Caffe; its text is TRAIN or TEST, by which the layers of Faster R-CNN's fork go."""
+
+    def __str__(self) -> str:
+        return Phase.Name(self)
 
 
 def literal_params(param: LayerParameter, *names: str) -> tuple[float, ...]:

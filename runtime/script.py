@@ -6,16 +6,21 @@ from pathlib import Path
 from types import ModuleType
 
 from prototxt.errors import InputError
+from runtime.cython_helpers import cython_helpers
+from runtime.python2 import python2_error, run_python2
 from runtime.python_layer import import_caffe_as
 
 
 def run_script(caffe: ModuleType, argv: list[str]) -> int:
-    """Run `SCRIPT [ARG…]` as `python SCRIPT [ARG…]` would, `caffe` being the engine's module.
+    """Run `[--python2] SCRIPT [ARG…]` as `python SCRIPT [ARG…]` would, `caffe` being the engine's module.
 
-    Returns the exit status: 2 for a script that cannot be found; what the script raises passes through.
+    Returns the exit status: 2 for a script that cannot be found, and one of Python 2 without `--python2`,
+    which translates it and its modules in memory; what the script raises passes through.
     """
+    python2 = argv[:1] == ["--python2"]
+    argv = argv[1:] if python2 else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: python -m {caffe.__name__} SCRIPT [ARG...]", file=sys.stderr)
+        print(f"usage: python -m {caffe.__name__} [--python2] SCRIPT [ARG...]", file=sys.stderr)
         return 0 if argv else 2
     script = Path(argv[0])
     if not script.is_file():
@@ -23,10 +28,20 @@ def run_script(caffe: ModuleType, argv: list[str]) -> int:
         return 2
     sys.argv = argv
     sys.path.insert(0, str(script.resolve().parent))
-    with import_caffe_as(caffe):
+    with import_caffe_as(caffe), cython_helpers():
         try:
-            runpy.run_path(str(script), run_name="__main__")
+            if python2:
+                run_python2(script)
+            else:
+                runpy.run_path(str(script), run_name="__main__")
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except (SyntaxError, NameError, AttributeError, ModuleNotFoundError) as error:
+            found = None if python2 else python2_error(error)
+            if found is None:
+                raise
+            command = f"python -m {caffe.__name__} --python2 {' '.join(argv)}"
+            print(f"error: {found}: to have it translated as it runs: {command}", file=sys.stderr)
             return 2
     return 0

@@ -29,6 +29,13 @@ _V2_BLOBS = field_number(LayerParameter, "blobs")
 _V1_BLOBS, _V0 = field_number(V1LayerParameter, "blobs"), field_number(V1LayerParameter, "layer")
 _V0_BLOBS = field_number(V0LayerParameter, "blobs")
 
+# Of a layer nothing but its blobs and these is read: the rest of a fork's message may clash with our schema,
+# as SSD's resize_param does, and it changes nothing.
+_V2_HEADER, _V1_HEADER, _V0_HEADER = (
+    [field_number(message, "name"), field_number(message, "type")]
+    for message in (LayerParameter, V1LayerParameter, V0LayerParameter)
+)
+
 
 def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> list[LayerWeights]:
     """The layers of a .caffemodel with their weights, which are views of the mapped file where possible.
@@ -41,8 +48,7 @@ def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> lis
     """
     message = map_file(path)
     try:
-        rest, entries = take(message, (_LAYERS, _LAYER), MAX_HEADER)
-        NetParameter.FromString(rest)
+        _, entries = take(message, (_LAYERS, _LAYER), keep=())
         layers = [layer for number, entry in entries if (layer := _read_layer(number, entry, with_empty))]
     except (WireError, DecodeError, UnicodeDecodeError) as error:
         raise not_a("caffemodel", path, error) from error
@@ -56,14 +62,16 @@ def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> lis
 def _read_layer(number: int, entry: memoryview, with_empty: bool) -> LayerWeights | None:
     """The layer, or None for one without blobs where those are not asked for."""
     if number == _LAYER:
-        rest, blobs = take(entry, (_V2_BLOBS,), MAX_HEADER)
+        rest, blobs = take(entry, (_V2_BLOBS,), _V2_HEADER, MAX_HEADER)
         header = LayerParameter.FromString(rest)
         return _layer(text_of(header.name), text_of(header.type), blobs) if blobs or with_empty else None
-    rest, parts = take(entry, (_V1_BLOBS, _V0), MAX_HEADER)
+    rest, parts = take(entry, (_V1_BLOBS, _V0), _V1_HEADER, MAX_HEADER)
     v0 = [part for field, part in parts if field == _V0]
     if v0:
         # Caffe reads nothing but the inner layer's name, type and blobs of such an entry.
-        rest, blobs = take(v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,), MAX_HEADER)
+        rest, blobs = take(
+            v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,), _V0_HEADER, MAX_HEADER
+        )
         header = V0LayerParameter.FromString(rest)
         layer_type = V0_TYPES.get(text_of(header.type), "")
         return _layer(text_of(header.name), layer_type, blobs) if blobs or with_empty else None

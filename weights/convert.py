@@ -7,32 +7,24 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 if not __package__:  # run as a script: the folder to import from is the one above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
-from prototxt.errors import InputError, printable
+from prototxt.errors import InputError, errors_on_one_line, printable
 from prototxt.files import read_text
 from prototxt.read import read_net
-from weights.formats import check_writable_format, read_weights, write_weights
-from weights.layer_weights import LayerWeights, check_finite, shape_text
 from weights.metadata import net_metadata
-from weights.tensors import read_safetensors_metadata
-from weights.wire import raw_bytes
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from weights.layer_weights import LayerWeights
+
+# NumPy, HDF5 and the formats are loaded inside the functions: --help and a wrong option need none of them.
 
 _HASH_CHUNK = 1 << 20
 _MOST_SHOWN = 1000
@@ -76,6 +68,8 @@ def convert(
     Raises:
         InputError: for bad input; `dst` is then as it was.
     """
+    from weights.formats import check_writable_format, read_weights
+
     check_writable_format(dst)
     metadata = _metadata(src, dst, prototxt)
     layers = read_weights(src)
@@ -96,6 +90,8 @@ def _metadata(
         if prototxt is not None:
             raise InputError(f"{dst}: --prototxt is for a .safetensors, which alone holds the net's text")
         return {}
+    from weights.tensors import read_safetensors_metadata
+
     kept = read_safetensors_metadata(src) if Path(src).suffix.lower() == ".safetensors" else {}
     if prototxt is not None:
         read_net(prototxt)
@@ -103,7 +99,9 @@ def _metadata(
     return kept
 
 
-def _refuse_nan(layers: Sequence[LayerWeights], src: str | os.PathLike) -> None:
+def _refuse_nan(layers: Sequence["LayerWeights"], src: str | os.PathLike) -> None:
+    from weights.layer_weights import check_finite
+
     try:
         check_finite(layers, src)
     except InputError as error:
@@ -111,29 +109,20 @@ def _refuse_nan(layers: Sequence[LayerWeights], src: str | os.PathLike) -> None:
 
 
 def _write(
-    dst: str | os.PathLike, layers: Sequence[LayerWeights], metadata: dict[str, str], progress: bool
+    dst: str | os.PathLike, layers: Sequence["LayerWeights"], metadata: dict[str, str], progress: bool
 ) -> None:
+    from weights.formats import write_weights
+    from weights.progress import progress_bar
+
     total = sum(blob.nbytes for layer in layers for blob in layer.present)
-    with _bar(progress) as bar:
+    with progress_bar("bytes", progress) as bar:
         task = bar.add_task(Path(dst).name, total=total)
         write_weights(dst, layers, metadata=metadata, progress=lambda count: bar.advance(task, count))
 
 
-def _bar(shown: bool) -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not (shown and console.is_terminal),
-        transient=True,
-    )
+def _summary(layer: "LayerWeights") -> ConvertedLayer:
+    from weights.wire import raw_bytes
 
-
-def _summary(layer: LayerWeights) -> ConvertedLayer:
     checksum = 0
     for blob in layer.present:
         values = raw_bytes(blob)
@@ -154,7 +143,12 @@ def total_checksum(layers: Sequence[ConvertedLayer]) -> int:
     return zlib.crc32("".join(lines).encode())
 
 
-def _table(layers: Sequence[ConvertedLayer]) -> Table:
+def _table(layers: Sequence[ConvertedLayer]) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    from weights.layer_weights import shape_text
+
     table = Table(show_footer=True)
     table.add_column("layer", Text(f"{len(layers)} layers"), overflow="fold")
     table.add_column("shapes", overflow="fold")
@@ -182,12 +176,10 @@ def convert_command(
     ] = None,
 ) -> None:
     """Convert weights between Caffe's formats, safetensors and PyTorch's."""
-    try:
-        layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    console = Console()
+    from weights.progress import plain_console
+
+    layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt)
+    console = plain_console()
     console.print(_table(layers), width=None if console.is_terminal else 110)
     console.print("CRC-32 of a layer's values, the same in every format; below, of the names with these.")
     if dst.suffix.lower() in (".h5", ".hdf5") and any("/" in layer.name for layer in layers):
@@ -195,4 +187,5 @@ def convert_command(
 
 
 if __name__ == "__main__":
-    typer.run(convert_command)
+    with errors_on_one_line():
+        typer.run(convert_command)

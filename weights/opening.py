@@ -38,6 +38,15 @@ def first_bytes(path: str | os.PathLike, count: int = 512) -> bytes:
     return head
 
 
+def is_hdf5(path: str | os.PathLike) -> bool:
+    """Whether the file is HDF5, which is known by its first bytes, as in Caffe.
+
+    Raises:
+        InputError: as `first_bytes`.
+    """
+    return first_bytes(path).startswith(HDF5_MAGIC)
+
+
 def map_file(path: str | os.PathLike) -> memoryview:
     """The whole file as read-only memory that the system pages in as it is read.
 

@@ -56,7 +56,7 @@ def read_solverstate(path: str | os.PathLike) -> SolverSnapshot:
     if first_bytes(path).startswith(HDF5_MAGIC):
         return _read_hdf5(path)
     try:
-        rest, entries = take(map_file(path), (_HISTORY,), MAX_HEADER)
+        rest, entries = take(map_file(path), (_HISTORY,), most=MAX_HEADER)
         state = SolverState.FromString(rest)
         blobs = [read_blob(entry) for _, entry in entries]
         learned_net = _path_of(state.learned_net)

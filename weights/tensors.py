@@ -80,7 +80,10 @@ def write_safetensors(
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write a .safetensors file, blob after blob: safetensors' own writer would first copy them all.
+    """Write a .safetensors file, blob after blob, the layers in their order.
+
+    safetensors' own writer sorts by name, so that a net's layers would come back in another order, and it does not
+    tell how far it is. (It no longer copies: version 0.8 takes an array of 500 MB in no memory of its own.)
 
     Args:
         metadata: entries to hold beside the weights, as texts (see `weights.metadata`).

@@ -41,11 +41,15 @@ _DOUBLE_DATA, _DOUBLE_DIFF = field_number(BlobProto, "double_data"), field_numbe
 
 
 def take(
-    message: memoryview, numbers: Collection[int], most: int = MAX_FILE_BYTES
+    message: memoryview,
+    numbers: Collection[int],
+    keep: Collection[int] | None = None,
+    most: int = MAX_FILE_BYTES,
 ) -> tuple[bytes, list[tuple[int, memoryview]]]:
     """Take the length-delimited fields `numbers` out of a message.
 
     Args:
+        keep: the fields that the rest is made of; None: all others.
         most: bytes that the rest may have.
 
     Returns:
@@ -60,7 +64,7 @@ def take(
             if len(taken) == MAX_TAKEN:
                 raise WireError(f"field {number} is there more than {MAX_TAKEN:,} times")
             taken.append((number, message[content:stop]))
-        else:
+        elif keep is None or number in keep:
             rest += message[start:stop]
             if len(rest) > most:
                 raise WireError(f"more than {most} bytes besides the weights, which no net of Caffe's has")

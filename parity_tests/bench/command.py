@@ -1,18 +1,15 @@
-"""`seenet bench`."""
+"""`seenet bench`: its options."""
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from parity_tests.bench.engines import make_files, use_threads
-from parity_tests.bench.parts import PARTS, Part, Settings
-from parity_tests.bench.report import print_part, write_chart, write_json
 from port.devices import check_device
-from port.progress import plain_console, progress_bar
 from prototxt.errors import InputError
+
+PARTS = ("forward", "job", "training", "convert", "memory")
+"""What is measured, in this order; each is `bench_NAME` in `parity_tests.bench.parts`."""
 
 
 def bench_command(
@@ -42,32 +39,15 @@ def bench_command(
             raise InputError(f"{path}: is a folder: name a file")
     if chart is not None and chart.suffix.lower() != ".png":
         raise InputError(f"{chart}: the chart is a .png")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    use_threads(threads or torch.get_num_threads())
-    console = plain_console()
-    console.print(
-        f"SeeNet on {device}, {torch.get_num_threads()} threads, float32, {rounds} rounds"
-        + (", quick: the times say nothing of SeeNet's" if quick else "")
+    from parity_tests.bench.run import run_bench
+
+    run_bench(
+        wanted,
+        device=device,
+        threads=threads,
+        rounds=rounds,
+        batch=batch,
+        quick=quick,
+        json=json,
+        chart=chart,
     )
-    parts: list[Part] = []
-    with tempfile.TemporaryDirectory(prefix="seenet_bench_") as folder, progress_bar() as bar:
-        task = bar.add_task("", total=None)
-        settings = Settings(
-            Path(folder),
-            make_files(Path(folder), device, torch.get_num_threads(), quick),
-            rounds,
-            size=64 if quick else 256,
-            crop=64 if quick else 224,
-            batch=batch,
-            narrow=quick,
-            tick=lambda what: bar.update(task, description=what, advance=1),
-        )
-        for name in wanted:
-            for part in PARTS[name](settings):
-                print_part(part, console)
-                parts.append(part)
-    given = {"device": device, "threads": torch.get_num_threads(), "rounds": rounds, "quick": quick}
-    if json is not None:
-        write_json(json, parts, given)
-    if chart is not None:
-        write_chart(chart, parts)

@@ -1,6 +1,6 @@
 """How fast, and in how much memory, a VGG-16 .caffemodel becomes .safetensors.
 
-    python weights/bench_convert.py [--folder FOLDER]
+    python -m parity_tests.bench.convert [--folder FOLDER]
 
 Writes weights of VGG-16's size (138 million, 553 MB) to FOLDER, then times their conversion against reading
 and writing as many bytes, in turn, after a round that does not count. Memory is that of a fresh process: the

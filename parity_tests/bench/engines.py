@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 import prototxt
-from parity_tests.compare.inputs import rebuilt_weights
 from parity_tests.compare.opencv_engine import custom_layers
 from port.export.writers import export_onnx
 from port.images import quiet_opencv
 from port.models.fast import with_engine
 from port.models.seenet import SeeNet
 from port.pycaffe import TEST, Net
-from prototxt.errors import InputError
+from prototxt.errors import InputError, need_packages
 from weights import write_weights
+from weights.rebuilt import rebuilt_weights
 
 NETS = Path(prototxt.__file__).parent / "seenet"
 SEED = 20181023
@@ -103,6 +103,7 @@ def _port(engine: str) -> Callable[[Files], Forward]:
 
 
 def _onnxruntime(files: Files) -> Forward:
+    need_packages("onnxruntime")
     import onnxruntime
 
     provider = "CUDAExecutionProvider" if files.device == "cuda" else "CPUExecutionProvider"
@@ -120,6 +121,7 @@ def _onnxruntime(files: Files) -> Forward:
 
 def _openvino(files: Files) -> Forward:
     _need_cpu(files, "OpenVINO")
+    need_packages("openvino")
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": files.threads, "INFERENCE_PRECISION_HINT": "f32"}

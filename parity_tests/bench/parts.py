@@ -18,7 +18,8 @@ from parity_tests.bench.engines import OPENERS, Files, Forward, NotHere, onnx_fi
 from parity_tests.bench.timing import Timing, side_by_side
 from parity_tests.bench.training import SgdIteration, make_solver
 from port.attention.maps import attention_maps, fused_maps, prepared_views
-from port.models.fast import ENGINES, with_engine
+from port.devices import ENGINES
+from port.models.fast import with_engine
 from port.report.summary import summarise
 from prototxt.errors import InputError
 from weights import read_weights
@@ -215,15 +216,6 @@ def _memory_arguments(settings: Settings) -> list[str]:
     files = settings.files
     narrow = "narrow" if settings.narrow else "full"
     return [str(settings.folder), files.device, str(files.threads), narrow, str(settings.size)]
-
-
-PARTS: dict[str, Callable[[Settings], Iterator[Part]]] = {
-    "forward": bench_forward,
-    "job": bench_job,
-    "training": bench_training,
-    "convert": bench_convert,
-    "memory": bench_memory,
-}
 
 
 # ---- common ground

@@ -16,9 +16,10 @@ import torch
 import port
 from port.images import read_image
 from port.voc import segment
-from port.voc.crf import CrfSettings
-from port.voc.segment import DEPLOY, Photo, Segmenting, write_segmentation
-from port.voc.segmentation import SegmentationNet, Views, class_probabilities
+from port.voc.commands.segment import DEPLOY
+from port.voc.segment import Photo, Segmenting, write_segmentation
+from port.voc.segmentation import SegmentationNet, class_probabilities
+from port.voc.settings import CrfSettings, Views
 from port.voc.shapes import make_shapes
 from weights import write_weights
 

@@ -1,79 +1,12 @@
-"""`seenet parity`: the command and its table."""
+"""`seenet parity` and `seenet demo`: their options."""
 
-import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import Progress, TaskID
-from rich.table import Table
-from rich.text import Text
 
-from parity_tests.compare.inputs import published_inputs
-from parity_tests.compare.report import LEGEND, ParityReport, Row
-from parity_tests.compare.run import ENGINES, Tick, compare
-from port.images import read_image
-from port.progress import plain_console, progress_bar
-from port.voc.classes import class_indices, class_names
-from prototxt.errors import InputError, printable
-from weights.layer_weights import shape_text
-
-
-def print_report(report: ParityReport, console: Console) -> None:
-    """The table, a line for each blob, and below it what else there is to say."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("\nblob", no_wrap=True)
-    table.add_column("\nshape", no_wrap=True)
-    for engine in report.engines:
-        for header in _headers(engine.name):
-            table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for blob, rows in report.by_blob():
-        cells = [cell for engine in report.engines for cell in _cells(engine.name, rows.get(engine.name))]
-        table.add_row(Text(printable(blob)), shape_text(report.shapes[blob]), *cells, verdict(rows.values()))
-    # As wide as it must be, even where the terminal is not: numbers are not for folding.
-    table.width = plain_console(width=1000).measure(table).maximum
-    console.print(Text(printable(report.title)), soft_wrap=True)
-    console.print(table, soft_wrap=True)
-    for line in (LEGEND, *report.notes):
-        console.print(Text(printable(line)))
-
-
-def _headers(engine: str) -> list[str]:
-    return [f"{engine}\n|Δ|", "\nof max", *([] if engine == "reference" else ["\n× ref"])]
-
-
-def _cells(engine: str, row: Row | None) -> list[Text]:
-    columns = len(_headers(engine))
-    if row is None:
-        return [Text("–")] * columns
-    style = "" if row.within else "bold red"
-    return [Text(number, style) for number in numbers(row)[:columns]]
-
-
-def numbers(row: Row) -> tuple[str, str, str]:
-    """|Δ|, of max and × ref, as the table and the page show them."""
-    return _number(row.difference, ".1e"), _number(row.relative, ".1e"), _number(row.ratio, ".2f")
-
-
-def _number(value: float, form: str) -> str:
-    if math.isnan(value):
-        return "–"
-    return "∞" if math.isinf(value) else "0" if value == 0 else format(value, form)
-
-
-def verdict(rows: Iterable[Row]) -> str:
-    """What one blob's line ends with."""
-    rows = list(rows)
-    if not rows:
-        return "not carried"
-    out = [row.engine for row in rows if not row.within]
-    if out:
-        return f"OUT: {', '.join(out)}"
-    return "within, inherited" if any(row.inherited for row in rows) else "within"
+from parity_tests.compare.engines import ENGINES, check_engines
+from prototxt.errors import InputError
 
 
 def parity_command(
@@ -108,7 +41,16 @@ def parity_command(
     if html is not None and html.is_dir():
         raise InputError(f"{html}: is a folder: name a file for the page")
     names = None if engines is None else [name.strip() for name in engines.split(",") if name.strip()]
+    check_engines(names)
+    from port.voc.classes import class_indices, class_names
+
     classes = None if labels is None else class_indices(labels)
+    from parity_tests.compare.printing import print_report, show_on
+    from parity_tests.compare.run import compare
+    from port.images import read_image
+    from port.net_inputs import published_inputs
+    from weights.progress import plain_console, progress_bar
+
     photograph = None if image is None else read_image(image, to_bgr)
     inputs = published_inputs(prototxt, photograph, classes, test_size)
     with progress_bar() as bar:
@@ -135,13 +77,16 @@ def parity_command(
         raise typer.Exit(1)
 
 
-def show_on(bar: Progress) -> Tick:
-    """A `progress` for `compare`: one line per engine."""
-    tasks: dict[str, TaskID] = {}
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
+) -> None:
+    """SeeNet on a photograph, each blob held against float64; then a small trained one on generated images.
 
-    def tick(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done)
+    The weights for the photograph are rebuilt from a seed (He's rule), not learned: the maps show the
+    computation, not where a person is. For that, get the published weights: weights/README.md. The small net's
+    are learned: attention, proxy labels and their IoU with the truth, on images that it has not seen.
+    """
+    from parity_tests.compare.demo import run_demo
 
-    return tick
+    if not run_demo(out):
+        raise typer.Exit(1)

@@ -1,47 +1,20 @@
-"""What `seenet parity` feeds to every engine alike: float32 weights and inputs, given or drawn."""
+"""What `seenet parity` fills every engine with alike: float32 weights, given or rebuilt; and SeeNet's masks."""
 
-import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from port.attention.maps import prepared_views
 from port.models.crelu import BackgroundMask, CReLU
-from port.voc.classes import CLASSES
-from prototxt.caffe_pb2 import TEST, LayerParameter, PythonParameter
+from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import LAYER_FACTS
-from prototxt.plan import Plan, plan_net
-from prototxt.read import read_net
+from prototxt.plan import Plan
 from weights import LayerWeights, check_finite, match_by_name, read_weights
+from weights.rebuilt import layer_types, rebuilt_weights
 
 Weights = str | os.PathLike | Sequence[LayerWeights]
-
-
-def rebuilt_weights(net: Any, seed: int) -> list[LayerWeights]:
-    """Weights of He's uniform distribution for a pycaffe net, the same for every engine and machine.
-
-    As the recordings rebuild them: for each layer in order, each blob uniform in ±bound, with √(6 / fan-in)
-    for blob 0 (fan-in: the product of its shape after the first axis) and 0.1 for the others, drawn by
-    NumPy's `RandomState(seed)`. BatchNorm's blobs are statistics instead: means within ±0.1, variances
-    within 1 ± 0.1, and a factor of 1.
-    """
-    generator = np.random.RandomState(seed)
-    layers = []
-    for name, layer_type in _types(net).items():
-        arrays = []
-        for i, blob in enumerate(net.params[name]):
-            shape = blob.data.shape
-            statistics = layer_type == "BatchNorm"
-            bound = 0.1 if i or statistics else math.sqrt(6 / math.prod(shape[1:]))
-            array = ((2 * generator.random_sample(shape) - 1) * bound).astype(np.float32)
-            arrays.append((array, 1 + array, np.ones_like(array))[i] if statistics else array)
-        layers.append(LayerWeights(name, layer_type, arrays))
-    return layers
 
 
 def fill_weights(
@@ -69,7 +42,7 @@ def fill_weights(
             remarks.append(f"{where} has no weights for {', '.join(lacking)}: filled as the prototxt says")
     held = [
         LayerWeights(name, layer_type, [blob.data.astype(np.float32) for blob in net.params[name]])
-        for name, layer_type in _types(net).items()
+        for name, layer_type in layer_types(net).items()
     ]
     return held, remarks
 
@@ -79,7 +52,8 @@ def _matched(net: Any, plan: Plan, weights: Weights, where: str) -> dict[str, li
     layers = read_weights(weights, with_empty=True) if is_file else list(weights)
     check_finite(layers, where)
     shapes = {name: [blob.shape for blob in layer.blobs] for name, layer in net.layer_dict.items()}
-    return match_by_name(layers, shapes, where, shared=plan.sharers)[0]
+    shared = {(x.name, i) for x in plan.layers for i, param in enumerate(x.params) if param.owner is not None}
+    return match_by_name(layers, shapes, where, shared=shared)[0]
 
 
 def write_weights(net: Any, layers: Sequence[LayerWeights]) -> None:
@@ -88,150 +62,6 @@ def write_weights(net: Any, layers: Sequence[LayerWeights]) -> None:
         for blob, array in zip(net.params[layer.name], layer.blobs, strict=True):
             if array is not None:
                 blob.data[...] = array
-
-
-def _types(net: Any) -> dict[str, str]:
-    """The layers that have weights, with their types."""
-    types = dict(zip(net._layer_names, (layer.type for layer in net.layers), strict=True))
-    return {name: types[name] for name in net.params}
-
-
-# ---- inputs
-
-
-@dataclass(frozen=True)
-class Mask:
-    """One of SeeNet's masks (C-ReLU, S_C's), with its blobs as they are called before any splitting."""
-
-    layer: str
-    features: str
-    scores: str
-    label: str
-    top: str
-
-
-_MASKS = (("crelu_layer", "CReLULayer"), ("scan_background_layer", "BackgroundMaskLayer"))
-
-
-def masks_of(plan: Plan) -> list[Mask]:
-    before = _unsplit(plan)
-    return [
-        Mask(layer.name, *(before[i] for i in (*layer.bottoms, layer.tops[0])))
-        for layer in plan.layers
-        if _is_mask(layer.param.python_param) and len(layer.bottoms) == 3
-    ]
-
-
-def _is_mask(python: PythonParameter) -> bool:
-    return (python.module, python.layer) in _MASKS
-
-
-def _unsplit(plan: Plan) -> dict[int, str]:
-    """Each blob's name; of a splits' copy, the name of what was copied."""
-    names = dict(enumerate(plan.blobs))
-    for layer in plan.layers:
-        if layer.type == "Split":
-            names |= dict.fromkeys(layer.tops, names[layer.bottoms[0]])
-    return names
-
-
-def published_inputs(
-    prototxt: str | os.PathLike,
-    image: np.ndarray | None = None,
-    labels: Sequence[int] | None = None,
-    test_size: int = 256,
-) -> dict[str, np.ndarray]:
-    """Inputs for `compare` as the published procedure feeds them; for what is None there is none.
-
-    Args:
-        image: (height, width, 3) uint8, BGR: resized to test_size² by INTER_CUBIC on float64, minus the mean.
-        labels: VOC class indices, to be set in a label blob of 1×1×1×20.
-
-    Raises:
-        InputError: an image for a net without an input of colour images, labels for one without labels.
-    """
-    where = os.fspath(prototxt)
-    plan = plan_net(read_net(prototxt), TEST, where=where)
-    inputs = {}
-    if image is not None:
-        name = _image_input(plan)
-        if name is None:
-            raise InputError(f"{where}: no input is a colour image (N×3×height×width): leave out the image")
-        inputs[name] = prepared_views(image, test_size, flip=False)
-    if labels is not None:
-        read_by_masks = {mask.label for mask in masks_of(plan)}
-        names = [plan.blobs[i] for i in plan.inputs if plan.blobs[i] in {"label", *read_by_masks}]
-        if not names:
-            raise InputError(f"{where}: has no label input: leave out the labels")
-        label = np.zeros((1, 1, 1, len(CLASSES)), np.float32)
-        label[..., list(labels)] = 1
-        inputs |= dict.fromkeys(names, label)
-    return inputs
-
-
-def complete_inputs(
-    net: Any, plan: Plan, given: Mapping[str, np.ndarray], seed: int, where: str
-) -> dict[str, np.ndarray]:
-    """All inputs of a net, float32: those given, the others drawn. The net's own get their shapes.
-
-    Images are drawn from N(0, 50), like photographs minus their mean; labels, markers and indices are 0 or 1.
-
-    Raises:
-        InputError: where the net has no such input, or no inputs at all.
-    """
-    if not net.inputs:
-        raise InputError(f"{where}: has no inputs to feed: give the net's deploy form, with Input layers")
-    unknown = [name for name in given if name not in net.inputs]
-    if unknown:
-        raise InputError(f'{where}: has no input "{unknown[0]}", but {", ".join(net.inputs)}')
-    generator = np.random.RandomState(seed)
-    labels = _label_inputs(plan)
-    inputs = {}
-    for name in sorted(net.inputs, key=lambda name: name in labels):  # a label's shape may hang on the others
-        if name in given:
-            array = np.ascontiguousarray(given[name], np.float32)
-        elif name in labels:
-            array = generator.randint(0, 2, _label_shape(net, plan, name)).astype(np.float32)
-        else:
-            array = generator.normal(0, 50, net.blobs[name].shape).astype(np.float32)
-        net.blobs[name].reshape(*array.shape)
-        inputs[name] = array
-    return {name: inputs[name] for name in net.inputs}
-
-
-def _label_shape(net: Any, plan: Plan, label: str) -> tuple[int, ...]:
-    """As declared, or as SeeNet's masks need it: the deploy net declares one value only."""
-    scores = next((mask.scores for mask in masks_of(plan) if mask.label == label), None)
-    if scores is None:
-        return net.blobs[label].shape
-    net.reshape()
-    num, classes = net.blobs[scores].shape[:2]
-    return num, 1, 1, classes
-
-
-def _label_inputs(plan: Plan) -> list[str]:
-    """Inputs that are called "label", or read where layers expect labels, markers or indices."""
-    names = _unsplit(plan)
-    read_so = {mask.label for mask in masks_of(plan)}
-    for layer in plan.layers:
-        bottoms = (*LAYER_FACTS[layer.type].no_forced_gradient, *_INDICES.get(layer.type, ()))
-        read_so |= {names[layer.bottoms[i]] for i in bottoms if i < len(layer.bottoms)}
-    inputs = [plan.blobs[i] for i in plan.inputs]
-    return [name for name in inputs if name == "label" or name in read_so]
-
-
-_INDICES = {"Accuracy": (1,), "BatchReindex": (1,), "Embed": (0,)}
-
-
-def _image_input(plan: Plan) -> str | None:
-    """The first input that is declared as N×3×height×width."""
-    for layer in plan.layers:
-        if layer.type == "Input":
-            shapes = list(layer.param.input_param.shape)
-            for top, shape in zip(layer.tops, shapes * len(layer.tops), strict=False):
-                if len(shape.dim) == 4 and shape.dim[1] == 3:
-                    return plan.blobs[top]
-    return None
 
 
 MASKS: dict[tuple[str, str], type[nn.Module]] = {

@@ -14,7 +14,6 @@ wrong, for an outside opinion is to be had. Only what keeps its graphs from bein
 - The shapes that it notes down are its own guesses: dropped, for onnx infers them from the operators.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -30,7 +29,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from prototxt.caffe_pb2 import BlobShape, InputParameter, LayerParameter
-from prototxt.errors import InputError
+from prototxt.errors import InputError, need_packages
 from weights.layer_weights import LayerWeights
 
 if TYPE_CHECKING:
@@ -75,9 +74,7 @@ class Converted:
 
 def require(*packages: str) -> None:
     """Raises InputError, with the command to install them, where a package is missing."""
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise InputError(f"{' and '.join(missing)} must be installed: {INSTALL}")
+    need_packages(*packages, install=INSTALL)
 
 
 def convert_layers(

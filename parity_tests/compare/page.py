@@ -1,15 +1,23 @@
 """The parity report as one page of HTML that needs nothing from elsewhere."""
 
-import html
 import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from parity_tests.compare.command import numbers, verdict
-from parity_tests.compare.report import LEGEND, OUTSIDE, EngineReport, ParityReport, Row, allowed_difference
-from port.report.pages import document, svg
+from parity_tests.compare.report import (
+    LEGEND,
+    OUTSIDE,
+    EngineReport,
+    ParityReport,
+    Row,
+    allowed_difference,
+    numbers,
+    verdict,
+)
+from port.report.pages import file_text, render, svg
 from weights.files import atomic_path
 from weights.layer_weights import shape_text
 
@@ -22,11 +30,6 @@ _COLOURS = {
     "caffe": "#2a8a4a",
 }
 
-_STYLE = """
-th:nth-child(-n+2), td:nth-child(-n+2), th:last-child, td:last-child { text-align: left }
-.out { color: var(--bad); font-weight: bold } .engine { text-align: center }
-"""
-
 
 def write_page(path: Path, report: ParityReport) -> None:
     """Write the page beside `path` and rename it.
@@ -38,42 +41,33 @@ def write_page(path: Path, report: ParityReport) -> None:
         beside.write_text(_page(report), encoding="utf-8")
 
 
-def _page(report: ParityReport) -> str:
+def _page(report: ParityReport) -> Markup:
+    blobs = [
+        (
+            blob,
+            shape_text(report.shapes[blob]),
+            [_cells(rows.get(engine.name)) for engine in report.engines],
+            verdict(rows.values()),
+        )
+        for blob, rows in report.by_blob()
+    ]
     state = "within" if report.within else "OUT"
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in report.notes)
-    body = (
-        f'<h1>Parity with Caffe, blob by blob: <span class="{"" if report.within else "out"}">{state}</span></h1>',
-        f"<p>{html.escape(report.title)}</p>",
-        f"<ul>{notes}</ul>",
-        f'<div class="scroll">{_chart(report)}</div>',
-        f"<p>{html.escape(LEGEND)}</p>",
-        f'<div class="scroll"><table>{_head(report)}{_body(report)}</table></div>',
-        f"<p>{html.escape(_versions())}</p>",
+    return render(
+        Path(__file__).with_name("parity.html.jinja"),
+        title=f"Parity: {state}",
+        style=file_text(Path(__file__).with_name("parity.css")),
+        state=state,
+        report=report,
+        chart=_chart(report),
+        legend=LEGEND,
+        blobs=blobs,
+        versions=_versions(),
     )
-    return document(f"Parity: {state}", body, _STYLE)
 
 
-def _head(report: ParityReport) -> str:
-    engines = "".join(f'<th colspan="3" class="engine">{engine.name}</th>' for engine in report.engines)
-    columns = "<th>|Δ|</th><th>of max</th><th>× ref</th>" * len(report.engines)
-    names = f"<tr><th></th><th></th>{engines}<th></th></tr>"
-    return f"<thead>{names}<tr><th>blob</th><th>shape</th>{columns}<th></th></tr></thead>"
-
-
-def _body(report: ParityReport) -> str:
-    lines = []
-    for blob, rows in report.by_blob():
-        cells = "".join(_cells(rows.get(engine.name)) for engine in report.engines)
-        ends = f"<td>{html.escape(blob)}</td><td>{shape_text(report.shapes[blob])}</td>"
-        lines.append(f"<tr>{ends}{cells}<td>{verdict(rows.values())}</td></tr>")
-    return f"<tbody>{''.join(lines)}</tbody>"
-
-
-def _cells(row: Row | None) -> str:
-    if row is None:
-        return "<td>–</td>" * 3
-    mark = "" if row.within else ' class="out"'
-    return "".join(f"<td{mark}>{number}</td>" for number in numbers(row))
+def _cells(row: Row | None) -> tuple[tuple[str, ...], bool]:
+    """An engine's three numbers of a blob, and whether they are out."""
+    return (("–",) * 3, False) if row is None else (numbers(row), not row.within)
 
 
 def _versions() -> str:
@@ -89,14 +83,14 @@ def _versions() -> str:
 # ---- the chart
 
 
-def _chart(report: ParityReport) -> str:
+def _chart(report: ParityReport) -> Markup:
     """Each engine's error along the net, on a logarithmic scale, and what is allowed: an SVG element."""
     values = [row.relative for row in report.rows] + [
         x for engine in report.engines for x in _allowed(engine)
     ]
     drawable = [value for value in values if 0 < value < math.inf]
     if not drawable:
-        return "<p>No chart: every blob is equal to truth.</p>"
+        return Markup("<p>No chart: every blob is equal to truth.</p>")
     low, high = min(drawable) / 3, max(drawable) * 3
     places = {blob: i for i, blob in enumerate(report.shapes)}
     figure = Figure(figsize=(max(10, 0.3 * len(places)), 4.6), layout="constrained")

@@ -1,7 +1,7 @@
 """What `seenet parity` finds, and the rule by which it calls it within or out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 OUTSIDE = ("reference", "opencv", "onnxruntime", "onnx2torch", "caffe")
@@ -201,3 +201,25 @@ class ParityReport:
             for engine in self.engines
         ]
         return f"C-ReLU positions that differ, of {sum(self.positions.values())}: {', '.join(counts)}"
+
+
+def numbers(row: Row) -> tuple[str, str, str]:
+    """|Δ|, of max and × ref, as the table and the page show them."""
+    return _number(row.difference, ".1e"), _number(row.relative, ".1e"), _number(row.ratio, ".2f")
+
+
+def _number(value: float, form: str) -> str:
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else "0" if value == 0 else format(value, form)
+
+
+def verdict(rows: Iterable[Row]) -> str:
+    """What one blob's line ends with."""
+    rows = list(rows)
+    if not rows:
+        return "not carried"
+    out = [row.engine for row in rows if not row.within]
+    if out:
+        return f"OUT: {', '.join(out)}"
+    return "within, inherited" if any(row.inherited for row in rows) else "within"

@@ -16,25 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.compare.inputs import Weights, complete_inputs, fill_weights, masks_of, write_weights
+from parity_tests.compare.engines import ENGINES, check_engines
+from parity_tests.compare.inputs import Weights, fill_weights, write_weights
 from parity_tests.compare.report import EngineReport, ParityReport, Row
+from port.net import plan_of
+from port.net_inputs import complete_inputs, masks_of
 from prototxt.caffe_pb2 import TEST
 from prototxt.errors import InputError
-from prototxt.plan import Plan, plan_net
+from prototxt.plan import Plan
 from prototxt.read import read_net
 from runtime.data.output import no_output_files
 from weights import LayerWeights
 from weights.layer_weights import shape_text
-
-ENGINES = {
-    "port": "port.pycaffe",
-    "reference": "reference.pycaffe",
-    "opencv": "parity_tests.compare.opencv_engine",
-    "onnxruntime": "parity_tests.compare.onnx_engine",
-    "onnx2torch": "parity_tests.compare.onnx_engine",
-    "caffe": "caffe",
-}
-"""Engine → module. Loaded by name: the port itself does without the reference."""
 
 Tick = Callable[[str, int, int], None]
 """Told (what runs, layers done, layers in all)."""
@@ -66,7 +59,7 @@ def compare(
         InputError: for whatever is wrong with the files, the inputs or the engines' names.
     """
     where = os.fspath(prototxt)
-    plan = plan_net(read_net(prototxt), TEST, where=where)
+    plan = plan_of(read_net(prototxt), TEST, where, allow_modules)
     chosen, remarks = _choose(engines, plan, allow_modules)
     runner = _Runner(where, plan, allow_modules, seed, progress or (lambda what, done, total: None))
     truth, truth_seconds, more_remarks = runner.find_truth(weights, inputs or {})
@@ -103,11 +96,7 @@ def _choose(
     engines: Sequence[str] | None, plan: Plan, allow_modules: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """The engines to report on, and remarks."""
-    if engines is not None and not engines:
-        raise InputError(f"no engine is named: give some of {', '.join(ENGINES)}")
-    for name in engines or ():
-        if name not in ENGINES:
-            raise InputError(f'engine "{name}": there is none; the engines are {", ".join(ENGINES)}')
+    check_engines(engines)
     objection = _objection_to_caffe(plan, allow_modules) if engines is None or "caffe" in engines else ""
     if engines is None:
         chosen = ["port", "reference", "opencv"]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from port.attention.settings import LABEL_STATES
 from port.models.seenet import SeeNet
 from prototxt.errors import InputError
 from runtime.resizing import resize_cubic
@@ -15,8 +16,6 @@ MEAN_BGR = (104.007, 116.669, 122.679)
 
 _AT_ONCE = 1 << 26
 """Values of an image that are resized together."""
-
-LABEL_STATES = ("accumulate", "single", "all")
 
 
 def attention_maps(

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from port.export.writers import SEENET_OUTPUTS, deployed_blobs, first_line, need_packages
+from port.export.writers import SEENET_OUTPUTS, deployed_blobs, first_line
 from port.models.crelu import normalised_attention
 from port.models.seenet import SeeNet
 from port.net import CaffeNet
-from prototxt.errors import InputError
+from prototxt.errors import InputError, need_packages
 from weights.layer_weights import shape_text
 from weights.metadata import KEYS
 
@@ -152,7 +152,7 @@ def load(kind: str, path: str | os.PathLike) -> tuple[Run, dict[str, str]]:
         InputError: onnxruntime is not installed, or the file does not load.
     """
     if kind == "onnx":
-        need_packages("ONNX files, to be checked,", "onnxruntime")
+        need_packages("onnxruntime", purpose="checking ONNX files")
     try:
         return _LOADERS[kind](os.fspath(path))
     except Exception as error:

@@ -1,55 +1,13 @@
-"""`seenet export`: a net for other runtimes, each written file loaded again and held against the port."""
+"""`seenet export`: its options."""
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import torch
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
-from torch import Tensor
 
-from parity_tests.compare.inputs import complete_inputs, published_inputs
-from port.attention.maps import prepared_views
-from port.export.check import TOLERANCE, Case, Checked, check, load, net_cases, seenet_cases
-from port.export.writers import EXPORTERS, OPSET, need_packages, seenet_metadata, squashed
-from port.images import read_image
-from port.models.seenet import SeeNet
-from port.net import CaffeNet
-from port.progress import plain_console, progress_bar
-from port.pycaffe import TEST, Net
-from prototxt.errors import InputError, printable
-from prototxt.files import read_text
-from runtime.data.output import no_output_files
-from weights import check_finite, read_weights
-from weights.files import atomic_path
-from weights.formats import write_weights
-from weights.metadata import net_metadata, parsed_metadata
-
-
-@dataclass
-class _Subject:
-    """What is exported.
-
-    Attributes:
-        cases: what the files are held against.
-        thresholds: C-ReLU's, where the positions that it decides on are among the outputs.
-    """
-
-    model: SeeNet | CaffeNet
-    metadata: dict[str, str]
-    cases: list[Case]
-    thresholds: tuple[float, float] | None = None
-
-
-class _BeyondTolerance(Exception):
-    """Raised inside `atomic_path`, so that the file is not kept."""
+from port.export.settings import OPSET, ExportSettings
+from prototxt.errors import InputError, need_packages
 
 
 def export_command(
@@ -66,10 +24,10 @@ def export_command(
     image: Annotated[
         list[Path] | None, typer.Option(help="A photograph to check on as well; repeatable.")
     ] = None,
-    opset: Annotated[int, typer.Option(help="Of the ONNX file.")] = OPSET,
+    opset: Annotated[int, typer.Option(min=OPSET, help="Of the ONNX file.")] = OPSET,
     test_size: Annotated[
         int, typer.Option(min=16, max=4096, help="Side to which photographs are resized.")
-    ] = 256,
+    ] = ExportSettings.test_size,
     maxt: Annotated[float, typer.Option(help="SeeNet's δ_h: attention above it is erased.")] = 0.8,
     mint: Annotated[
         float, typer.Option(help="SeeNet's δ_l: features where attention is below it are negated.")
@@ -89,28 +47,25 @@ def export_command(
     if safetensors is not None and safetensors.suffix.lower() != ".safetensors":
         raise InputError(f"{safetensors}: name it .safetensors")
     if onnx is not None:
-        need_packages("ONNX files", "onnx", "onnxscript", "onnxruntime")
-    photographs = {path.name: read_image(path, to_bgr) for path in image or ()}
-    with progress_bar() as bar, no_output_files():
-        tick = _ticker(bar, 1 + len(wanted))
-        if prototxt is None:
-            subject = _seenet(weights, photographs, test_size, seed, maxt, mint)
-        else:
-            subject = _net(prototxt, weights, photographs, test_size, seed)
-        tick()
-        results = {
-            kind: _export(subject, kind, path, {"opset": opset} if kind == "onnx" else {}, tick)
-            for kind, path in wanted.items()
-        }
-    console = plain_console()
-    if results:
-        _print(results, wanted, subject.cases, console if console.is_terminal else plain_console(width=110))
-    if safetensors is not None:
-        write_weights(safetensors, read_weights(weights), metadata=subject.metadata)
-        console.print(
-            f"{safetensors}: weights, with {', '.join(subject.metadata)}", soft_wrap=True, highlight=False
+        need_packages("onnx", "onnxscript", "onnxruntime", purpose="ONNX files")
+    from port.export.run import run_export
+
+    within = run_export(
+        ExportSettings(
+            weights=weights,
+            files=wanted,
+            safetensors=safetensors,
+            prototxt=prototxt,
+            images=image or (),
+            opset=opset,
+            test_size=test_size,
+            maxt=maxt,
+            mint=mint,
+            seed=seed,
+            to_bgr=to_bgr,
         )
-    if not all(found.within for found, _ in results.values()):
+    )
+    if not within:
         raise typer.Exit(1)
 
 
@@ -123,89 +78,3 @@ def _check_files(paths: Sequence[Path]) -> None:
     twice = next((path for path in paths if paths.count(path) > 1), None)
     if twice:
         raise InputError(f"{twice}: is asked for in two formats: name two files")
-
-
-def _seenet(
-    weights: Path, photographs: dict[str, np.ndarray], test_size: int, seed: int, maxt: float, mint: float
-) -> _Subject:
-    model = SeeNet.from_caffemodel(weights, maxt=maxt, mint=mint)
-    views = {name: prepared_views(photo, test_size, flip=True) for name, photo in photographs.items()}
-    return _Subject(model, seenet_metadata(model), seenet_cases(model, views, seed), (maxt, mint))
-
-
-def _net(
-    prototxt: Path, weights: Path, photographs: dict[str, np.ndarray], test_size: int, seed: int
-) -> _Subject:
-    source = read_weights(weights, with_empty=True)
-    check_finite(source, weights)
-    net = CaffeNet(prototxt)
-    net.copy_weights(source, str(weights))
-    shaped = Net(str(prototxt), TEST, allow_modules=())  # keeps the shapes of what it is first given
-    draws: dict[str, list[Tensor]] = {}
-    for name, photo in list(photographs.items())[:1]:
-        given = published_inputs(prototxt, photo, None, test_size)
-        draws[name] = _drawn(shaped, net, given, seed, str(prototxt))
-    for draw in (seed, seed + 1):
-        draws[f"random, seed {draw}"] = _drawn(shaped, net, {}, draw, str(prototxt))
-    text = read_text(prototxt, errors="replace")
-    return _Subject(net, net_metadata(text), net_cases(net, draws))
-
-
-def _drawn(
-    shaped: Net, net: CaffeNet, given: Mapping[str, np.ndarray], seed: int, where: str
-) -> list[Tensor]:
-    arrays = complete_inputs(shaped, net.plan, given, seed, where)
-    return [torch.from_numpy(array.copy()) for array in arrays.values()]
-
-
-def _export(
-    subject: _Subject, kind: str, path: Path, extra: dict[str, int], tick: Callable[[], None]
-) -> tuple[Checked, int]:
-    """Write one file and check it, under another name until it is found to be within.
-
-    Returns:
-        What was found, and the file's bytes.
-    """
-    is_net = isinstance(subject.model, CaffeNet)
-    example = subject.cases[0].inputs if is_net else None
-    made_of = squashed(subject.model) if is_net else None
-    with contextlib.suppress(_BeyondTolerance), atomic_path(path) as beside:
-        EXPORTERS[kind](subject.model, beside, example=example, metadata=subject.metadata, **extra)
-        run, metadata = load(kind, beside)
-        found, size = check(run, subject.cases, subject.thresholds, made_of), beside.stat().st_size
-        if parsed_metadata(metadata) != parsed_metadata(subject.metadata):
-            raise InputError(f"{path}: its metadata does not read back as it was written")
-        if not found.within:
-            raise _BeyondTolerance
-    tick()
-    return found, size
-
-
-def _print(
-    results: dict[str, tuple[Checked, int]], files: dict[str, Path], cases: Sequence[Case], console: Console
-) -> None:
-    table = Table("format", "file", "size", "output", "worst |Δ| of max", "on", "")
-    for kind, (found, size) in results.items():
-        table.add_section()
-        start = (kind, printable(files[kind].name), f"{size / 1e6:.1f} MB")
-        for output, (share, case) in found.worst.items():
-            verdict = Text("within") if found.is_within(output) else Text("OUT", "bold red")
-            verdict.append(", inherited" if output in found.inherited else "")
-            table.add_row(*start, printable(output), f"{share:.1e}", case, verdict)
-            start = ("", "", "")
-    console.print(table)
-    console.print(f"Held against the port, up to {TOLERANCE:.0e} of an output's maximum: {len(cases)} runs.")
-    if any(found.inherited for found, _ in results.values()):
-        console.print(
-            "Inherited: further off, but within it on the file's own scores: these are enlarged here."
-        )
-    for kind, (found, _) in results.items():
-        if found.positions:
-            console.print(f"{kind}: C-ReLU positions that differ: {found.flips} of {found.positions}")
-        if not found.within:
-            console.print(f"{kind}: OUT: {files[kind]} was not written", style="bold red")
-
-
-def _ticker(bar: Progress, total: int) -> Callable[[], None]:
-    task = bar.add_task("export", total=total)
-    return lambda: bar.advance(task)

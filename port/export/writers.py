@@ -5,8 +5,6 @@ port's forward in evaluation mode, C-ReLU included; there is no gradient in it.
 """
 
 import contextlib
-import copy
-import importlib.util
 import logging
 import math
 import os
@@ -26,18 +24,16 @@ from torch.overrides import TorchFunctionMode
 
 import prototxt
 from port.attention.maps import MEAN_BGR
+from port.export.settings import OPSET
 from port.models.crelu import normalised_attention
 from port.models.seenet import SeeNet
 from port.net import CaffeNet
 from port.voc.classes import CLASSES
-from prototxt.errors import InputError
+from prototxt.errors import InputError, need_packages
 from prototxt.plan import LayerPlan
 from prototxt.read import read_net
 from weights.files import atomic_path
 from weights.metadata import net_metadata
-
-OPSET = 18
-"""The opset that is written by default: the exporter's own, and the oldest that it writes."""
 
 SEENET_OUTPUTS = ("score_b1", "score_b2", "attention")
 """Of an exported SeeNet: Caffe's blobs, and (num, 1, h, w) in [0, 1], what its C-ReLU thresholds."""
@@ -78,7 +74,7 @@ def export_onnx(
         InputError: onnx or onnxscript missing, an opset that is not to be had, a layer that ONNX cannot hold (by
             name), more than 2 GB of weights, a file that cannot be written.
     """
-    need_packages("ONNX files", "onnx", "onnxscript")
+    need_packages("onnx", "onnxscript", purpose="ONNX files")
     _check_opset(opset)
     _check_size(model, path)
     job = _job(model, example, metadata)
@@ -178,17 +174,10 @@ def deployed_blobs(net: CaffeNet) -> list[str]:
 def squashed(net: CaffeNet) -> dict[str, tuple[nn.Module, str]]:
     """Outputs that are probabilities: of each the layer that makes it, and the scores that it reads."""
     return {
-        net.plan.blobs[plan.tops[0]]: (net._modules[plan.name], net.plan.blobs[plan.bottoms[0]])
+        net.plan.blobs[plan.tops[0]]: (net.layers[plan.index], net.plan.blobs[plan.bottoms[0]])
         for plan in net.plan.layers
         if plan.type in ("Softmax", "Sigmoid") and plan.tops[0] in net.plan.outputs and not plan.in_place
     }
-
-
-def need_packages(what: str, *packages: str) -> None:
-    """Raises InputError, with pip's line, where a package is not installed."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"{what} need {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def first_line(error: BaseException) -> str:
@@ -200,7 +189,12 @@ def first_line(error: BaseException) -> str:
 
 
 class _DeployedSeeNet(SeeNet):
-    """SeeNet with `SEENET_OUTPUTS`."""
+    """A SeeNet in evaluation mode that returns `SEENET_OUTPUTS`, over the same modules: files keep Caffe's names."""
+
+    def __init__(self, model: SeeNet):
+        nn.Module.__init__(self)
+        vars(self).update(vars(model))
+        self.training = False
 
     def forward(self, data: Tensor, label: Tensor) -> tuple[Tensor, ...]:
         score_b1, score_b2 = super().forward(data, label)
@@ -208,7 +202,13 @@ class _DeployedSeeNet(SeeNet):
 
 
 class _DeployedNet(CaffeNet):
-    """A CaffeNet that returns `deployed_blobs`."""
+    """A CaffeNet in evaluation mode that returns `deployed_blobs`, over the same layers."""
+
+    def __init__(self, net: CaffeNet):
+        nn.Module.__init__(self)
+        vars(self).update(vars(net))
+        self.training = False
+        self.gradient = "exact"  # there is none: nothing is to be kept for it
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(super().forward(*inputs, blobs=deployed_blobs(self)).values())
@@ -227,21 +227,20 @@ class _Job:
 def _job(
     model: SeeNet | CaffeNet, example: Sequence[Tensor] | None, metadata: Mapping[str, str] | None
 ) -> _Job:
-    # The same modules and weights under another class: the files' weights keep Caffe's names.
-    module = copy.copy(model)
-    module.training = False
     if isinstance(model, SeeNet):
-        module.__class__ = _DeployedSeeNet
         entries = seenet_metadata(model) if metadata is None else dict(metadata)
         weight = model.score_b1.weight
         data = torch.zeros(2, 3, 70, 90).to(weight)
         label = torch.zeros(2, model.num_classes).to(weight)
         free = ({0: "num", 2: "height", 3: "width"}, {0: "num"})
-        return _Job(module, (data, label), ["data", "label"], list(SEENET_OUTPUTS), free, entries)
-    module.__class__, module.gradient = _DeployedNet, "exact"  # there is none: nothing is to be kept for it
+        return _Job(
+            _DeployedSeeNet(model), (data, label), ["data", "label"], list(SEENET_OUTPUTS), free, entries
+        )
     if example is None:
         example = [torch.zeros(model.blob_shapes[name]) for name in model.inputs]
-    return _Job(module, tuple(example), model.inputs, deployed_blobs(model), None, dict(metadata or {}))
+    return _Job(
+        _DeployedNet(model), tuple(example), model.inputs, deployed_blobs(model), None, dict(metadata or {})
+    )
 
 
 # ---- capturing
@@ -292,7 +291,7 @@ def _naming_the_layer(job: _Job) -> Iterator[None]:
         return
     running: list[LayerPlan] = []
     hooks = [
-        job.module._modules[plan.name].register_forward_pre_hook(lambda *_, plan=plan: running.append(plan))
+        job.module.layers[plan.index].register_forward_pre_hook(lambda *_, plan=plan: running.append(plan))
         for plan in job.module.plan.layers
     ]
     try:

@@ -1,48 +1,33 @@
 """Caffe's neuron layers: each value of the top comes from one value of the bottom."""
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from port.gradient import with_slope
-from port.layer import SameShape, Shape, layer
-from port.layers.checks import legacy_shape, refuse_in_place
-from prototxt.caffe_pb2 import FillerParameter
-from prototxt.errors import InputError
+from port.layer import Layer, layer
+from prototxt.layers.activations import log_of_base
 from runtime.rng import caffe_rng
 
 
 @layer("ReLU")
-class ReLU(SameShape):
+class ReLU(Layer):
     def forward(self, x: Tensor) -> Tensor:
         slope = self.param.relu_param.negative_slope
         return F.leaky_relu(x, slope) if slope else F.relu(x)
 
 
 @layer("PReLU")
-class PReLU(SameShape):
+class PReLU(Layer):
     """Leaky ReLU whose slope is learned, one for each channel or one for all."""
 
-    def set_up(self, shape: Shape) -> None:
-        param = self.param.prelu_param
-        if len(shape) < 2:
-            raise InputError(f"PReLU needs a bottom of at least 2 axes, not {shape}")
-        channels = legacy_shape(shape)[1]
-        filler = param.filler if param.HasField("filler") else FillerParameter(type="constant", value=0.25)
-        self.add_weight(() if param.channel_shared else (channels,), filler)
-
     def forward(self, x: Tensor) -> Tensor:
-        (slopes,) = self.blobs
-        if slopes.ndim and len(slopes) != x.shape[1]:
-            raise InputError(f"the slopes are for {len(slopes)} channels, the bottom is {tuple(x.shape)}")
-        return F.prelu(x, slopes)
+        return F.prelu(x, self.blobs[0])
 
 
 @layer("ELU")
-class ELU(SameShape):
+class ELU(Layer):
     def forward(self, x: Tensor) -> Tensor:
         alpha = self.param.elu_param.alpha
         value = x.detach()
@@ -51,20 +36,20 @@ class ELU(SameShape):
 
 
 @layer("Sigmoid")
-class Sigmoid(SameShape):
+class Sigmoid(Layer):
     def forward(self, x: Tensor) -> Tensor:
         top = _sigmoid(x.detach())
         return with_slope(x, top, lambda y: y * (1 - y), top)
 
 
 @layer("TanH")
-class TanH(SameShape):
+class TanH(Layer):
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
 
 
 @layer("Swish")
-class Swish(SameShape):
+class Swish(Layer):
     def forward(self, x: Tensor) -> Tensor:
         beta = self.param.swish_param.beta
         value = x.detach()
@@ -74,16 +59,13 @@ class Swish(SameShape):
 
 
 @layer("AbsVal")
-class AbsVal(SameShape):
-    def set_up(self, shape: Shape) -> None:
-        refuse_in_place(self)
-
+class AbsVal(Layer):
     def forward(self, x: Tensor) -> Tensor:
         return x.abs()
 
 
 @layer("Threshold")
-class Threshold(SameShape):
+class Threshold(Layer):
     """1 above the threshold, else 0. Caffe has no gradient for it."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +73,7 @@ class Threshold(SameShape):
 
 
 @layer("BNLL")
-class BNLL(SameShape):
+class BNLL(Layer):
     """log(1 + exp(x))."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +83,7 @@ class BNLL(SameShape):
 
 
 @layer("Clip")
-class Clip(SameShape):
+class Clip(Layer):
     """Between `min` and `max`, bounds included in what passes the gradient on."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +94,7 @@ class Clip(SameShape):
 
 
 @layer("Power")
-class Power(SameShape):
+class Power(Layer):
     """(shift + scale · x) ^ power."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,12 +117,12 @@ class Power(SameShape):
 
 
 @layer("Exp")
-class Exp(SameShape):
+class Exp(Layer):
     """base ^ (shift + scale · x), base e by default."""
 
-    def set_up(self, shape: Shape) -> None:
+    def set_up(self) -> None:
         param = self.param.exp_param
-        log_base = _log_base(param.base)
+        log_base = log_of_base(param.base)
         self.inner = log_base * param.scale
         self.outer = float(np.exp(log_base * param.shift))
 
@@ -150,13 +132,11 @@ class Exp(SameShape):
 
 
 @layer("Log")
-class Log(SameShape):
+class Log(Layer):
     """log_base(shift + scale · x), base e by default."""
 
-    def set_up(self, shape: Shape) -> None:
-        self.log_base = _log_base(self.param.log_param.base)
-        if not self.log_base:
-            raise InputError("log_param: base 1 has no logarithm: give another base")
+    def set_up(self) -> None:
+        self.log_base = log_of_base(self.param.log_param.base)
 
     def forward(self, x: Tensor) -> Tensor:
         scale, shift = self.param.log_param.scale, self.param.log_param.shift
@@ -170,7 +150,7 @@ class Log(SameShape):
 
 
 @layer("Dropout")
-class Dropout(SameShape):
+class Dropout(Layer):
     """Zeroes units with probability `dropout_ratio` in TRAIN, scaling the rest; the identity in TEST.
 
     The mask is drawn from Caffe's generator, so the same seed drops the same units.
@@ -189,12 +169,3 @@ def _sigmoid(x: Tensor) -> Tensor:
     large = x > 0
     small = torch.sigmoid(torch.where(large, -x, x))
     return torch.where(large, 1 - small, small)
-
-
-def _log_base(base: float) -> float:
-    """The natural logarithm of Exp's and Log's base; -1 stands for e."""
-    if base == -1:
-        return 1.0
-    if base <= 0:
-        raise InputError(f"base {base:g} must be above 0, or -1 for e")
-    return math.log(base)

@@ -1,15 +1,14 @@
 """Convolution and its transpose."""
 
-import math
 from collections.abc import Sequence
+from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from port.layer import Layer, Shape, layer
-from prototxt.errors import InputError
-from prototxt.layers.windows import canonical_axis, convolution_window
+from port.layer import Layer, layer
+from prototxt.layers.windows import Window, canonical_axis, convolution_window
 
 
 def _conv2d(
@@ -39,36 +38,10 @@ _DECONVOLVE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 class _Convolving(Layer):
     deconvolve = False
 
-    def set_up(self, *shapes: Shape) -> None:
-        param = self.param.convolution_param
-        self.axis = canonical_axis(param.axis, len(shapes[0]))
-        spatial = len(shapes[0]) - self.axis - 1
-        if spatial not in _CONVOLVE:
-            raise InputError(f"convolution over {spatial} spatial axes is not carried by the port: 1, 2 or 3")
-        self.window = convolution_window(param, spatial)
-        channels, outputs, groups = shapes[0][self.axis], param.num_output, param.group
-        if outputs < 1:
-            raise InputError("num_output must be at least 1")
-        if channels % groups or outputs % groups:
-            raise InputError(f"group {groups} must divide {channels} channels and num_output {outputs}")
-        if any(shape != shapes[0] for shape in shapes):
-            raise InputError(f"all bottoms must have one shape, not {', '.join(map(str, shapes))}")
-        rows, columns = (channels, outputs) if self.deconvolve else (outputs, channels)
-        self.add_weight((rows, columns // groups, *self.window.kernel), param.weight_filler)
-        if param.bias_term:
-            self.add_weight((outputs,), param.bias_filler)
-
-    def top_shapes(self, *shapes: Shape) -> list[Shape]:
-        param, tops = self.param.convolution_param, []
-        rows, columns = self.blobs[0].shape[:2]
-        channels = rows if self.deconvolve else columns * param.group
-        for shape in shapes:
-            if shape[self.axis] != channels:
-                raise InputError(f"the weights are for {channels} channels, the bottom is {shape}")
-            sizes = shape[self.axis + 1 :]
-            out = self.window.deconvolved(sizes) if self.deconvolve else self.window.convolved(sizes)
-            tops.append((*shape[: self.axis], param.num_output, *out))
-        return tops
+    def set_up(self) -> None:
+        axes = len(self.plan.bottom_shapes[0])
+        self.axis = canonical_axis(self.param.convolution_param.axis, axes)
+        self.window = convolution_window(self.param.convolution_param, axes - self.axis - 1)
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         return tuple(self._one(bottom) for bottom in bottoms)
@@ -79,7 +52,11 @@ class _Convolving(Layer):
         images = bottom if self.axis == 1 else bottom.reshape(-1, *bottom.shape[self.axis :])
         window, groups = self.window, self.param.convolution_param.group
         spatial = len(window.kernel)
-        if self.deconvolve:
+        if spatial not in _CONVOLVE:
+            top = (_deconvolve_any if self.deconvolve else _convolve_any)(images, weight, window, groups)
+            if bias is not None:
+                top = top + bias.view(-1, *(1,) * spatial)
+        elif self.deconvolve:
             top = _DECONVOLVE[spatial](
                 images, weight, bias, window.stride, window.pad, 0, groups, window.dilation
             )
@@ -88,9 +65,50 @@ class _Convolving(Layer):
         return top if self.axis == 1 else top.reshape(*batch, *top.shape[1:])
 
 
+def _convolve_any(x: Tensor, weight: Tensor, window: Window, groups: int) -> Tensor:
+    """A convolution over any number of spatial axes: PyTorch has one to three."""
+    out = window.convolved(x.shape[2:])
+    padded = F.pad(x, [p for pad in reversed(window.pad) for p in (pad, pad)])
+    top = 0
+    for place in product(*map(range, window.kernel)):
+        seen = padded[(..., *_taken(window, place, out))]
+        top = top + _grouped_product(seen, weight[(..., *place)], groups)
+    return top
+
+
+def _deconvolve_any(x: Tensor, weight: Tensor, window: Window, groups: int) -> Tensor:
+    """The transpose of `_convolve_any`."""
+    sizes, out = x.shape[2:], window.deconvolved(x.shape[2:])
+    columns = weight.shape[1] * groups
+    padded = x.new_zeros((len(x), columns, *(n + 2 * p for n, p in zip(out, window.pad, strict=True))))
+    for place in product(*map(range, window.kernel)):
+        turned = weight[(..., *place)].reshape(groups, -1, weight.shape[1]).mT.flatten(0, 1)
+        index = (..., *_taken(window, place, sizes))
+        spread = torch.zeros_like(padded)
+        spread[index] = _grouped_product(x, turned, groups)
+        padded = padded + spread
+    return padded[(..., *(slice(p, p + n) for p, n in zip(window.pad, out, strict=True)))]
+
+
+def _taken(window: Window, place: Sequence[int], out: Sequence[int]) -> tuple[slice, ...]:
+    """Where the kernel's value at `place` falls for each of the output's positions."""
+    return tuple(
+        slice(k * d, k * d + (n - 1) * s + 1, s)
+        for k, d, s, n in zip(place, window.dilation, window.stride, out, strict=True)
+    )
+
+
+def _grouped_product(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """(outputs, inputs / groups) times each position's channels, which lie along axis 1."""
+    parts = x.reshape(len(x), groups, -1, *x.shape[2:])
+    return torch.einsum("ngi...,goi->ngo...", parts, weight.reshape(groups, -1, weight.shape[1])).flatten(
+        1, 2
+    )
+
+
 @layer("Convolution")
 class Convolution(_Convolving):
-    """Cross-correlation over one to three spatial axes, with groups and dilation."""
+    """Cross-correlation over any number of spatial axes, with groups and dilation."""
 
 
 @layer("Deconvolution")
@@ -104,20 +122,13 @@ class Deconvolution(_Convolving):
 class Im2col(Layer):
     """(…, channels, sizes…) to (…, channels · kernel, windows…), over any number of spatial axes."""
 
-    def set_up(self, shape: Shape) -> None:
-        param = self.param.convolution_param
-        self.axis = canonical_axis(param.axis, len(shape))
-        spatial = len(shape) - self.axis - 1
-        if not spatial:
-            raise InputError(f"no spatial axis follows the channel axis {self.axis} of a bottom {shape}")
-        self.window = convolution_window(param, spatial)
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        sizes = self.window.convolved(shape[self.axis + 1 :])
-        return [(*shape[: self.axis], shape[self.axis] * math.prod(self.window.kernel), *sizes)]
+    def set_up(self) -> None:
+        axes = len(self.plan.bottom_shapes[0])
+        self.axis = canonical_axis(self.param.convolution_param.axis, axes)
+        self.window = convolution_window(self.param.convolution_param, axes - self.axis - 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        top_shape = self.top_shapes(tuple(x.shape))[0]
+        (top_shape,) = self.plan.top_shapes(tuple(x.shape))
         window, first = self.window, self.axis + 1
         patches = F.pad(x, [p for pad in reversed(window.pad) for p in (pad, pad)])
         for axis, (extent, stride, dilation) in enumerate(

@@ -1,6 +1,5 @@
-"""Caffe's data layers: what fills a net's first blobs from files, databases and memory."""
+"""Caffe's data layers: what fills a net's first blobs from files, databases and memory; and what writes a file."""
 
-from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -8,17 +7,17 @@ import torch
 from torch import Tensor
 
 from port.caffe_layers.voc_data import VocImages, settings_of
-from port.layer import PYTHON_LAYERS, Layer, Shape, layer
+from port.layer import PYTHON_LAYERS, Layer, layer
 from port.ranks import solver_count, solver_rank
+from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from runtime.data.database import DatabaseImages
-from runtime.data.hdf5 import HDF5Rows
-from runtime.data.images import LabelledImages, PairedImages
-from runtime.data.memory import MemoryImages
+from prototxt.layers.declare import Declared
+from prototxt.layers.python import saying_built_in
+from prototxt.plan import Step
 from runtime.data.output import HDF5Pass
-from runtime.data.prefetch import Prefetcher, Source, whole
-from runtime.data.windows import ImageWindows
-from runtime.rng import caffe_rng
+from runtime.data.prefetch import Prefetcher, Share, whole
+from runtime.data.sources import open_source
+from runtime.set_up import Opened
 
 AHEAD = 4
 """Batches read ahead: Caffe's default `prefetch`."""
@@ -26,13 +25,22 @@ AHEAD = 4
 TRAIN = 0
 
 
-class DataLayer(Layer):
-    """A layer over a source of batches.
+def open_data(step: Step, palette_labels: bool = False) -> Opened | None:
+    """The source of a data layer, which shares training data out among ranks; None for another kind of layer."""
+    return open_source(step, share_of(step.param), palette_labels)
 
-    Set-up draws from Caffe's process-wide generator exactly what Caffe's set-up draws, so that the fillers
-    after it are Caffe's. From then on a source has generators of its own; what is read ahead never shows.
+
+def share_of(layer: LayerParameter) -> Share:
+    """(rank, count) by which training data is shared out, as Caffe's `Skip` does."""
+    return (lambda: (solver_rank(), solver_count())) if layer.phase == TRAIN else whole
+
+
+@layer("Data", "ImageData", "ImageSegData", "WindowData")
+class DataLayer(Layer):
+    """A layer over a source of batches, which are read ahead; what is read ahead never shows.
 
     Attributes:
+        source: what it reads from.
         prefetcher: its `waited` is the seconds that passes have waited for data.
     """
 
@@ -41,15 +49,8 @@ class DataLayer(Layer):
     def set_up(self) -> None:
         # Where this is, the tops go; a net's `.to(device)` moves it.
         self.register_buffer("where", torch.empty(0), persistent=False)
-        self.source = self.make_source()
+        self.source = self.opened
         self.prefetcher = Prefetcher(self.source, self.ahead, self._tensors)
-
-    @abstractmethod
-    def make_source(self) -> Source:
-        """The source, set up as Caffe sets it up."""
-
-    def top_shapes(self) -> list[Shape]:
-        return self.source.shapes
 
     def forward(self) -> tuple[Tensor, ...]:
         """The next batch: float32 (float64 in a float64 net), on the device that the net was moved to."""
@@ -76,71 +77,15 @@ class DataLayer(Layer):
         tensors = [torch.from_numpy(top) for top in tops]
         return [tensor.pin_memory() for tensor in tensors] if self.where.is_cuda else tensors
 
-    def share(self) -> tuple[int, int]:
-        """(rank, count) by which training data is shared out, as Caffe's `Skip` does."""
-        return (solver_rank(), solver_count()) if self.phase == TRAIN else whole()
 
-
-@layer("ImageData")
-class ImageData(DataLayer):
-    """Images and labels from a list of files. Every rank reads the whole list, as in Caffe: shuffle it."""
-
-    def make_source(self) -> Source:
-        return LabelledImages(self.param, caffe_rng())
-
-
-@layer("ImageSegData")
-class ImageSegData(DataLayer):
-    """Images and label images from a list of pairs: the SeeNet group's fork.
-
-    Set on the class, before nets are built: `rescale` to have `scale_factors` used, which that fork reads and
-    then ignores; `palette_indices` to have the indices of palette label images, which Caffe cannot read.
-    """
-
-    rescale = False
-    palette_indices = False
-
-    def make_source(self) -> Source:
-        return PairedImages(self.param, caffe_rng(), self.rescale, self.palette_indices)
-
-
-@layer("WindowData")
-class WindowData(DataLayer):
-    """Windows of images, foreground and background, warped to one size, from an R-CNN window file."""
-
-    def make_source(self) -> Source:
-        return ImageWindows(self.param, caffe_rng())
-
-
-@layer("Data")
-class Data(DataLayer):
-    """Images, and labels where there is a second top, from an LMDB."""
-
-    def make_source(self) -> Source:
-        return DatabaseImages(self.param, len(self.plan.tops) > 1, self.share, caffe_rng())
-
-
-@layer("HDF5Data")
-class HDF5Data(DataLayer):
-    """Rows of HDF5 datasets, one for each top; in memory, so that nothing is read ahead."""
+@layer("HDF5Data", "MemoryData")
+class MemoryDataLayer(DataLayer):
+    """Rows that are in memory already, so that nothing is read ahead."""
 
     ahead = 0
-
-    def make_source(self) -> Source:
-        return HDF5Rows(self.param, self.share)
-
-
-@layer("MemoryData")
-class MemoryData(DataLayer):
-    """Arrays that a program hands over by `reset(data, labels)`."""
-
-    ahead = 0
-
-    def make_source(self) -> Source:
-        return MemoryImages(self.param, caffe_rng())
 
     def reset(self, data: np.ndarray, labels: np.ndarray) -> None:
-        """Read from these arrays from now on: (n, channels, height, width), and n labels.
+        """MemoryData: read from these arrays from now on: (n, channels, height, width), and n labels.
 
         Raises:
             InputError: other shapes, or n that is no multiple of the batch size.
@@ -151,11 +96,15 @@ class MemoryData(DataLayer):
 class VOCDataLayer(DataLayer):
     """The built-in twin of `voc_layers.VOCDataLayer`: the same draws, read ahead."""
 
-    def make_source(self) -> Source:
-        if len(self.plan.tops) != 2:
-            raise InputError(f"VOCDataLayer makes two tops, data and label, not {len(self.plan.tops)}")
-        settings = settings_of(self.param.python_param.param_str, InputError)
-        return VocImages(settings, self.phase == TRAIN, self.share, InputError)
+    @staticmethod
+    def open(step: Step) -> Opened:
+        with saying_built_in(step.param):
+            if len(step.tops) != 2:
+                raise InputError(f"VOCDataLayer makes two tops, data and label, not {len(step.tops)}")
+            settings = settings_of(step.param.python_param.param_str, InputError)
+        train = step.param.phase == TRAIN
+        source = VocImages(settings, train, share_of(step.param), InputError)
+        return source, Declared(source.shapes)
 
 
 PYTHON_LAYERS["voc_layers", "VOCDataLayer"] = VOCDataLayer
@@ -165,12 +114,8 @@ PYTHON_LAYERS["voc_layers", "VOCDataLayer"] = VOCDataLayer
 class HDF5Output(Layer):
     """Writes its two bottoms to `hdf5_output_param.file_name`, once."""
 
-    def set_up(self, data: Shape, label: Shape) -> None:
+    def set_up(self) -> None:
         self.file = HDF5Pass(self.param.hdf5_output_param)
-
-    def top_shapes(self, data: Shape, label: Shape) -> list[Shape]:
-        self.file.check(tuple(data), tuple(label))
-        return []
 
     def forward(self, *bottoms: Tensor) -> tuple[()]:
         self.file.write(*(bottom.detach().cpu().numpy() for bottom in bottoms))

@@ -2,18 +2,13 @@
 
 from torch import Tensor
 
-from port.layer import PYTHON_LAYERS, SameShape, Shape
+from port.layer import PYTHON_LAYERS, Layer
 from port.models.crelu import BackgroundMask, CReLU
 from prototxt.errors import InputError
 from runtime.python_layer import literal_params
 
 
-class _Erasing(SameShape):
-    def top_shapes(self, features: Shape, scores: Shape, labels: Shape) -> list[Shape]:
-        if len(features) != 4 or len(scores) != 4 or scores[::2] + scores[3:] != features[::2] + features[3:]:
-            raise InputError(f"scores {scores} must match the features {features} but for the channels")
-        return [features]
-
+class _Erasing(Layer):
     def forward(self, features: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         if labels.numel() != scores.shape[0] * scores.shape[1]:
             raise InputError(
@@ -24,7 +19,7 @@ class _Erasing(SameShape):
 
 
 class CReLULayer(_Erasing):
-    def set_up(self, *shapes: Shape) -> None:
+    def set_up(self) -> None:
         maxt, mint = literal_params(self.param, "maxt", "mint")
         self.mask = CReLU(maxt, mint)
 
@@ -34,7 +29,7 @@ class CReLULayer(_Erasing):
 
 
 class BackgroundMaskLayer(_Erasing):
-    def set_up(self, *shapes: Shape) -> None:
+    def set_up(self) -> None:
         self.mask = BackgroundMask(*literal_params(self.param, "thresh"))
 
 

@@ -1,4 +1,4 @@
-"""Losses that are logarithms of probabilities."""
+"""The losses. A loss is one number; the net weighs it, through the gradient it sends in."""
 
 import math
 from abc import abstractmethod
@@ -11,36 +11,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from port.gradient import refuse_gradient, with_slope
-from port.layer import Layer, Shape, as_tuple, layer
-from port.layers.checks import check_label_count, class_numbers, legacy_shape
+from port.labels import class_numbers
+from port.layer import Layer, as_tuple, layer
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
-from prototxt.errors import InputError
+from prototxt.layers.declare import Shape
+from prototxt.layers.losses import check_matrix
 from prototxt.layers.windows import canonical_axis
 from weights.binaryproto import read_binaryproto
 
 
 class Loss(Layer):
-    """A loss class writes `check` and `loss`, and says which bottoms get no gradient."""
+    """A loss class writes `loss`, and says which bottoms get no gradient."""
 
     no_gradient: ClassVar[dict[int, str]] = {1: "labels"}
 
-    def top_shapes(self, *shapes: Shape) -> list[Shape]:
-        self.check(*shapes)
-        return [(), shapes[0]][: len(self.plan.tops)]
-
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        self.check(*(tuple(b.shape) for b in bottoms))
         loss, *others = as_tuple(self.loss(*bottoms))
         for index, what in self.no_gradient.items():
             if index < len(bottoms):
                 loss = refuse_gradient(self, loss, bottoms[index], index, what)
         return loss, *others
-
-    def check(self, *shapes: Shape) -> None:
-        """Raises InputError for shapes that Caffe refuses."""
-        first, second = shapes[:2]
-        if not first or first[:1] != second[:1]:
-            raise InputError(f"the bottoms {tuple(first)} and {tuple(second)} must have the same first axis")
 
     @abstractmethod
     def loss(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -80,11 +70,6 @@ LOG_THRESHOLD = float(np.float32(1e-20))
 class SigmoidCrossEntropyLoss(Loss):
     """Cross-entropy of sigmoid(x) with targets from 0 to 1, over the number of images unless told else."""
 
-    def check(self, *shapes: Shape) -> None:
-        super().check(*shapes)
-        if math.prod(shapes[0]) != math.prod(shapes[1]):
-            raise InputError(f"scores {shapes[0]} and targets {shapes[1]} must hold as many values")
-
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         param, valid = self.param.loss_param, None
         targets = targets.detach().reshape(x.shape)
@@ -107,10 +92,6 @@ class SoftmaxWithLoss(Loss):
 
     A second top has the probabilities; what comes back to it is not heeded.
     """
-
-    def check(self, *shapes: Shape) -> None:
-        super().check(*shapes)
-        check_label_count(*shapes, self._axis(shapes[0]))
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         param, axis = self.param.loss_param, self._axis(tuple(x.shape))
@@ -146,24 +127,13 @@ class InfogainLoss(Loss):
 
     no_gradient: ClassVar[dict[int, str]] = {1: "labels", 2: "infogain matrix"}
 
-    def set_up(self, *shapes: Shape) -> None:
-        param = self.param.infogain_loss_param
-        if self.param.loss_param.HasField("normalize"):
-            raise InputError("InfogainLoss does not know loss_param's normalize: give normalization")
-        if len(shapes) == 2:
-            if not param.HasField("source"):
-                raise InputError("give infogain_loss_param the matrix's file as source, or a third bottom")
-            matrix = torch.from_numpy(read_binaryproto(param.source)).to(torch.get_default_dtype())
+    def set_up(self) -> None:
+        if len(self.plan.bottoms) == 2:
+            matrix = read_binaryproto(self.param.infogain_loss_param.source)
+            scores = self.plan.bottom_shapes[0]
+            check_matrix(matrix.size, scores[self._axis(scores)])
+            matrix = torch.from_numpy(matrix).to(torch.get_default_dtype())
             self.register_buffer("matrix", matrix, persistent=False)
-
-    def check(self, *shapes: Shape) -> None:
-        super().check(*shapes)
-        axis = self._axis(shapes[0])
-        check_label_count(*shapes[:2], axis)
-        classes = shapes[0][axis]
-        matrix = tuple(shapes[2] if len(shapes) > 2 else self.matrix.shape)
-        if math.prod(matrix) != classes**2:
-            raise InputError(f"the infogain matrix {matrix} must hold {classes} × {classes} values")
 
     def loss(self, x: Tensor, labels: Tensor, matrix: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         param, axis = self.param.loss_param, self._axis(tuple(x.shape))
@@ -191,12 +161,6 @@ class InfogainLoss(Loss):
 class MultinomialLogisticLoss(Loss):
     """Minus the logarithm of the label's probability, which is what the bottom holds, per image."""
 
-    def check(self, *shapes: Shape) -> None:
-        super().check(*shapes)
-        legacy_shape(shapes[0])
-        if legacy_shape(shapes[1])[1:] != (1, 1, 1):
-            raise InputError(f"give one label for each image, not {tuple(shapes[1])}")
-
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         rows = x.flatten(1) if x.ndim > 1 else x[:, None]
         picked = rows.gather(1, class_numbers(labels, rows.shape[1]).reshape(-1, 1))
@@ -211,12 +175,6 @@ class EuclideanLoss(Loss):
 
     no_gradient: ClassVar[dict[int, str]] = {}
 
-    def check(self, *shapes: Shape) -> None:
-        super().check(*shapes)
-        legacy_shape(shapes[0])
-        if math.prod(shapes[0]) != math.prod(shapes[1]):
-            raise InputError(f"the bottoms {shapes[0]} and {shapes[1]} must hold as many values")
-
     def loss(self, a: Tensor, b: Tensor) -> Tensor:
         return (a - b.reshape(a.shape)).square().sum() / len(a) / 2
 
@@ -224,10 +182,6 @@ class EuclideanLoss(Loss):
 @layer("HingeLoss")
 class HingeLoss(Loss):
     """What scores lack to a margin of 1, the label's above 0, the others below; squared by L2. Per image."""
-
-    def check(self, *shapes: Shape) -> None:
-        super().check(*shapes)
-        legacy_shape(shapes[0])
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         rows = x.reshape(len(x), -1)
@@ -247,14 +201,6 @@ class ContrastiveLoss(Loss):
     """
 
     no_gradient: ClassVar[dict[int, str]] = {}
-
-    def check(self, *shapes: Shape) -> None:
-        super().check(*shapes)
-        a, b, similar = map(legacy_shape, shapes)
-        if a[1:] != (a[1], 1, 1) or b[1:] != a[1:]:
-            raise InputError(f"the pairs must be two blobs (num, channels), not {shapes[0]} and {shapes[1]}")
-        if similar[1:] != (1, 1, 1) or similar[0] < a[0]:
-            raise InputError(f"give one similarity for each of {a[0]} pairs, not {shapes[2]}")
 
     def loss(self, a: Tensor, b: Tensor, similar: Tensor) -> Tensor:
         param = self.param.contrastive_loss_param

@@ -1,12 +1,10 @@
-"""Layers that reduce axes to fewer values: sums, places of maxima, accuracy."""
+"""Layers that judge."""
 
 import torch
 from torch import Tensor
 
-from port.layer import Layer, Shape, layer
-from port.layers.checks import check_label_count, class_numbers
-from prototxt.errors import InputError
-from prototxt.layers.windows import canonical_axis
+from port.labels import class_numbers
+from port.layer import Layer, layer
 
 
 @layer("Accuracy")
@@ -16,20 +14,8 @@ class Accuracy(Layer):
     A score equal to the label's counts against it. Caffe has no gradient for it.
     """
 
-    def set_up(self, scores: Shape, labels: Shape) -> None:
-        self.top_shapes(scores, labels)
-
-    def top_shapes(self, scores: Shape, labels: Shape) -> list[Shape]:
-        param = self.param.accuracy_param
-        axis = canonical_axis(param.axis, len(scores))
-        check_label_count(scores, labels, axis)
-        if param.top_k > scores[axis]:
-            raise InputError(f"accuracy_param: top_k {param.top_k} is more than the {scores[axis]} classes")
-        return [(), (scores[axis],)][: len(self.plan.tops)]
-
     @torch.no_grad()
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        self.top_shapes(tuple(scores.shape), tuple(labels.shape))
         param = self.param.accuracy_param
         scores = scores.movedim(param.axis, -1)
         scores = scores.reshape(-1, scores.shape[-1])

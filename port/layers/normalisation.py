@@ -7,43 +7,27 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.layer import Layer, SameShape, Shape, layer
-from port.layers.checks import legacy_shape, refuse_in_place
-from prototxt.caffe_pb2 import FillerParameter, LRNParameter
-from prototxt.errors import InputError
+from port.layer import Layer, layer
+from prototxt.caffe_pb2 import LRNParameter
+from prototxt.layers.declare import legacy_shape
 from prototxt.layers.windows import canonical_axis
 
 
 @layer("Softmax")
-class Softmax(SameShape):
-    def set_up(self, shape: Shape) -> None:
-        canonical_axis(self.param.softmax_param.axis, len(shape))
-
+class Softmax(Layer):
     def forward(self, x: Tensor) -> Tensor:
         return torch.softmax(x, canonical_axis(self.param.softmax_param.axis, x.ndim))
 
 
 @layer("LRN")
-class LRN(SameShape):
+class LRN(Layer):
     """x / (k + alpha · mean of the neighbourhood's squares) ^ beta.
 
     The neighbourhood is `local_size` channels, or a square of that side within the channel; outside there
     are zeros, which count in the mean. Within a channel Caffe does not heed `k`: it is 1.
     """
 
-    def set_up(self, shape: Shape) -> None:
-        if self.param.lrn_param.local_size % 2 == 0:
-            raise InputError(f"lrn_param: local_size {self.param.lrn_param.local_size} must be odd")
-        if self.param.lrn_param.norm_region == LRNParameter.ACROSS_CHANNELS:
-            refuse_in_place(self)  # Caffe overwrites the bottom before it has read it
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        if len(shape) != 4:
-            raise InputError(f"LRN needs 4 axes (num, channels, height, width), not {tuple(shape)}")
-        return [shape]
-
     def forward(self, x: Tensor) -> Tensor:
-        self.top_shapes(tuple(x.shape))
         param = self.param.lrn_param
         if param.norm_region == LRNParameter.ACROSS_CHANNELS:
             wanted = torch.is_grad_enabled() and x.requires_grad
@@ -87,9 +71,6 @@ def _channel_sums(x: Tensor, count: int) -> Tensor:
 class MVN(Layer):
     """Each channel, or image (`across_channels`), less its mean, over deviation + eps. The top has 4 axes."""
 
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        return [legacy_shape(shape)]
-
     def forward(self, x: Tensor) -> Tensor:
         param = self.param.mvn_param
         x = x.reshape(legacy_shape(tuple(x.shape)))
@@ -102,33 +83,21 @@ class MVN(Layer):
 
 
 @layer("BatchNorm")
-class BatchNorm(SameShape):
+class BatchNorm(Layer):
     """Each channel less its mean, over its deviation: the batch's own in TRAIN, the running ones in TEST.
 
     Its blobs are the running sums of means and of (unbiased) variances, and the count to divide both by.
     A forward pass on the batch's own updates them; no solver does.
     """
 
-    def set_up(self, shape: Shape) -> None:
-        if any(spec.lr_mult for spec in self.param.param):
-            raise InputError("BatchNorm's blobs are running sums, not learned: set lr_mult: 0 in its param")
-        if len(shape) < 2:
-            raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {shape}")
-        for size in (shape[1], shape[1], 1):
-            self.add_weight((size,), FillerParameter(value=0))
-        for blob in self.blobs:
+    def set_up(self) -> None:
+        for blob in self.owned:
             blob.requires_grad_(False)
         param = self.param.batch_norm_param
         given = param.HasField("use_global_stats")
         self.global_stats = param.use_global_stats if given else self.phase == 1
 
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        if len(shape) < 2 or shape[1] != len(self.blobs[0]):
-            raise InputError(f"the running sums are for {len(self.blobs[0])} channels, the bottom is {shape}")
-        return [shape]
-
     def forward(self, x: Tensor) -> Tensor:
-        self.top_shapes(tuple(x.shape))
         eps = self.param.batch_norm_param.eps
         per_channel = (1, -1, *(1,) * (x.ndim - 2))
         if self.global_stats:

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from port.layer import Layer, Shape, layer
-from prototxt.caffe_pb2 import PoolingParameter, SPPParameter
-from prototxt.errors import InputError
+from port.layer import Layer, layer
+from prototxt.caffe_pb2 import PoolingParameter
+from prototxt.layers.pooling import pyramid
 from prototxt.layers.windows import Window, pooled_sizes, pooling_window
 
 _LEAST = torch.finfo(torch.float32).min
@@ -18,16 +18,11 @@ _LEAST = torch.finfo(torch.float32).min
 class Pooling(Layer):
     """MAX and AVE pooling: sizes rounded up, MAX blind to the padding, AVE's divisor counting it."""
 
-    def set_up(self, shape: Shape) -> None:
-        if self.param.pooling_param.pool == PoolingParameter.STOCHASTIC:
-            raise InputError("stochastic pooling exists on Caffe's GPU only: use MAX or AVE")
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        return [(*shape[:2], *self._plan(shape)[1])] * len(self.plan.tops)
-
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        window, out = self._plan(tuple(x.shape))
-        if self.param.pooling_param.pool == PoolingParameter.AVE:
+        param = self.param.pooling_param
+        window = pooling_window(param, *x.shape[2:])
+        out = pooled_sizes(param, window, x.shape[2:])
+        if param.pool == PoolingParameter.AVE:
             return average_pool(x, window, out)
         if len(self.plan.tops) == 1:
             return max_pool(x, window, out)
@@ -37,13 +32,6 @@ class Pooling(Layer):
         columns = index % padded.shape[3] - window.pad[1]
         inside = (rows < x.shape[2]) & (columns < x.shape[3])
         return top, torch.where(inside, rows * x.shape[3] + columns, -1).to(x.dtype)
-
-    def _plan(self, shape: Shape) -> tuple[Window, tuple[int, ...]]:
-        if len(shape) != 4:
-            raise InputError(f"Pooling needs 4 axes (num, channels, height, width), not {shape}")
-        param = self.param.pooling_param
-        window = pooling_window(param, *shape[2:])
-        return window, pooled_sizes(param, window, shape[2:])
 
 
 def max_pool(x: Tensor, window: Window, out: tuple[int, ...]) -> Tensor:
@@ -84,30 +72,11 @@ def _far_pads(window: Window, out: tuple[int, ...], sizes: tuple[int, ...]) -> l
 class SPP(Layer):
     """Pooling into 1, 2 × 2, 4 × 4 … parts, flattened and joined; one level alone is left as it is pooled."""
 
-    def set_up(self, shape: Shape) -> None:
-        param = self.param.spp_param
-        if not param.pyramid_height:
-            raise InputError("spp_param: pyramid_height must be at least 1")
-        if param.pool == SPPParameter.STOCHASTIC:
-            raise InputError("stochastic pooling exists on Caffe's GPU only: use MAX or AVE")
-
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or not x.shape[2] or not x.shape[3]:
-            raise InputError(f"SPP needs 4 axes (num, channels, height, width), not {tuple(x.shape)}")
-        levels = [self._level(x, 2**level) for level in range(self.param.spp_param.pyramid_height)]
+        levels = [self._level(x, level) for level in pyramid(self.param.spp_param, *x.shape[2:])]
         return levels[0] if len(levels) == 1 else torch.cat([level.flatten(1) for level in levels], 1)
 
-    def _level(self, x: Tensor, bins: int) -> Tensor:
-        height, width = x.shape[2:]
-        kernel_h, kernel_w = -(-height // bins), -(-width // bins)
-        param = PoolingParameter(
-            kernel_h=kernel_h,
-            kernel_w=kernel_w,
-            stride_h=kernel_h,
-            stride_w=kernel_w,
-            pad_h=(kernel_h * bins - height + 1) // 2,
-            pad_w=(kernel_w * bins - width + 1) // 2,
-        )
-        window = pooling_window(param, height, width)
-        pool = average_pool if self.param.spp_param.pool == SPPParameter.AVE else max_pool
-        return pool(x, window, pooled_sizes(param, window, (height, width)))
+    def _level(self, x: Tensor, param: PoolingParameter) -> Tensor:
+        window = pooling_window(param, *x.shape[2:])
+        pool = average_pool if param.pool == PoolingParameter.AVE else max_pool
+        return pool(x, window, pooled_sizes(param, window, x.shape[2:]))

@@ -1,17 +1,14 @@
 """What SeeNet's convolutions are computed by: PyTorch, or, on CPUs, Winograd's minimal filtering."""
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from port.devices import check_engine
 from port.models.seenet import TRUNK, SeeNet
-from port.models.winograd import WinogradConv2d
+from port.models.winograd import WinogradConv2dRelu
 from port.models.workers import alone, in_parts, workers
 from prototxt.errors import InputError
-
-ENGINES = ("torch", "winograd")
 
 PARTS = 4
 """Of a map for each thread: other work may hold one up, and then the rest of its parts go to another."""
@@ -29,14 +26,13 @@ def with_engine(model: SeeNet, engine: str = "torch") -> SeeNet:
     Args:
         model: in evaluation mode; it stays as it is.
         engine: "torch" (the model itself, returned as it is) or "winograd" (the 3×3 convolutions by
-            `WinogradConv2d`, the first by `DirectConv2d`, none by PyTorch's threads; float32, on CPUs, without
-            gradients; it takes four times the memory of the weights). Their modules give what a ReLU leaves.
+            `WinogradConv2dRelu`, the first by `DirectConv2dRelu`, none by PyTorch's
+            threads; float32, on CPUs, without gradients; it takes four times the memory of the weights).
 
     Raises:
         InputError: an engine that there is not, or a model that it does not run.
     """
-    if engine not in ENGINES:
-        raise InputError(f'engine "{engine}": there is none; the engines are {", ".join(ENGINES)}')
+    check_engine(engine)
     if engine == "torch":
         return model
     weight = model.score_b1.weight
@@ -44,14 +40,20 @@ def with_engine(model: SeeNet, engine: str = "torch") -> SeeNet:
         raise InputError(
             f"engine {engine}: it is for evaluation in float32 on a CPU: use the engine torch for the rest"
         )
-    fast = copy.copy(model)
-    fast.__class__ = _InParts
-    fast._modules = {name: _in_parts(module) for name, module in model.named_children()}
-    return fast
+    return FastSeeNet(model)
 
 
-class _InParts(SeeNet):
-    """SeeNet whose 3×3 convolutions include their ReLU; they and the poolings go through `in_parts`."""
+class FastSeeNet(SeeNet):
+    """SeeNet whose 3×3 convolutions include their ReLU; they and the poolings go through `in_parts`.
+
+    Args:
+        model: in evaluation mode, float32, on a CPU; its other modules are shared.
+    """
+
+    def __init__(self, model: SeeNet):
+        nn.Module.__init__(self)
+        vars(self).update(vars(model))
+        self._modules = {name: _with_relu(module) for name, module in model.named_children()}
 
     @alone()
     def forward(self, data: Tensor, label: Tensor) -> tuple[Tensor, ...]:
@@ -81,7 +83,7 @@ class _InParts(SeeNet):
         return x
 
 
-class DirectConv2d(nn.Module):
+class DirectConv2dRelu(nn.Module):
     """What a ReLU gives after `nn.Conv2d(…, 3, padding=1)`, by PyTorch, some rows at a time; no gradients."""
 
     def __init__(self, conv: nn.Conv2d):
@@ -127,8 +129,8 @@ def _rows(x: Tensor, of: int) -> list[tuple[int, slice]]:
     return [(i, slice(top, min(top + step, height))) for i in range(num) for top in range(0, height, step)]
 
 
-def _in_parts(module: nn.Module) -> nn.Module:
+def _with_relu(module: nn.Module) -> nn.Module:
     """With fewer channels the transforms cost more than they save, in time and, as sums are short, in accuracy."""
     if not isinstance(module, nn.Conv2d) or module.kernel_size != (3, 3):
         return module
-    return WinogradConv2d(module) if module.in_channels >= 128 else DirectConv2d(module)
+    return WinogradConv2dRelu(module) if module.in_channels >= 128 else DirectConv2dRelu(module)

@@ -38,7 +38,7 @@ KEPT_AT_ONCE = 1 << 17
 """Sums that grow together, for the same reason."""
 
 
-class WinogradConv2d(nn.Module):
+class WinogradConv2dRelu(nn.Module):
     """What a ReLU gives after `nn.Conv2d(…, 3, padding=1)`, to float32's rounding; no gradients.
 
     Takes four times the memory of the weights, beside them.

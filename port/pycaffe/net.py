@@ -1,21 +1,23 @@
 """`caffe.Net` over the port's layers: each layer runs, and is differentiated, on the net's blobs."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from port.blobs import Rereading
-from port.layer import LAYERS, Layer, as_tuple
-from port.net import layer_class
+from port.layer import LAYERS, PYTHON_LAYERS, Layer, as_tuple
+from port.net import make_layer, open_layer
 from prototxt.errors import InputError
 from prototxt.layers.memory import blobs_read, shares_memory
-from prototxt.plan import LayerPlan
-from runtime.blob import Blob, BlobVec
+from prototxt.plan import LayerPlan, Step
+from runtime.blob import Blob, BlobVec, share_memory
 from runtime.net import EngineLayer, log
 from runtime.net import Net as _Net
-from runtime.python_layer import new_python_layer
+from runtime.python_layer import find_layer_class
+from runtime.set_up import Opened
 
 _device = torch.device("cpu")
 
@@ -27,41 +29,44 @@ class Net(_Net):
     into its blob; on a GPU, blobs travel to the device and back around each layer.
     """
 
-    def _make_layer(self, plan: LayerPlan) -> EngineLayer:
-        cls = layer_class(plan, self.allow_modules)
-        if issubclass(cls, Layer):
-            return _BlobLayer(cls, plan, self.dtype)
-        return new_python_layer(cls, plan.param)
+    def _open_layer(self, step: Step) -> Opened | type | None:
+        if step.param.type == "Python":
+            cls = find_layer_class(step.param, PYTHON_LAYERS, self.allow_modules, "port.pycaffe")
+            if not issubclass(cls, Layer):
+                return cls
+        return open_layer(step, self.allow_modules)
+
+    def _make_layer(self, plan: LayerPlan, values: list[np.ndarray], opened: Any) -> EngineLayer:
+        return _BlobLayer(plan, make_layer(plan, values, opened), self.dtype)
 
 
 class _BlobLayer:
     """A port layer on blobs. Backward is autograd's, on the graph that the last forward left."""
 
-    def __init__(self, cls: type[Layer], plan: LayerPlan, dtype: np.dtype):
-        self.cls, self.plan, self.type, self.dtype = cls, plan, plan.type, dtype
-        self._shapes: tuple | None = None
+    def __init__(self, plan: LayerPlan, module: Layer, dtype: np.dtype):
+        self.plan, self.type = plan, plan.type
+        self.module = module.to(torch_dtype(dtype))
+        self.blobs = BlobVec([_weight_blob(w) for w in self.module.blobs], dtype)
+        self._constants = module.constants() if self.type == "DummyData" else [None] * len(plan.tops)
+        self._filled = False
         self._tops: tuple[Tensor, ...] | None = None
 
-    def setup(self, bottom: list[Blob], top: list[Blob]) -> None:
-        self.module = self.cls(self.plan, *(b.shape for b in bottom)).to(torch_dtype(self.dtype))
-        self.blobs = BlobVec([_weight_blob(w) for w in self.module.blobs], self.dtype)
-        self._constants = self.module.constants() if self.type == "DummyData" else [None] * len(top)
-
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
-        shapes = tuple(blob.shape for blob in bottom)
-        if not bottom and self._shapes is not None:
+        if not bottom:
+            self._fill_constants(top)
             return  # an input's shape is the caller's once the net is built, a data layer's the batch's
-        if shapes != self._shapes:
-            self._shapes, self._top_shapes = shapes, self.module.top_shapes(*shapes)
-        for blob, shape in zip(top, self._top_shapes, strict=True):
+        shapes = self.plan.top_shapes(*(blob.shape for blob in bottom))
+        for blob, shape in zip(top, shapes, strict=True):
             blob.reshape(*shape)
-            if shares_memory(self.plan):
-                blob.share_data(bottom[0])
-                if self.type != "Split":
-                    blob.share_diff(bottom[0])
-        for blob, value in zip(top, self._constants, strict=False):
+        if shares_memory(self.plan):
+            share_memory(self.type, bottom[0], top)
+
+    def _fill_constants(self, top: list[Blob]) -> None:
+        """DummyData's, once: what a script writes there stays."""
+        for blob, value in zip(top, [] if self._filled else self._constants, strict=False):
             if value is not None:
                 blob.data[...] = value
+        self._filled = True
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         if self.type == "Input":
@@ -70,7 +75,7 @@ class _BlobLayer:
             top[0].share_data(self.blobs[0])
         self._run(bottom, top)
         for blob, result, constant in zip(top, self._tops, self._constants, strict=True):
-            if constant is None:  # DummyData's constants are filled once: what a script writes there stays
+            if constant is None:
                 blob.reshape(*result.shape)  # Filter's depends on the data
                 torch.from_numpy(blob.data).copy_(result.detach())
         if self.type == "BatchNorm" and _device.type != "cpu":  # its running sums were updated there
@@ -101,6 +106,11 @@ class _BlobLayer:
                 rereading.take(tensor, partial(_data, blob))
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
+        if self.type == "Flatten":
+            bottom[0].share_diff(top[0])
+            return
+        if shares_memory(self.plan) and self.type != "Split":
+            return  # the diff is the bottom's already
         if self._tops is None and bottom:
             self._run(bottom, top)  # Caffe's backward goes by what the blobs hold, whether forward ran or not
         if self._tops is None:

@@ -1,6 +1,5 @@
 """What a script sets for the whole process: the log, and its place among several solvers."""
 
-import os
 from typing import NoReturn
 
 from port.ranks import solver_count, solver_rank
@@ -8,34 +7,18 @@ from port.training.caffe_log import CaffeLog
 from prototxt.errors import InputError
 from runtime.errors import CaffeRuntimeError
 
-_SEVERITIES = "IWEF"
-
 LOG = CaffeLog()
 """The log of everything that runs in pycaffe."""
-
-_show = LOG.write
-_least = 0
 
 
 def init_log(level: int = 0, stderr: bool = False) -> None:
     """Log from `level` on: 0 INFO, 1 WARNING, 2 ERROR, 3 FATAL. The lines go to stderr in any case."""
-    global _least
-    _least = level
+    LOG.minloglevel = level
 
 
 def log(message: str) -> None:
     """A line of the script's own in the log."""
     LOG("_caffe.cpp:68", message)
-
-
-def _write(line: str) -> None:
-    if _SEVERITIES.index(line[0]) >= _least:
-        _show(line)
-
-
-LOG.write = _write
-# As glog: what scripts set before they import caffe.
-init_log(int(os.environ.get("GLOG_minloglevel") or 0))  # noqa: SIM112 (glog's own spelling)
 
 
 def set_solver_count(count: int) -> None:

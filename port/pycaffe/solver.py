@@ -11,7 +11,7 @@ from port.pycaffe.net import Net
 from port.pycaffe.process import LOG
 from port.training.caffe_log import CaffeLog, log_backward, log_forward, log_net, log_norms
 from port.training.loop import Solver
-from port.training.net import Output, blob_specs, saved_param
+from port.training.net import Output
 from port.training.solver_nets import NetSource
 from port.training.solvers import SOLVERS
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
@@ -20,6 +20,7 @@ from prototxt.plan import LayerPlan
 from prototxt.read import read_net, read_solver
 from runtime.blob import Blob
 from weights import LayerWeights
+from weights.names import unique_names
 
 
 class SGDSolver:
@@ -122,10 +123,10 @@ class BlobNet:
         self.net, self.plan, self.log, self.debug = net, net.plan, log, False
         self._layers = list(zip(net.plan.layers, net.layers, strict=True))
         self._learned = [
-            (torch.empty(0), blob, spec)
+            (torch.empty(0), blob, param)
             for plan, layer in self._layers
-            for blob, spec in zip(layer.blobs, blob_specs(plan, len(layer.blobs)), strict=True)
-            if spec.owner is None
+            for blob, param in zip(layer.blobs, plan.params, strict=True)
+            if param.owner is None
         ]
         self.find_memory()
 
@@ -137,7 +138,7 @@ class BlobNet:
             weight.grad = torch.from_numpy(blob.diff)
 
     def log_layers(self, net: NetParameter) -> None:
-        log_net(self.log, self.plan, [blob.shape for blob in self.net._blobs], net)
+        log_net(self.log, self.plan, net)
 
     def learnable(self) -> list[dict[str, Any]]:
         return [
@@ -156,18 +157,7 @@ class BlobNet:
         self.net.share_with(other.net)
 
     def layer_weights(self, owners_only: bool = False) -> list[LayerWeights]:
-        return [
-            LayerWeights(
-                plan.name,
-                plan.type,
-                [
-                    None if owners_only and spec.owner is not None else blob.data
-                    for blob, spec in zip(layer.blobs, blob_specs(plan, len(layer.blobs)), strict=True)
-                ],
-                param=saved_param(plan),
-            )
-            for plan, layer in self._layers
-        ]
+        return self.net.layer_weights(owners_only)
 
     def forward(self) -> np.float32:
         loss = np.float32(0)
@@ -191,11 +181,8 @@ class BlobNet:
         return loss
 
     def outputs(self) -> list[Output]:
-        weights = {
-            top: w for plan in self.plan.layers for top, w in zip(plan.tops, plan.loss_weights, strict=True)
-        }
         return [
-            Output(self.plan.blobs[i], weights[i], self.net._blobs[i].data.reshape(-1))
+            Output(self.plan.blobs[i], self.plan.loss_weights.get(i, 0), self.net._blobs[i].data.reshape(-1))
             for i in self.plan.outputs
         ]
 
@@ -208,8 +195,11 @@ class BlobNet:
         return "the sum of the losses"
 
     def stateful(self) -> dict[str, Any]:
-        found = {plan.name: getattr(layer, "module", layer) for plan, layer in self._layers}
-        return {name: layer for name, layer in found.items() if callable(getattr(layer, "restore", None))}
+        keys = unique_names(plan.name for plan in self.plan.layers)
+        found = {
+            key: getattr(layer, "module", layer) for key, layer in zip(keys, self.net.layers, strict=True)
+        }
+        return {key: layer for key, layer in found.items() if callable(getattr(layer, "restore", None))}
 
     def _tops(self, plan: LayerPlan) -> list[Blob]:
         return [self.net._blobs[i] for i in plan.tops]

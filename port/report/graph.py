@@ -4,22 +4,16 @@ The drawing is Sugiyama's: ranks by longest path, order within ranks by neighbou
 least squares under the order, so that chains are straight and branches do not overlap.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from port.report.facts import LayerSummary, NetSummary
 from prototxt.caffe_pb2 import PoolingParameter
-from prototxt.errors import InputError
 from weights.files import atomic_path
-
-if TYPE_CHECKING:
-    from port.report.summary import LayerSummary, NetSummary
 
 HEADING, LINE, MARGIN = 20, 15, 24
 GAP, RANK_GAP, LANE = 22, 38, 10
@@ -74,13 +68,11 @@ class Box:
 
 
 def draw_net(net: NetSummary, path: Path) -> None:
-    """Write the net's drawing.
+    """Write the net's drawing, an SVG.
 
     Raises:
-        InputError: another suffix than .svg, a file that cannot be written.
+        InputError: a file that cannot be written.
     """
-    if path.suffix.lower() != ".svg":
-        raise InputError(f"{path}: the drawing is an SVG: name it FILE.svg")
     text = net_svg(net)
     with atomic_path(path) as beside:
         beside.write_text(text, encoding="utf-8")

@@ -1,41 +1,65 @@
 """Caffe's log: glog's lines on stderr, in genuine Caffe 1.0's words, so that its log parser reads them."""
 
+from __future__ import annotations
+
 import math
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from prototxt.caffe_pb2 import NetParameter, NetState, NetStateRule
+from prototxt.caffe_pb2 import ImageDataParameter, NetParameter, NetState, NetStateRule
 from prototxt.plan import LayerPlan, Plan
 from prototxt.rules import layer_included
+from prototxt.text import message_text
+
+if TYPE_CHECKING:  # tools that only read and write files log too, and PyTorch takes seconds to load
+    from torch import Tensor
+
+SEVERITIES = "IWEF"
+"""Info, warning, error, fatal: glog's, by number."""
 
 
 class CaffeLog:
     """Writes lines such as `I1122 17:13:05.968631 15448 solver.cpp:239] Iteration 0, …`.
 
-    Attributes:
-        write: takes one line; replace it to show lines elsewhere (above a progress bar).
+    Args:
         silent: write nothing: the ranks but the first.
+        threshold: the least severity that is written, by number.
+
+    Attributes:
+        minloglevel: as glog's; None: the environment's GLOG_minloglevel, which a script may set before it
+            imports caffe.
+        write: takes one line; replace it to show lines elsewhere (above a progress bar).
     """
 
-    def __init__(self, silent: bool = False):
+    def __init__(self, silent: bool = False, threshold: int = 0):
         self.silent = silent
+        self.threshold = threshold
+        self.minloglevel: int | None = None
         self.write: Callable[[str], None] = _to_stderr
 
     def __call__(self, place: str, message: str, severity: str = "I") -> None:
         """One message from `place`, the file and line of Caffe's source that says it ("solver.cpp:239")."""
-        if not self.silent:
+        least = _environments_least() if self.minloglevel is None else self.minloglevel
+        if not self.silent and SEVERITIES.index(severity) >= max(self.threshold, least):
             now = time.time()
             stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
             micros = int(now % 1 * 1_000_000)
-            self.write(f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {place}] {message}")
+            prefix = f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {place}] "
+            self.write(prefix + message.removesuffix("\n"))
 
 
 def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def _environments_least() -> int:
+    asked = os.environ.get("GLOG_minloglevel", "")  # noqa: SIM112  (glog's own spelling)
+    return int(asked) if asked.isdecimal() else 0
 
 
 def number(value: float) -> str:
@@ -72,11 +96,10 @@ def _failure(rule: NetStateRule, state: NetState) -> tuple[str, str] | None:
     return None
 
 
-def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], net: NetParameter) -> None:
+def log_net(log: CaffeLog, plan: Plan, net: NetParameter) -> None:
     """What Caffe says while it builds a net (net.cpp).
 
     Args:
-        shapes: of the blobs, by blob index.
         net: what it was planned from, its `state` complete.
     """
     log_rules(log, net)
@@ -85,9 +108,12 @@ def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], net: Net
     filtered.CopyFrom(net)
     del filtered.layer[:]
     filtered.layer.extend(kept)
-    log("net.cpp:53", f"Initializing net from parameters: \n{filtered}")
+    log("net.cpp:53", f"Initializing net from parameters: \n{message_text(filtered)}")
     memory, produced = 0, set()
     for layer in plan.layers:
+        log("layer_factory.hpp:77", f"Creating layer {layer.name}")
+        if layer.type == "Data":
+            log("db_lmdb.cpp:35", f"Opened lmdb {layer.param.data_param.source}")
         log("net.cpp:86", f"Creating Layer {layer.name}")
         for bottom in layer.bottoms:
             log("net.cpp:408", f"{layer.name} <- {plan.blobs[bottom]}")
@@ -96,11 +122,13 @@ def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], net: Net
             place, note = ("net.cpp:369", " (in-place)") if in_place else ("net.cpp:382", "")
             log(place, f"{layer.name} -> {plan.blobs[top]}{note}")
         produced.update(layer.tops)
+        _log_set_up(log, layer, [plan.shapes[top] for top in layer.tops])
         log("net.cpp:124", f"Setting up {layer.name}")
         for top, weight in zip(layer.tops, layer.loss_weights, strict=True):
-            count = math.prod(shapes[top])
+            shape = plan.shapes[top]
+            count = math.prod(shape)
             memory += 4 * count
-            log("net.cpp:131", f"Top shape: {''.join(f'{size} ' for size in shapes[top])}({count})")
+            log("net.cpp:131", f"Top shape: {''.join(f'{size} ' for size in shape)}({count})")
             if weight:
                 log("net.cpp:134", f"    with loss weight {number(weight)}")
         log("net.cpp:139", f"Memory required for data: {memory}")
@@ -117,6 +145,39 @@ def log_net(log: CaffeLog, plan: Plan, shapes: Sequence[Sequence[int]], net: Net
     for output in plan.outputs:
         log("net.cpp:244", f"This network produces output {plan.blobs[output]}")
     log("net.cpp:257", "Network initialization done.")
+
+
+def _log_set_up(log: CaffeLog, layer: LayerPlan, shapes: Sequence[Sequence[int]]) -> None:
+    """What a layer says of itself while it is set up."""
+    param = layer.param
+    if layer.type in ("Data", "ImageData") and param.transform_param.mean_file:
+        log("data_transformer.cpp:25", f"Loading mean file from: {param.transform_param.mean_file}")
+    if layer.type == "Data":
+        log("data_layer.cpp:45", f"output data size: {_by_commas(shapes[0])}")
+    elif layer.type == "ImageData":
+        _log_image_list(log, param.image_data_param)
+        log("image_data_layer.cpp:90", f"output data size: {_by_commas(shapes[0])}")
+    elif layer.type == "HDF5Data":
+        source = param.hdf5_data_param.source
+        log("hdf5_data_layer.cpp:81", f"Loading list of HDF5 filenames from: {source}")
+        log("hdf5_data_layer.cpp:95", f"Number of HDF5 files: {len(Path(source).read_bytes().split())}")
+    elif layer.type in ("SoftmaxWithLoss", "InfogainLoss") or (
+        layer.type == "Scale" and param.scale_param.bias_term
+    ):
+        log("layer_factory.hpp:77", f"Creating layer {layer.name}")  # the one inside: a softmax, a bias
+
+
+def _log_image_list(log: CaffeLog, param: ImageDataParameter) -> None:
+    log("image_data_layer.cpp:38", f"Opening file {param.source}")
+    if param.shuffle:
+        log("image_data_layer.cpp:53", "Shuffling data")
+    with open(param.source, "rb") as file:
+        count = sum(1 for _ in file)
+    log("image_data_layer.cpp:63", f"A total of {count} images.")
+
+
+def _by_commas(shape: Sequence[int]) -> str:
+    return ",".join(map(str, shape))
 
 
 def log_forward(

@@ -23,9 +23,12 @@ from port.training.rate_policies import check_policy, learning_rate
 from port.training.snapshots import SnapshotNames, check_prefix, read_snapshot, write_snapshot
 from port.training.solver_nets import NetSource, test_sources, train_source
 from port.training.solvers import CaffeSolver, make_solver
+from port.training.upgrade_log import log_net_upgrades
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.plan import Plan
+from prototxt.read import read_net_as_it_is
+from prototxt.text import message_text
 from runtime.rng import caffe_rng, set_random_seed
 from weights import LayerWeights, SolverSnapshot
 from weights.layer_weights import check_finite
@@ -99,7 +102,7 @@ class Solver:
         self._displayed_at, self._displayed = 0, time.monotonic()
         self._losses: list[np.float32] = []
         self._smoothed = F(0)
-        log("solver.cpp:45", f"Initializing solver from parameters: \n{param}")
+        log("solver.cpp:45", f"Initializing solver from parameters: \n{message_text(param)}")
         check_solver(param, where)
         if param.snapshot and solver_rank() == 0:
             check_prefix(param.snapshot_prefix)
@@ -114,6 +117,8 @@ class Solver:
 
     def _build(self, source: NetSource, make_net: Callable[[NetSource], TrainableNet]) -> TrainableNet:
         self.log(source.place, source.origin)
+        if isinstance(source.net, str):
+            log_net_upgrades(self.log, read_net_as_it_is(source.net), source.net)
         net = make_net(source)
         net.log_layers(source.message())
         for paths in self.param.weights:

@@ -16,23 +16,29 @@ class NetSource:
 
     Attributes:
         net: its path, or the message itself where it stands in the solver prototxt.
-        phase, level, stages: Caffe's NetState, merged: the phase's own, the net's, the solver's. `stages` are
-            those that the solver adds to the net's.
+        state: Caffe's NetState, merged: the phase's own, the net's, the solver's.
+        stages: those of its stages that the solver adds to the net's own.
         place, origin: what Caffe's log says of where it comes from.
     """
 
     net: str | NetParameter
-    phase: int
-    level: int
+    state: NetState
     stages: tuple[str, ...]
     place: str
     origin: str
 
+    @property
+    def phase(self) -> int:
+        return self.state.phase
+
+    @property
+    def level(self) -> int:
+        return self.state.level
+
     def message(self) -> NetParameter:
         """The whole net, its state merged."""
         net = _message(self.net)
-        net.state.phase, net.state.level = self.phase, self.level
-        net.state.stage.extend(self.stages)
+        net.state.CopyFrom(self.state)
         return net
 
 
@@ -100,7 +106,7 @@ def _source(
     for state in (own, *states):
         merged.MergeFrom(state)
     stages = tuple(merged.stage[len(own.stage) :])
-    return NetSource(net, merged.phase, merged.level, stages, place, origin)
+    return NetSource(net, merged, stages, place, origin)
 
 
 def _inline_or_path(net: str | NetParameter, where: str) -> str | NetParameter:

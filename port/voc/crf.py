@@ -1,56 +1,30 @@
 """Dense CRF: class probabilities pulled to the image's edges. By pydensecrf2, an optional package."""
 
-from dataclasses import astuple, dataclass
 from types import ModuleType
 
 import numpy as np
 
-from prototxt.errors import InputError
+from port.voc.settings import CrfSettings
+from prototxt.errors import InputError, need_packages
 
 FLOOR = 1e-4
 """Probabilities below count as this ([O]): what the net rules out, the CRF may still bring back."""
-
-
-@dataclass(frozen=True)
-class CrfSettings:
-    """The weights and the widths of the two kernels; the defaults are [O]'s, and DeepLab's ten iterations.
-
-    Attributes:
-        bilateral, bilateral_xy, bilateral_rgb: the weight of "near and alike in colour", and how near, in
-            pixels, and how alike, in 0 … 255: standard deviations.
-        gaussian, gaussian_xy: the weight of "near", and how near.
-        iterations: of the mean field.
-    """
-
-    bilateral: float = 3
-    bilateral_xy: float = 67
-    bilateral_rgb: float = 4
-    gaussian: float = 1
-    gaussian_xy: float = 3
-    iterations: int = 10
-
-    def __post_init__(self) -> None:
-        if min(self.bilateral, self.gaussian, self.iterations) < 0:
-            raise InputError("CRF: a weight or a number of iterations is below 0: give 0 or more")
-        if not all(width > 0 for width in (self.bilateral_xy, self.bilateral_rgb, self.gaussian_xy)):
-            raise InputError("CRF: a kernel's width is not above 0: give pixels, or grey levels")
-        if not np.isfinite(astuple(self)).all():
-            raise InputError("CRF: a weight or a width is not finite: give numbers")
 
 
 def load_crf() -> ModuleType:
     """The module that computes CRFs.
 
     Raises:
-        InputError: it is not installed: how to mend that.
+        InputError: it is not installed, with the command that installs it.
     """
-    try:
-        import pydensecrf.densecrf
-    except ImportError as error:
-        raise InputError(
-            "the dense CRF needs the package pydensecrf2: pip install pydensecrf2 (it needs a C++ compiler), "
-            "or pass --no-crf"
-        ) from error
+    need_packages(
+        "pydensecrf",
+        purpose="the dense CRF",
+        install="pip install pydensecrf2",
+        otherwise=" (it needs a C++ compiler), or pass --no-crf",
+    )
+    import pydensecrf.densecrf
+
     return pydensecrf.densecrf
 
 

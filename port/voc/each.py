@@ -11,8 +11,9 @@ from typing import TypeVar
 import cv2
 import typer
 
-from port.progress import progress_bar
+from port.voc.settings import check_workers
 from prototxt.errors import InputError
+from weights.progress import progress_bar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,8 +34,7 @@ def for_each(
     Raises:
         InputError: fewer than 0 workers; a process that was killed, as for memory.
     """
-    if workers < 0:
-        raise InputError(f"--workers {workers}: give 1 or more, or 0 for one on each core")
+    check_workers(workers)
     processes = workers or min(_cores(), 1 + len(items) // IMAGES_PER_PROCESS)
     attempt = partial(_attempt, work)
     with progress_bar("images") as bar:
@@ -56,14 +56,15 @@ def for_each(
                 pool.shutdown(cancel_futures=True)
 
 
-def report_failures(failed: Iterable[InputError], total: int) -> None:
-    """One line on stderr for each failure, then their number; exit status 1 if there was any."""
+def report_failures(failed: Iterable[InputError], total: int | None = None) -> None:
+    """One line on stderr for each failure, then how many of `total`; exit status 2 if there was any."""
     failed = list(failed)
     for error in failed:
         typer.echo(f"error: {error}", err=True)
-    if failed:
+    if failed and total is not None:
         typer.echo(f"{len(failed)} of {total} failed", err=True)
-        raise typer.Exit(1)
+    if failed:
+        raise typer.Exit(2)
 
 
 def _attempt(work: Callable[[Item], Result], item: Item) -> Result | InputError:

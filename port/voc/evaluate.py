@@ -1,24 +1,23 @@
-"""`seenet evaluate`: label images, or attention, against ground truth."""
+"""Label images, or attention, judged by ground truth."""
 
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
-import typer
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from port.progress import plain_console
 from port.voc.classes import CLASSES, COLOURS, IGNORE
-from port.voc.each import for_each, report_failures
+from port.voc.each import for_each
 from port.voc.label_images import read_label_image, read_map, same_size
 from port.voc.lists import Entry, read_entries, read_names
 from prototxt.errors import InputError
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 matplotlib.use("Agg")
 
@@ -28,35 +27,17 @@ KINDS = len(NAMES)
 Numbers = dict[str, Any]
 
 
-def evaluate_command(
-    gt: Annotated[Path, typer.Option(help="Folder of true label images, NAME.png.")],
-    list_: Annotated[
-        Path, typer.Option("--list", help="Names; with --attention, NAME CLASS [CLASS …], classes from 0.")
-    ],
-    pred: Annotated[Path | None, typer.Option(help="Folder of label images to judge, NAME.png.")] = None,
-    attention: Annotated[Path | None, typer.Option(help="Or of attention: NAME_CLASS.png.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Also write all numbers there.")] = None,
-    chart: Annotated[Path | None, typer.Option(help="Also draw a chart, PNG.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
-) -> None:
-    """Judge label images (IoU, accuracy, share ignored) or attention (best threshold, share on background)."""
-    if (pred is None) == (attention is None):
-        raise InputError("give --pred, a folder of label images, or --attention, a folder of maps")
-    if pred is not None:
-        numbers, failed = evaluate_labels(pred, gt, list_, workers)
-        table, draw = _label_table(numbers), _label_chart
-    else:
-        numbers, failed = evaluate_attention(attention, gt, list_, workers)
-        table, draw = _attention_table(numbers), _attention_chart
-    if numbers["images"]:
-        plain_console().print(table)
-        if json_:
-            with atomic_path(json_) as beside:
-                beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-        if chart:
-            with atomic_path(chart) as beside:
-                draw(numbers).savefig(beside, dpi=110, format="png")
-    report_failures(failed, numbers["images"] + len(failed))
+def write_evaluation(numbers: Numbers, json_: Path | None, chart: Path | None) -> None:
+    """Print the table of `evaluate_labels`' or `evaluate_attention`'s numbers, and write what is asked for."""
+    of_labels = "miou" in numbers
+    plain_console().print(_label_table(numbers) if of_labels else _attention_table(numbers))
+    if json_:
+        with atomic_path(json_) as beside:
+            beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    if chart:
+        figure = _label_chart(numbers) if of_labels else _attention_chart(numbers)
+        with atomic_path(chart) as beside:
+            figure.savefig(beside, dpi=110, format="png")
 
 
 def evaluate_labels(pred: Path, gt: Path, list_: Path, workers: int = 1) -> tuple[Numbers, list[InputError]]:

@@ -1,6 +1,5 @@
-"""`seenet gallery`: a dataset's images, attention, labels and truth on one page, to be sorted by IoU."""
+"""A dataset's images, attention, labels and truth on one page, to be sorted by IoU."""
 
-import html
 import io
 import json
 from collections import Counter
@@ -8,25 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
 import numpy as np
-import typer
+from markupsafe import Markup
 from PIL import Image
 from rich.table import Table
 
 from port.images import read_image
-from port.progress import plain_console
-from port.report.pages import data_uri, document, table
+from port.report.pages import data_uri, file_text, render
 from port.voc.classes import CLASSES, COLOURS, IGNORE, PALETTE, voc_name
-from port.voc.each import for_each, report_failures
+from port.voc.each import for_each
 from port.voc.evaluate import attention_numbers, confusion, label_numbers, map_counts, map_ious, percent
 from port.voc.label_images import read_label_image, read_map, same_size
 from port.voc.lists import Entry, read_entries, read_names
-from port.voc.voc_labels import first_folder
+from port.voc.settings import Folders
 from prototxt.errors import InputError, printable
 from weights.files import atomic_path
+from weights.progress import plain_console
+
+_HERE = Path(__file__).parent
 
 PHOTO, TRUTH = "photograph", "ground truth"
 
@@ -40,40 +41,6 @@ KEYS = (
     ("-", "smaller"),
 )
 """What the script listens to."""
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where the pictures are, and how small they are carried.
-
-    Attributes:
-        voc: holds `JPEGImages/NAME.jpg`.
-        attention: folders of `NAME_CLASS.png`, by the name they go under.
-        pred: folders of label images, `NAME.png`, by name.
-        gt: folder of true label images; None: nothing is judged.
-        side: pixels of a carried picture's longer side, at most.
-        quality: WebP's, 1 to 100, of photographs and maps. Label images are carried without loss.
-    """
-
-    voc: Path
-    attention: Mapping[str, Path]
-    pred: Mapping[str, Path]
-    gt: Path | None
-    side: int = 200
-    quality: int = 75
-
-    def __post_init__(self) -> None:
-        if not 16 <= self.side <= 2000 or not 1 <= self.quality <= 100:
-            raise InputError("--side is 16 to 2000 pixels, --quality 1 to 100")
-        folders = [
-            ("--voc", self.voc / "JPEGImages"),
-            ("--gt", self.gt),
-            *(("--attention", folder) for folder in self.attention.values()),
-            *(("--pred", folder) for folder in self.pred.values()),
-        ]
-        for option, folder in folders:
-            if folder is not None and not folder.is_dir():
-                raise InputError(f"{option}: {folder}: there is no such folder")
 
 
 @dataclass(frozen=True)
@@ -151,65 +118,13 @@ class Gallery:
     asked: int
 
 
-def gallery_command(
-    voc: Annotated[Path, typer.Option(help="Holds JPEGImages; and SegmentationClass[Aug], for the truth.")],
-    list_: Annotated[
-        Path, typer.Option("--list", help="Names; with --attention, NAME CLASS [CLASS …], classes from 0.")
-    ],
-    out: Annotated[Path, typer.Option(help="The page, .html.")],
-    attention: Annotated[
-        list[str] | None, typer.Option(help="[NAME=]DIR with NAME_CLASS.png; may be repeated.")
-    ] = None,
-    pred: Annotated[
-        list[str] | None, typer.Option(help="[NAME=]DIR of label images; may be repeated.")
-    ] = None,
-    gt: Annotated[
-        Path | None, typer.Option(help="Folder of true label images.", show_default="VOC's, where there")
-    ] = None,
-    side: Annotated[int, typer.Option(help="Pixels of a picture's longer side, at most.")] = Folders.side,
-    quality: Annotated[
-        int, typer.Option(help="Of photographs and maps: WebP's, 1 to 100.")
-    ] = Folders.quality,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
-) -> None:
-    """One page of HTML: images, attention, labels and truth side by side, to be sorted by IoU."""
-    truth = gt or first_folder(voc)
-    folders = Folders(
-        voc,
-        named_folders("--attention", attention or ()),
-        named_folders("--pred", pred or ()),
-        truth,
-        side,
-        quality,
-    )
-    gallery = gather_gallery(folders, list_, workers)
-    write_gallery(out, gallery, f"{voc.name}: {list_.stem}")
+def print_gallery(gallery: Gallery) -> None:
+    """Print how each judged folder does."""
     if gallery.columns:
         shown = Table("what", "images", "IoU %", "")
         for column in gallery.columns:
             shown.add_row(*map(printable, column.facts()))
         plain_console().print(shown)
-    typer.echo(
-        f"{len(gallery.cards)} images on {out}, {out.stat().st_size / 1e6:.1f} MB: open it in a browser"
-    )
-    report_failures(gallery.failed, gallery.asked)
-
-
-def named_folders(option: str, texts: Sequence[str]) -> dict[str, Path]:
-    """Folders given as `DIR` or `NAME=DIR`, by name; of itself a folder has its own.
-
-    Raises:
-        InputError: two of one name.
-    """
-    folders: dict[str, Path] = {}
-    for text in texts:
-        name, equals, folder = text.partition("=")
-        if not equals or Path(text).is_dir():
-            name, folder = Path(text).resolve().name, text
-        if not name or name in folders:
-            raise InputError(f"{option} {text}: give each its own name: {option} NAME={folder or 'DIR'}")
-        folders[name] = Path(folder)
-    return folders
 
 
 def gather_gallery(folders: Folders, list_: Path, workers: int = 1) -> Gallery:
@@ -236,29 +151,35 @@ def gather_gallery(folders: Folders, list_: Path, workers: int = 1) -> Gallery:
     return Gallery(cards, columns, failed, asked)
 
 
-def write_gallery(path: Path, gallery: Gallery, title: str, head: Sequence[str] = ()) -> None:
+def write_gallery(path: Path, gallery: Gallery, title: str, head: Sequence[Markup] = ()) -> None:
     """Write the page: one file, that needs nothing else.
 
     Args:
         title: plain text.
-        head: pieces of HTML above the pictures: `port.report.pages` makes tables, pictures and figures.
+        head: pieces of HTML above the pictures, as `port.report.pages` makes tables, pictures and figures.
 
     Raises:
         InputError: where it cannot be written.
     """
-    here = Path(__file__)
-    style, script = (here.with_suffix(kind).read_text(encoding="utf-8") for kind in (".css", ".js"))
-    body = (
-        f"<h1>{html.escape(title)}</h1>",
-        _summary(gallery),
-        *head,
-        _legend(gallery.cards),
-        _controls(gallery.columns),
-        _filters(),
-        f'<main style="--tiles: {_usual_tiles(gallery)}">{"".join(_cards(gallery))}</main>',
+    text = render(
+        _HERE / "gallery.html.jinja",
+        title=title,
+        style=file_text(_HERE / "gallery.css"),
+        script=file_text(_HERE / "gallery.js"),
+        head=head,
+        failed=gallery.failed,
+        asked=gallery.asked,
+        facts=[column.facts() for column in gallery.columns],
+        judged=[(column.title, column.title) for column in gallery.columns if column.scores],
+        plain=[_Swatch(_colour(0), "background"), _Swatch(_colour(IGNORE), "ignored")],
+        legend=_legend(gallery.cards),
+        keys=KEYS,
+        filters=_filters(),
+        tiles=_usual_tiles(gallery),
+        cards=[_card_view(card, gallery.columns) for card in gallery.cards],
     )
     with atomic_path(path) as beside:
-        beside.write_text(document(title, body, style, script), encoding="utf-8")
+        beside.write_text(text, encoding="utf-8")
 
 
 # ---- an image's pictures
@@ -396,80 +317,73 @@ def _judged_maps(cards: Sequence[Card], title: str) -> Column:
     return Column(title, numbers, scores)
 
 
-# ---- the page
+# ---- the page: what the template shows
 
 
-def _summary(gallery: Gallery) -> str:
-    judged = "".join(
-        f"; {title}: mean IoU {iou} %" for title, _, iou, _ in map(Column.facts, gallery.columns)
-    )
-    pictures = f"{len(gallery.failed)} of {gallery.asked} pictures failed"
-    told = f"<p>{len(gallery.cards)} images{html.escape(judged)}; {pictures}.</p>"
-    if gallery.columns:
-        rows = [column.facts() for column in gallery.columns]
-        told += f"<details><summary>Numbers</summary>{table(('', 'images', 'IoU %', ''), rows)}</details>"
-    if gallery.failed:
-        lines = "".join(f"<li>{html.escape(str(error))}</li>" for error in gallery.failed)
-        told += f'<details class="bad"><summary>{pictures}</summary><ul>{lines}</ul></details>'
-    return told
+@dataclass(frozen=True)
+class _Swatch:
+    """A colour with what it stands for."""
+
+    colour: str
+    text: str
 
 
-def _legend(cards: Sequence[Card]) -> str:
-    """Each class that occurs, as a button that shows its images alone."""
+@dataclass(frozen=True)
+class _Class:
+    """A class in the legend: a button that shows its images alone."""
+
+    colour: str
+    text: str
+    value: str
+    count: int
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A picture with its caption; `iou` and `lines` (each class's) are texts."""
+
+    picture: Picture
+    title: str
+    swatch: str
+    iou: str
+    lines: list[_Swatch]
+
+
+@dataclass(frozen=True)
+class _CardView:
+    """A card: `told` is what the script sorts by, `apart` the pictures of all classes, `groups` each class's."""
+
+    name: str
+    classes: str
+    told: str
+    ious: list[tuple[str, str]]
+    apart: list[_Tile]
+    groups: list[list[_Tile]]
+    pictures: int
+
+
+def _legend(cards: Sequence[Card]) -> list[_Class]:
+    """The classes that occur."""
     count = Counter(label for card in cards for label in card.classes)
-    plain = [
-        f'<li><span class="plain">{_swatch(value)}{name}</span></li>'
-        for value, name in ((0, "background"), (IGNORE, "ignored"))
+    return [
+        _Class(_colour(label + 1), CLASSES[label], voc_name(label), count[label]) for label in sorted(count)
     ]
-    chips = [
-        f'<li><button type="button" disabled aria-pressed="false" value="{voc_name(label)}">'
-        f'{_swatch(label + 1)}{CLASSES[label]} <span class="count">{count[label]}</span></button></li>'
-        for label in sorted(count)
+
+
+def _colour(value: int) -> str:
+    """A label image's value as a colour of HTML."""
+    return "#{:02x}{:02x}{:02x}".format(*PALETTE[value])
+
+
+def _filters() -> list[list[tuple[str, str]]]:
+    """For each class, by channel: black through its colour to white, as `class_colormap` has it."""
+    return [
+        [
+            (channel, f"{int(colour[i : i + 2], 16) / 255:.4f}")
+            for channel, i in zip("RGB", (1, 3, 5), strict=True)
+        ]
+        for colour in COLOURS[1:]
     ]
-    return f'<ul class="legend" aria-label="Classes: show one alone">{"".join(plain + chips)}</ul>'
-
-
-def _swatch(value: int) -> str:
-    colour = "#{:02x}{:02x}{:02x}".format(*PALETTE[value])
-    return f'<span class="swatch" style="background: {colour}"></span>'
-
-
-def _controls(columns: Sequence[Column]) -> str:
-    orders = [("order", "as listed"), ("name", "name")]
-    judged = [column.title for column in columns if column.scores]
-    if judged:
-        orders += [("iou", "IoU, worst first"), ("iou-desc", "IoU, best first")]
-    keys = " · ".join(f"<kbd>{key}</kbd> {what}" for key, what in KEYS)
-    return (
-        '<form class="bar" hidden aria-label="What is shown">'
-        f"<label>Sort {_select('sort', orders)}</label>"
-        f"<label{'' if judged else ' hidden'}>IoU of {_select('by', [(t, t) for t in judged])}</label>"
-        '<label><input type="checkbox" name="over" checked> over the photograph</label>'
-        '<label>Size <input type="range" name="size" min="80" max="400" step="10" value="160"></label>'
-        f'<span class="keys">{keys}</span>'
-        '<span id="shown" role="status"></span></form>'
-    )
-
-
-def _select(name: str, options: Sequence[tuple[str, str]]) -> str:
-    lines = (f'<option value="{html.escape(value)}">{html.escape(text)}</option>' for value, text in options)
-    return f'<select name="{name}">{"".join(lines)}</select>'
-
-
-def _filters() -> str:
-    """For each class: black through its colour to white, as `port.attention.figures.class_colormap` has it."""
-    filters = []
-    for label in range(len(CLASSES)):
-        middle = (int(COLOURS[label + 1][i : i + 2], 16) / 255 for i in (1, 3, 5))
-        functions = "".join(
-            f'<feFunc{channel} type="table" tableValues="0 {value:.4f} 1"/>'
-            for channel, value in zip("RGB", middle, strict=True)
-        )
-        filters.append(
-            f'<filter id="class{label}" color-interpolation-filters="sRGB">'
-            f"<feComponentTransfer>{functions}</feComponentTransfer></filter>"
-        )
-    return f'<svg width="0" height="0" style="position: absolute" aria-hidden="true">{"".join(filters)}</svg>'
 
 
 def _usual_tiles(gallery: Gallery) -> int:
@@ -477,12 +391,7 @@ def _usual_tiles(gallery: Gallery) -> int:
     return max((len({p.column for p in card.pictures}) for card in gallery.cards), default=1)
 
 
-def _cards(gallery: Gallery) -> list[str]:
-    tiles = _usual_tiles(gallery)
-    return [_card_html(card, gallery.columns, tiles) for card in gallery.cards]
-
-
-def _card_html(card: Card, columns: Sequence[Column], tiles: int) -> str:
+def _card_view(card: Card, columns: Sequence[Column]) -> _CardView:
     scores = {column.title: column.scores[card.name] for column in columns if card.name in column.scores}
     told = {
         title: {
@@ -490,45 +399,25 @@ def _card_html(card: Card, columns: Sequence[Column], tiles: int) -> str:
         }
         for title, own in scores.items()
     }
-    ious = "".join(f"<small>{html.escape(t)} {percent(own[None])}</small>" for t, own in scores.items())
-    apart = "".join(_tile(p, card, scores) for p in card.pictures if p.kind != "map")
-    groups = "".join(
-        f'<div class="group">{"".join(_tile(p, card, scores) for p in card.pictures if p.label == label)}</div>'
-        for label in card.classes
-        if any(p.label == label for p in card.pictures)
-    )
-    name = html.escape(card.name)
-    return (
-        f'<article class="card" tabindex="-1" aria-label="{name}" data-name="{name}"'
-        f' data-classes="{" ".join(map(voc_name, card.classes))}"'
-        f' data-iou="{html.escape(json.dumps(told, separators=(",", ":")))}"'
-        f' style="--lines: {-(-len(card.pictures) // tiles)}">'
-        f'<h2>{name}{ious}</h2><div class="tiles">{apart}{groups}</div></article>\n'
+    of_class = [[p for p in card.pictures if p.label == label] for label in card.classes]
+    return _CardView(
+        card.name,
+        " ".join(map(voc_name, card.classes)),
+        json.dumps(told, separators=(",", ":")),
+        [(title, percent(own[None])) for title, own in scores.items()],
+        [_tile(p, card, scores) for p in card.pictures if p.kind != "map"],
+        [[_tile(p, card, scores) for p in pictures] for pictures in of_class if pictures],
+        len(card.pictures),
     )
 
 
-def _tile(picture: Picture, card: Card, scores: Mapping[str, Mapping[int | None, float | None]]) -> str:
+def _tile(picture: Picture, card: Card, scores: Mapping[str, Mapping[int | None, float | None]]) -> _Tile:
     own = scores.get(picture.column, {})
-    title = picture.column
-    if picture.label is not None:
-        title = f"{CLASSES[picture.label]}, {title.removesuffix(' attention')}"
     iou = own.get(picture.label)
-    caption = html.escape(title) + ("" if iou is None else f" <b>{percent(iou)}</b>")
+    told = "" if iou is None else percent(iou)
     if picture.label is not None:
-        caption = _swatch(picture.label + 1) + caption
-    elif own:
-        caption += "".join(
-            f"<br>{_swatch(label + 1)}{CLASSES[label]} {percent(own[label])}" for label in card.classes
-        )
-    if picture.problem:
-        shown = f'<div class="missing">{html.escape(str(picture.problem))}</div>'
-    else:
-        width, height = picture.size
-        alt = html.escape(f"{card.name}, {title}")
-        top = "" if picture.kind == "photo" else ' class="top"'
-        cut = "" if picture.label is None else f' style="filter: url(#class{picture.label})"'
-        shown = (
-            f'<span class="stack"{cut}><img{top} src="{picture.source}" alt="{alt}" width="{width}"'
-            f' height="{height}" loading="lazy" decoding="async"></span>'
-        )
-    return f'<figure class="{picture.kind}">{shown}<figcaption>{caption}</figcaption></figure>'
+        title = f"{CLASSES[picture.label]}, {picture.column.removesuffix(' attention')}"
+        return _Tile(picture, title, _colour(picture.label + 1), told, [])
+    labels = card.classes if own else ()
+    lines = [_Swatch(_colour(label + 1), f"{CLASSES[label]} {percent(own[label])}") for label in labels]
+    return _Tile(picture, picture.column, "", told, lines)

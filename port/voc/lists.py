@@ -1,5 +1,7 @@
 """Lists of images, with their classes or without."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -73,6 +75,14 @@ def read_entries(path: Path) -> tuple[list[Entry], list[InputError]]:
 
 def list_line(name: str, labels: tuple[int, ...]) -> str:
     return " ".join([name, *map(str, labels)]) + "\n"
+
+
+def check_stems(images: Sequence[Path]) -> None:
+    """Raises InputError where two images' results would share a name."""
+    stems = Counter(path.stem for path in images)
+    twice = next((stem for stem, count in stems.items() if count > 1), None)
+    if twice:
+        raise InputError(f'two images are called "{twice}": their results would share a name: run them apart')
 
 
 def _unique(entries: list[Entry]) -> tuple[list[Entry], list[InputError]]:

@@ -1,10 +1,9 @@
-"""`seenet pipeline`: from image labels to a judged segmentation net, stage by stage."""
+"""From image labels to a judged segmentation net, stage by stage."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import matplotlib
 import typer
@@ -12,21 +11,23 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-import prototxt
-from port.devices import check_device
-from port.progress import plain_console
 from port.report import pages
-from port.voc.crf import CrfSettings, load_crf
+from port.voc.crf import load_crf
 from port.voc.evaluate import Numbers, evaluate_labels, percent
-from port.voc.gallery import Folders, gather_gallery, write_gallery
+from port.voc.gallery import gather_gallery, write_gallery
 from port.voc.lists import Entry, read_entries, read_names
 from port.voc.segment import Segmenting, segment_dataset
-from port.voc.segmentation import MULTI_SCALE, Views
+from port.voc.settings import (
+    MULTI_SCALE,
+    CrfSettings,
+    Folders,
+    Nets,
+    PipelineSettings,
+    Views,
+    first_folder,
+)
 from port.voc.stages import STAGE, file_key, last_weights, losses, run_stage, solver_key, train_in
-from port.voc.voc_labels import first_folder
 from port.voc.weak_labels import (
-    TEST_SIZE,
-    TRUNK,
     Images,
     Recipe,
     generated_images,
@@ -35,112 +36,30 @@ from port.voc.weak_labels import (
 )
 from prototxt.errors import InputError
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 matplotlib.use("Agg")
-
-NETS = Path(prototxt.__file__).parent
-
-
-@dataclass(frozen=True)
-class Nets:
-    """What is trained.
-
-    Attributes:
-        seenet, cam: the classifiers' solvers, with erasing and without.
-        segmentation: the segmentation net's; deploy: the net as it is run.
-        weights: what all start from, by layer name; none: it must be given.
-        test_size: of the attention; tile: of the segmentation.
-    """
-
-    seenet: Path
-    cam: Path
-    segmentation: Path
-    deploy: Path
-    weights: Path | None
-    test_size: int
-    tile: int
-
-
-SETS = {
-    "published": Nets(
-        NETS / "seenet" / "solver.prototxt",
-        NETS / "seenet" / "solver_cam.prototxt",
-        NETS / "deeplab_largefov" / "solver.prototxt",
-        NETS / "deeplab_largefov" / "deploy.prototxt",
-        None,
-        256,
-        513,
-    ),
-    "shapes": Nets(
-        NETS / "shapes" / "solver.prototxt",
-        NETS / "shapes" / "solver_cam.prototxt",
-        NETS / "shapes" / "deeplab_solver.prototxt",
-        NETS / "shapes" / "deeplab_deploy.prototxt",
-        TRUNK,
-        TEST_SIZE,
-        0,
-    ),
-}
 
 SEENET, CAM, MASKS = "SeeNet's labels", "plain CAM's labels", "exact masks"
 
 
-def pipeline_command(
-    out: Annotated[Path, typer.Option(help="Folder for everything.")],
-    voc: Annotated[
-        Path | None, typer.Option(help="Dataset in VOC's layout. Without: `shapes`, made in the folder.")
-    ] = None,
-    nets: Annotated[
-        str, typer.Option(help=f"Which nets: {', '.join(SETS)}.", show_default="shapes without --voc")
-    ] = "",
-    weights: Annotated[
-        Path | None, typer.Option(help="What the nets start from: VGG-16.", show_default="the set's own")
-    ] = None,
-    train_list: Annotated[
-        Path | None, typer.Option(help="NAME CLASS [CLASS …].", show_default="VOC/train_cls.txt")
-    ] = None,
-    val_list: Annotated[
-        Path | None, typer.Option(help="Names to judge by.", show_default="ImageSets/Segmentation/val.txt")
-    ] = None,
-    saliency: Annotated[
-        Path | None, typer.Option(help="NAME.png.", show_default="VOC/Saliency, where there")
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option(help="Also train on plain CAM's labels, and on exact masks where there are any.")
-    ] = True,
-    multi_scale: Annotated[
-        bool, typer.Option("--multi-scale", help="Segment at five scales, mirrored too.")
-    ] = False,
-    crf: Annotated[bool, typer.Option(help="Refine by a dense CRF.")] = True,
-    number: Annotated[int, typer.Option("-n", "--number", min=10, help="Images, without --voc.")] = 1500,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Of all trainings.", show_default="the solvers'")
-    ] = None,
-    classifier_iterations: Annotated[
-        int | None, typer.Option(min=1, show_default="the solver's", help="Of the classifiers.")
-    ] = None,
-    segmentation_iterations: Annotated[
-        int | None, typer.Option(min=1, show_default="the solver's", help="Of the segmentation nets.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that fuse, refine and judge.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-) -> None:
-    """Classifier → attention → proxy labels → segmentation net → mIoU; a page with curves and pictures.
+def run_pipeline(out: Path, asked: PipelineSettings) -> None:
+    """Train, judge and show each source of labels; print the table and write `pipeline.html` and `.json`.
 
-    Called again, it goes on where it was stopped, and passes over what is current.
+    Raises:
+        InputError: a missing package, list or folder, or whatever a stage raises.
     """
-    chosen = _nets(nets or ("published" if voc else "shapes"), weights)
-    check_device(device)
-    if crf:
+    nets, voc = asked.nets, asked.voc
+    if asked.crf:
         load_crf()
     _no_spaces(out, voc or out)
     if voc is None:
         voc = out / "shapes"
-        key = generated_images(voc, number, workers=0)
+        key = generated_images(voc, asked.number, workers=0)
     else:
         key = str(voc.resolve())
-    images = _dataset(voc, train_list, saliency)
-    val = val_list or voc / "ImageSets" / "Segmentation" / "val.txt"
+    images = _dataset(voc, asked.train_list, asked.saliency)
+    val = asked.val_list or voc / "ImageSets" / "Segmentation" / "val.txt"
     if not val.is_file() or not images.truth:
         raise InputError(f"{voc}: judging needs {val} and label images in SegmentationClass: name --val-list")
     unknown, names = _without_truth(images, read_names(val)[0])
@@ -150,27 +69,27 @@ def pipeline_command(
             f"{unknown[0]} first: name others with --val-list"
         )
     recipe = Recipe(
-        chosen.seenet,
-        chosen.weights,
-        chosen.test_size,
-        seed=seed,
-        iterations=classifier_iterations,
-        device=device,
+        nets.seenet,
+        nets.weights,
+        nets.test_size,
+        seed=asked.seed,
+        iterations=asked.classifier_iterations,
+        device=asked.device,
     )
     how = Segmentation(
-        chosen,
+        nets,
         val,
-        Views(MULTI_SCALE, True, chosen.tile) if multi_scale else Views(tile=chosen.tile),
-        CrfSettings() if crf else None,
-        seed,
-        segmentation_iterations,
-        workers,
-        device,
+        Views(MULTI_SCALE, True, nets.tile) if asked.multi_scale else Views(tile=nets.tile),
+        CrfSettings() if asked.crf else None,
+        asked.seed,
+        asked.segmentation_iterations,
+        asked.workers,
+        asked.device,
     )
-    sources = [_weak_source(SEENET, out / "seenet", images, recipe, key, workers)]
-    if compare:
-        plain = replace(recipe, solver=chosen.cam)
-        sources.append(_weak_source(CAM, out / "cam", images, plain, key, workers))
+    sources = [_weak_source(SEENET, out / "seenet", images, recipe, key, asked.workers)]
+    if asked.compare:
+        plain = replace(recipe, solver=nets.cam)
+        sources.append(_weak_source(CAM, out / "cam", images, plain, key, asked.workers))
         unknown, names = _without_truth(images, read_entries(images.attend)[0])
         if unknown:
             typer.echo(f"{MASKS}: left out, {len(unknown)} of {len(names)} training images have none")
@@ -186,7 +105,6 @@ def pipeline_command(
     numbers = {o.source.name: {"labels": o.labels, "segmentation": o.segmentation} for o in outcomes}
     with atomic_path(out / "pipeline.json") as beside:
         beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    typer.echo(f"Curves and pictures: {out}/pipeline.html; all numbers: {out}/pipeline.json")
 
 
 @dataclass(frozen=True)
@@ -334,7 +252,7 @@ def write_page(path: Path, outcomes: Sequence[Outcome], images: Images, how: Seg
         for outcome in outcomes
     }
     folders = Folders(images.voc, {}, segmented, images.truth)
-    head = [pages.table(*outcome_rows(outcomes)), f"<figure>{pages.svg(curves(outcomes))}</figure>"]
+    head = [pages.table(*outcome_rows(outcomes)), pages.figure(curves(outcomes))]
     write_gallery(
         path, gather_gallery(folders, how.val, how.workers), f"{images.voc.name}: segmentation", head
     )
@@ -342,17 +260,6 @@ def write_page(path: Path, outcomes: Sequence[Outcome], images: Images, how: Seg
 
 def _weak_source(name: str, out: Path, images: Images, recipe: Recipe, key: str, workers: int) -> Source:
     return Source(name, out, out / "labels", make_weak_labels(name, out, images, recipe, key, workers))
-
-
-def _nets(name: str, weights: Path | None) -> Nets:
-    if name not in SETS:
-        raise InputError(f'--nets "{name}": one of {", ".join(SETS)} is due')
-    nets = replace(SETS[name], weights=weights) if weights else SETS[name]
-    if nets.weights is None:
-        raise InputError(
-            f"--nets {name}: --weights is due: VGG-16's caffemodel, which weights/README.md says where to get"
-        )
-    return nets
 
 
 def _dataset(voc: Path, train: Path | None, saliency: Path | None) -> Images:

@@ -1,32 +1,26 @@
-"""`seenet segment`: label images by a segmentation net and a dense CRF."""
+"""Label images by a segmentation net and a dense CRF."""
 
 import os
 import signal
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Annotated
 
 import cv2
 import numpy as np
-import typer
 from rich.table import Table
 
-import prototxt as prototxts
-from port.devices import check_device
 from port.images import read_image
-from port.progress import plain_console
 from port.voc.classes import CLASSES, PALETTE
-from port.voc.crf import CrfSettings, dense_crf, load_crf
-from port.voc.each import report_failures
+from port.voc.crf import dense_crf, load_crf
 from port.voc.label_images import write_label_image
-from port.voc.lists import read_names
-from port.voc.segmentation import KINDS, MULTI_SCALE, SegmentationNet, Views, class_probabilities
+from port.voc.lists import check_stems, read_names
+from port.voc.segmentation import KINDS, SegmentationNet, class_probabilities
+from port.voc.settings import OVERLAYS, CrfSettings, Views
 from port.voc.stream import keep_settings, present_files, stream
 from prototxt.errors import InputError, printable
 from prototxt.files import sha256_of
@@ -34,97 +28,6 @@ from runtime.data.output import no_output_files
 from weights.files import atomic_path, only_writer
 
 SETTINGS = "segment.json"
-OVERLAYS = "overlays"
-DEPLOY = Path(prototxts.__file__).parent / "deeplab_largefov" / "deploy.prototxt"
-
-
-def segment_command(
-    weights: Annotated[Path, typer.Option(help="The net's: .caffemodel, .h5, .safetensors or .pth.")],
-    out: Annotated[Path, typer.Option(help="Folder for the label images, NAME.png.")],
-    images: Annotated[list[Path] | None, typer.Argument(help="Photographs.", metavar="[IMAGE...]")] = None,
-    voc: Annotated[
-        Path | None, typer.Option(help="Or a dataset in VOC's layout (JPEGImages/NAME.jpg), with --list.")
-    ] = None,
-    list_: Annotated[
-        Path | None, typer.Option("--list", help="Its images: the first word of each line.")
-    ] = None,
-    prototxt: Annotated[
-        Path,
-        typer.Option(help="Any deploy net with 21 classes.", show_default="DeepLab-LargeFOV on VGG-16"),
-    ] = DEPLOY,
-    scales: Annotated[str, typer.Option(help="Factors of the image's size, averaged, with commas.")] = "1",
-    multi_scale: Annotated[
-        bool, typer.Option("--multi-scale", help=f"Short for --scales {','.join(map(str, MULTI_SCALE))}.")
-    ] = False,
-    flip: Annotated[bool, typer.Option("--flip", help="Average with the mirrored image too.")] = False,
-    tile: Annotated[
-        int,
-        typer.Option(help="Side of the windows that the net is shown; 0: whole images."),
-    ] = Views.tile,
-    crf: Annotated[bool, typer.Option(help="Refine by a dense CRF.")] = True,
-    crf_bilateral: Annotated[
-        float, typer.Option(help="CRF: weight of pixels near and alike in colour.")
-    ] = CrfSettings.bilateral,
-    crf_bilateral_xy: Annotated[
-        float, typer.Option(help="CRF: how near, pixels.")
-    ] = CrfSettings.bilateral_xy,
-    crf_bilateral_rgb: Annotated[
-        float, typer.Option(help="CRF: how alike, of 255.")
-    ] = CrfSettings.bilateral_rgb,
-    crf_gaussian: Annotated[float, typer.Option(help="CRF: weight of pixels near.")] = CrfSettings.gaussian,
-    crf_gaussian_xy: Annotated[float, typer.Option(help="CRF: how near, pixels.")] = CrfSettings.gaussian_xy,
-    crf_iterations: Annotated[int, typer.Option(help="CRF: of its mean field.")] = CrfSettings.iterations,
-    overlays: Annotated[
-        bool, typer.Option("--overlays", help=f"Also draw the classes over the images, {OVERLAYS}/NAME.jpg.")
-    ] = False,
-    workers: Annotated[int, typer.Option(help="Processes for CRF and writing.", min=1)] = 2,
-    to_bgr: Annotated[bool, typer.Option("--to-bgr", help="Take grey, 16-bit and RGBA images too.")] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-) -> None:
-    """Label images (VOC's palette, the image's own size), NAME.png.
-
-    Of photographs, or of a dataset (--voc, --list), which goes on where it was stopped.
-    """
-    if bool(images) == bool(voc or list_) or bool(voc) != bool(list_):
-        raise InputError("give photographs, or a dataset with --voc and --list")
-    check_device(device)
-    if multi_scale and scales != "1":
-        raise InputError("--multi-scale and --scales: give one of them")
-    settings = Segmenting(
-        prototxt,
-        weights,
-        Views(MULTI_SCALE if multi_scale else _numbers(scales), flip, tile),
-        CrfSettings(
-            crf_bilateral,
-            crf_bilateral_xy,
-            crf_bilateral_rgb,
-            crf_gaussian,
-            crf_gaussian_xy,
-            crf_iterations,
-        )
-        if crf
-        else None,
-        overlays,
-        to_bgr,
-    )
-    console = plain_console()
-    if images:
-        done = segment_images(images, out, settings, workers, device)
-        told = _image_table(done)
-    else:
-        done = segment_dataset(voc, list_, out, settings, workers, device)
-        told = _class_table(done)
-    if done.counts:
-        console.print(told)
-    typer.echo(f"{len(done.counts)} images segmented, {done.before} done before; label images are in {out}")
-    if voc and (done.counts or done.before):
-        console.print(
-            f"Next: seenet evaluate --pred {out} --gt {voc / 'SegmentationClass'} --list {list_}",
-            soft_wrap=True,
-            markup=False,
-            highlight=False,
-        )
-    report_failures(done.failed, len(done.counts) + done.before + len(done.failed))
 
 
 @dataclass(frozen=True)
@@ -225,11 +128,8 @@ def segment_images(
     Raises:
         InputError: as `segment_dataset`, and two photographs of one name.
     """
+    check_stems(images)
     photos = [Photo(path.stem, path) for path in images]
-    names = [photo.name for photo in photos]
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice:
-        raise InputError(f'two images are called "{twice}": their results would share a name: run them apart')
     return _collect(_segment(photos, out, settings, _open(settings, device), workers), Segmented())
 
 
@@ -331,7 +231,8 @@ def _write_jpeg(path: Path, image: np.ndarray) -> None:
         beside.write_bytes(data.tobytes())
 
 
-def _image_table(done: Segmented) -> Table:
+def image_table(done: Segmented) -> Table:
+    """Of each photograph, its classes."""
     table = Table("image", "classes, share of the pixels")
     for name, counts in done.counts.items():
         found = [kind for kind in np.argsort(-counts[1:], kind="stable") + 1 if counts[kind]]
@@ -340,7 +241,8 @@ def _image_table(done: Segmented) -> Table:
     return table
 
 
-def _class_table(done: Segmented) -> Table:
+def class_table(done: Segmented) -> Table:
+    """Of each class, its images and pixels."""
     counts = np.array(list(done.counts.values())).reshape(-1, KINDS)
     images, pixels = (counts > 0).sum(0), counts.sum(0)
     table = Table("class", "images", "share of the pixels", title=f"{len(counts)} images segmented")
@@ -348,13 +250,6 @@ def _class_table(done: Segmented) -> Table:
         if images[kind]:
             table.add_row(name, str(images[kind]), f"{pixels[kind] / pixels.sum():.1%}")
     return table
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise InputError(f'--scales "{text}": give numbers with commas between, such as 0.75,1') from error
 
 
 def _sha256(path: str | os.PathLike) -> str:

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor
 from port.layers.interp import resize_bilinear
 from port.net import CaffeNet
 from port.voc.classes import CLASSES
+from port.voc.settings import Views
 from prototxt.caffe_pb2 import BlobShape, NetParameter
 from prototxt.errors import InputError
 from prototxt.read import read_net
@@ -23,32 +23,6 @@ MEAN_BGR = (104.008, 116.669, 122.675)
 """Subtracted from BGR pixels in 0 … 255, as in [O]'s training nets (its test script has 104.00698793, …)."""
 
 KINDS = 1 + len(CLASSES)
-
-MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5)
-"""[O]'s scales for its published numbers."""
-
-
-@dataclass(frozen=True)
-class Views:
-    """What of an image the net is shown.
-
-    Attributes:
-        scales: the image's size is multiplied by.
-        flip: show each mirrored too.
-        tile: the side of the windows that the net is shown, [O]'s `crop_size`. What is smaller is padded on
-            the right and below, with the mean; of what is larger windows are taken, each sharing a third or
-            more with the next. 0: the whole in one, padded to the next multiple of 8, and 1.
-    """
-
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    tile: int = 513
-
-    def __post_init__(self) -> None:
-        if not self.scales or not all(0.1 <= scale <= 8 for scale in self.scales):
-            raise InputError(f"--scales {','.join(map(str, self.scales))}: give factors of 0.1 to 8")
-        if self.tile and not 17 <= self.tile <= 4097:
-            raise InputError(f"--tile {self.tile}: a side of 17 to 4097 pixels is due, or 0 for whole images")
 
 
 class SegmentationNet:
@@ -214,9 +188,8 @@ def _load_weights(net: CaffeNet, path: str | os.PathLike) -> None:
     there = {layer.name for layer in source}
     missing = [
         plan.name
-        for plan, layer in zip(net.plan.layers, net.children(), strict=True)
-        if plan.name not in there
-        and any((plan.name, i) not in net.plan.sharers for i in range(len(layer.blobs)))
+        for plan in net.plan.layers
+        if plan.name not in there and any(param.owner is None for param in plan.params)
     ]
     if missing:
         some = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")

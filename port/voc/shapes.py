@@ -1,62 +1,31 @@
-"""`seenet shapes`: a dataset in VOC's layout for those without VOC, with exact ground truth."""
+"""A generated dataset in VOC's layout for those without VOC, with exact ground truth."""
 
 import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-import typer
 from rich.table import Table
 
 from port.images import write_png
-from port.progress import plain_console
 from port.voc.classes import voc_name
-from port.voc.each import for_each, report_failures
+from port.voc.each import for_each
 from port.voc.label_images import write_label_image
 from port.voc.lists import list_line
 from port.voc.shapes_drawing import LARGE, Picture, draw_picture
 from prototxt.errors import InputError
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 VAL_EVERY = 5
 """Every fifth image is for validation, whatever the number of images."""
 
 CROP = 64
 """Side of the objects cut out, in pixels."""
-
-
-def shapes_command(
-    out: Annotated[Path, typer.Option(help="Folder for the dataset.")],
-    number: Annotated[int, typer.Option("-n", "--number", help="How many images.")] = 1000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
-    size: Annotated[int, typer.Option(help="Longer side of an image, in pixels.")] = 160,
-    saliency_iou: Annotated[
-        float, typer.Option(help="Quality of the simulated saliency: its IoU with the objects at 128 of 255.")
-    ] = 0.85,
-    crops: Annotated[
-        bool, typer.Option("--crops", help="Also cut out each object, 64 by 64: what a trunk is taught with.")
-    ] = False,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
-) -> None:
-    """Generate images of twenty classes in VOC's layout, with exact labels and simulated saliency.
-
-    Classes carry VOC's names, so that every command takes them; a "boat" here is a shape with the fourth emblem.
-    """
-    if number < 1 or seed < 0:
-        raise InputError(f"-n {number} --seed {seed}: at least one image and a seed of 0 or more are due")
-    if not 64 <= size <= 2048:
-        raise InputError(f"--size {size}: 64 to 2048 pixels are due")
-    if not 0.3 <= saliency_iou <= 1:
-        raise InputError(f"--saliency-iou {saliency_iou}: 0.3 to 1 is due")
-    facts, failed = make_shapes(out, number, seed, size, saliency_iou, workers, crops)
-    table = Table("what", "value", title=f"{out}")
-    for name, value in facts.items():
-        table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
-    plain_console().print(table)
-    report_failures(failed, number)
 
 
 def make_shapes(
@@ -92,6 +61,14 @@ def make_shapes(
             _write_text(out / "crops.txt", "".join(line for _, result in made for line in result["crops"]))
         _write_text(out / "shapes.json", json.dumps(facts, indent=1) + "\n")
     return facts, failed
+
+
+def print_facts(facts: Mapping[str, Any], title: str) -> None:
+    """Print what `make_shapes` says of a dataset."""
+    table = Table("what", "value", title=title)
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
+    plain_console().print(table)
 
 
 def _make_one(

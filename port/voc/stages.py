@@ -18,13 +18,13 @@ from google.protobuf import text_format
 import port
 from port.caffe_layers.voc_data import settings_of
 from port.last_resort import Stopped
-from port.progress import progress_bar
 from port.training.snapshots import read_snapshot
 from prototxt import read_net, read_solver
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.files import read_text, sha256_of
 from weights.files import atomic_path, only_writer
+from weights.progress import progress_bar
 
 STAGE = "stage.json"
 TRAIN = Path(port.__file__).parent / "train_caffe_equiv.py"

@@ -1,7 +1,6 @@
 """A network over a dataset: reading ahead of it, writing behind it, and going on where it was stopped."""
 
 import json
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -9,20 +8,15 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
-import typer
-
-from port.progress import progress_bar
 from prototxt.errors import InputError
 from prototxt.files import read_text
 from weights.files import atomic_path, remove_partial
+from weights.progress import counted
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 Made = TypeVar("Made")
 Result = TypeVar("Result")
-
-QUIET_SECONDS = 30
-"""Where there is no terminal, a line on progress after so long."""
 
 
 def stream(
@@ -53,7 +47,7 @@ def stream(
         InputError: raised by `network`; a worker that was killed.
     """
     writes: deque[tuple[Item, Future]] = deque()
-    with ThreadPoolExecutor(readers) as pool, _Progress(len(todo), what) as progress:
+    with ThreadPoolExecutor(readers) as pool, counted(what, len(todo), "images") as advance:
         try:
             for reads in _ahead(pool, load, todo, batch):
                 loaded = {item: _result(read) for item, read in reads}
@@ -62,14 +56,14 @@ def stream(
                 for item, own in loaded.items():
                     answer = made.get(item, own)
                     if isinstance(answer, InputError):
-                        progress.advance(1)
+                        advance(1)
                         yield item, answer
                     else:
                         writes.append((item, writers.submit(write, own, answer)))
                 while writes and (len(writes) > 2 * batch + writing or writes[0][1].done()):
-                    yield _settled(writes.popleft(), progress)
+                    yield _settled(writes.popleft(), advance)
             while writes:
-                yield _settled(writes.popleft(), progress)
+                yield _settled(writes.popleft(), advance)
         except BrokenProcessPool as error:
             raise InputError(
                 "a process was killed, perhaps for memory: run again with fewer --workers"
@@ -92,10 +86,10 @@ def _ahead(
     yield from waiting
 
 
-def _settled(write: tuple[Item, Future], progress: "_Progress") -> tuple[Item, Any]:
+def _settled(write: tuple[Item, Future], advance: Callable[[int], None]) -> tuple[Item, Any]:
     item, future = write
     result = _result(future)
-    progress.advance(1)
+    advance(1)
     return item, result
 
 
@@ -149,32 +143,3 @@ def keep_settings(path: Path, own: Iterable[str], settings: dict, what: str) -> 
             name for name in settings if not isinstance(kept, dict) or kept.get(name) != settings[name]
         )
         raise InputError(f"{out}: holds {what} made with another {other or 'setting'}: choose another --out")
-
-
-class _Progress:
-    """Rate and time left: a bar on a terminal, else a line now and then."""
-
-    def __init__(self, total: int, what: str):
-        self.total, self.what, self.count = total, what, 0
-        self.bar = progress_bar("images")
-        self.task = self.bar.add_task(what, total=total)
-        self.start = self.told = time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def advance(self, images: int) -> None:
-        self.count += images
-        self.bar.advance(self.task, images)
-        now = time.monotonic()
-        if self.bar.disable and self.count and now - self.told >= QUIET_SECONDS:
-            self.told = now
-            rate = self.count / (now - self.start)
-            left = (self.total - self.count) / rate / 60
-            typer.echo(
-                f"{self.what}: {self.count}/{self.total}, {rate:.1f} images/s, {left:.0f} min left", err=True
-            )

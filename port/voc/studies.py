@@ -1,26 +1,20 @@
-"""`seenet studies`: the paper's studies on the generated dataset, trained, judged and drawn side by side."""
+"""The paper's studies on the generated dataset, trained, judged and drawn side by side."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from rich import box
 from rich.table import Table
 
-import prototxt
 from port.attention.figures import coloured, picture_grid
-from port.devices import check_device
 from port.images import read_image
-from port.progress import plain_console
 from port.voc.classes import CLASSES, PALETTE
 from port.voc.label_images import read_label_image, read_map
 from port.voc.lists import Entry, read_entries
+from port.voc.settings import NETS, TEST_SIZE, TRUNK
 from port.voc.weak_labels import (
-    TEST_SIZE,
-    TRUNK,
     Images,
     Recipe,
     generated_images,
@@ -28,8 +22,7 @@ from port.voc.weak_labels import (
     make_weak_labels,
 )
 from weights.files import atomic_path
-
-NETS = Path(prototxt.__file__).parent / "shapes"
+from weights.progress import plain_console
 
 STUDIES = {
     "S_A alone (CAM)": "solver_cam.prototxt",
@@ -53,29 +46,6 @@ SHOWN = 6
 Results = dict[str, list[dict[str, float]]]
 
 
-def studies_command(
-    out: Annotated[Path, typer.Option(help="Folder for everything.")],
-    seeds: Annotated[int, typer.Option(min=1, help="How many trainings of each.")] = 3,
-    number: Annotated[int, typer.Option("-n", "--number", min=10, help="Generated images.")] = 1500,
-    iterations: Annotated[
-        int | None, typer.Option(min=1, help="Of each training.", show_default="the solvers'")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu or cuda, for training and attention.")] = "cpu",
-) -> None:
-    """Plain attention, ACoL-style erasing, SeeNet without C-ReLU and SeeNet on `shapes`: table and figure.
-
-    Stopped in any way, it goes on where it was when called again.
-    """
-    check_device(device)
-    results, images = run_studies(out, seeds, number, iterations, workers, device)
-    with atomic_path(out / "studies.json") as beside:
-        beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    side_by_side(out / "studies.png", out, images)
-    plain_console().print(studies_table(results))
-    typer.echo(f"The same images side by side: {out}/studies.png; the numbers: {out}/studies.json")
-
-
 def run_studies(
     out: Path, seeds: int, number: int, iterations: int | None, workers: int, device: str
 ) -> tuple[Results, Images]:
@@ -88,7 +58,9 @@ def run_studies(
     results: Results = {}
     for study, solver in STUDIES.items():
         for seed in range(1, seeds + 1):
-            recipe = Recipe(NETS / solver, TRUNK, TEST_SIZE, seed=seed, iterations=iterations, device=device)
+            recipe = Recipe(
+                NETS / "shapes" / solver, TRUNK, TEST_SIZE, seed=seed, iterations=iterations, device=device
+            )
             folder = run_folder(out, study, seed)
             make_weak_labels(f"{study}, seed {seed}", folder, images, recipe, key, workers)
             attention, labels = judge_weak_labels(folder, images, workers)
@@ -101,6 +73,14 @@ def run_studies(
                 }
             )
     return results, images
+
+
+def write_studies(out: Path, results: Results, images: Images) -> None:
+    """Write `studies.json` and `studies.png`, and print the table."""
+    with atomic_path(out / "studies.json") as beside:
+        beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    side_by_side(out / "studies.png", out, images)
+    plain_console().print(studies_table(results))
 
 
 def run_folder(out: Path, study: str, seed: int) -> Path:

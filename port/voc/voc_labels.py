@@ -1,59 +1,27 @@
-"""`seenet voc-labels`: from VOC's annotations to the list of images and classes that training reads."""
+"""From VOC's annotations to the list of images and classes that training reads."""
 
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 from xml.etree import ElementTree
 
 import numpy as np
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from port.progress import plain_console
 from port.voc.classes import CLASSES, IGNORE, class_index
-from port.voc.each import for_each, report_failures
+from port.voc.each import for_each
 from port.voc.label_images import read_label_image
 from port.voc.lists import Entry, list_line, read_names
+from port.voc.settings import MASK_FOLDERS, check_source, first_folder
 from prototxt.errors import InputError
 from prototxt.files import read_ordinary
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 PAPER_COUNTS = {"train": 10582, "val": 1449, "test": 1456}
 """[P]'s images of VOC 2012: training with the augmented annotations, validation, test."""
-
-MASK_FOLDERS = ("SegmentationClassAug", "SegmentationClass")
-
-
-def first_folder(voc: Path, names: Sequence[str] = MASK_FOLDERS) -> Path | None:
-    """The first of a dataset's folders that is there: by default that of its label images."""
-    return next((voc / name for name in names if (voc / name).is_dir()), None)
-
-
-def voc_labels_command(
-    voc: Annotated[Path, typer.Option(help="The dataset: JPEGImages, Annotations, SegmentationClass[Aug].")],
-    list_: Annotated[Path, typer.Option("--list", help="Names of images, one on a line.")],
-    out: Annotated[Path, typer.Option(help="The list to write: NAME CLASS [CLASS …].")] = Path(
-        "train_cls.txt"
-    ),
-    source: Annotated[str, typer.Option("--from", help="xml or masks.")] = "xml",
-    workers: Annotated[int, typer.Option(help="Processes; 0: one on each core.")] = 0,
-) -> None:
-    """Write each image's classes, from 0, in rising order, and hold the counts against the paper's.
-
-    Every object counts, those marked difficult too: they are in the picture. An image without any object is
-    reported and left out, for a list without classes could not be trained on.
-    """
-    lines, failed = image_labels(voc, list_, source, workers)
-    if lines:
-        with atomic_path(out) as beside:
-            beside.write_text("".join(list_line(*line) for line in lines), encoding="utf-8")
-        _print_counts(lines, plain_console())
-        typer.echo(f"{len(lines)} images in {out}")
-    typer.echo(paper_note(list_, len(lines)))
-    report_failures(failed, len(lines) + len(failed))
 
 
 def image_labels(
@@ -68,8 +36,7 @@ def image_labels(
     Raises:
         InputError: an unknown source, a dataset without the folders, an unreadable list.
     """
-    if source not in ("xml", "masks"):
-        raise InputError(f'--from "{source}": xml or masks is due')
+    check_source(source)
     folders = ["Annotations"] if source == "xml" else MASK_FOLDERS
     folder = first_folder(voc, folders)
     if folder is None:
@@ -83,6 +50,13 @@ def image_labels(
         else:
             lines.append((entry.name, result))
     return lines, failed
+
+
+def write_list(out: Path, lines: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+    """Write lines `NAME CLASS [CLASS …]`, and print how many images each class has."""
+    with atomic_path(out) as beside:
+        beside.write_text("".join(list_line(*line) for line in lines), encoding="utf-8")
+    _print_counts(lines, plain_console())
 
 
 def paper_note(list_: Path, count: int) -> str:
@@ -131,7 +105,7 @@ def _letters(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalpha())
 
 
-def _print_counts(lines: list[tuple[str, tuple[int, ...]]], console: Console) -> None:
+def _print_counts(lines: Sequence[tuple[str, tuple[int, ...]]], console: Console) -> None:
     counts = Counter(label for _, labels in lines for label in labels)
     table = Table("class", "name", "images")
     for label, name in enumerate(CLASSES):

@@ -4,17 +4,14 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import weights
-from port.attention.dataset import attend_to_dataset
+from port.attention.files import attend_to_dataset
+from port.attention.settings import AttentionSettings
 from port.voc.evaluate import Numbers, evaluate_attention, evaluate_labels
-from port.voc.proxy_labels import Fusion, make_proxy_labels
+from port.voc.proxy_labels import make_proxy_labels
+from port.voc.settings import Fusion
 from port.voc.shapes import make_shapes
 from port.voc.stages import file_key, last_weights, run_stage, solver_key, train_in
 from prototxt.errors import InputError
-
-TRUNK = Path(weights.__file__).parent / "shapes" / "trunk.caffemodel"
-TEST_SIZE = 192
-"""What the nets for generated images start from, and the square on which their attention is taken."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +93,8 @@ def make_weak_labels(name: str, out: Path, images: Images, recipe: Recipe, key: 
         done = attend_to_dataset(
             images.voc,
             images.attend,
-            last_weights(classifier),
             attention,
-            test_size=recipe.test_size,
-            device=recipe.device,
+            AttentionSettings(last_weights(classifier), test_size=recipe.test_size, device=recipe.device),
         )
         none_failed(done.failed)
 

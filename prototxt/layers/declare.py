@@ -1,142 +1,211 @@
-"""What Caffe's layer types declare about themselves: blob counts, weights, losses, forced gradients.
+"""How a layer type is declared: what Caffe accepts of it, once, for every engine.
 
-From the declarations in include/caffe/layers/*.hpp. The plan needs no more of a layer than this.
+A family's file declares its types with `layer_type`. The function under it gets the layer's message, the
+bottoms' shapes and the number of tops, refuses what Caffe refuses, and gives the tops' shapes and the weights:
+
+    @layer_type("Tile")
+    def tile(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+        ...
+        return Declared([top])
 """
 
-import difflib
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from prototxt.caffe_pb2 import LayerParameter
+from prototxt.caffe_pb2 import FillerParameter, LayerParameter
 from prototxt.errors import InputError
+from prototxt.limits import TooLargeError
+from prototxt.unknown import unknown_type
+
+Shape = tuple[int, ...]
+Shapes = Sequence[Shape]
 
 MANY = 1 << 30
+MOST_VALUES = (1 << 31) - 1
+"""Caffe counts a blob's values in an int."""
 
 
 @dataclass(frozen=True)
-class LayerFacts:
-    """Declarations of one layer type.
+class Weight:
+    """One weight blob: its shape, and the filler of its first values (None: zeros, and nothing is drawn)."""
+
+    shape: Shape
+    filler: FillerParameter | None = None
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a layer makes of bottoms of given shapes.
 
     Attributes:
+        tops: the tops' shapes.
+        weights: the weight blobs, in Caffe's order.
+        steps: time steps that a recurrent layer is unrolled for, once, at set-up.
+        redrawn: weights that Caffe fills again for each further step and throws away; the numbers are drawn.
+        script: a Python layer of the user's: it may write into its bottoms, and its backward may read any blob.
+    """
+
+    tops: Shapes
+    weights: Sequence[Weight] = ()
+    steps: int = 1
+    redrawn: Sequence[Weight] = ()
+    script: bool = False
+
+
+Declare = Callable[[LayerParameter, Shapes, int], Declared | None]
+"""(message, bottoms' shapes, number of tops) → what it makes of them; None where only its set-up can tell."""
+
+
+@dataclass(frozen=True)
+class LayerType:
+    """The declaration of one layer type (include/caffe/layers/*.hpp).
+
+    Attributes:
+        declare: checks the settings and the bottoms; gives what the layer makes of them.
         bottoms, tops: least and greatest number of bottom (top) blobs.
+        equal: as many tops as bottoms.
         loss: the first top is a loss of weight 1 unless the layer says otherwise, and is made if missing.
         no_forced_gradient: bottoms (labels, sequence markers) that `force_backward` leaves alone.
-        equal: as many tops as bottoms.
+        reads_bottoms, reads_tops: whether Caffe's backward reads the data of those blobs again.
+        keeps_copy_in_place: in place, the backward reads a copy of bottom 0 that forward kept.
+        shares_memory: with one bottom and one top (Split: any number) the tops lie in the bottom's memory.
+        learned: False: set-up gives the weights a rate of 0 itself, and says so in the layer's message.
+        weight_names: of the weight blobs, outside Caffe.
     """
 
+    declare: Declare
     bottoms: tuple[int, int] = (1, 1)
     tops: tuple[int, int] = (1, 1)
+    equal: bool = False
     loss: bool = False
     no_forced_gradient: tuple[int, ...] = ()
-    equal: bool = False
+    reads_bottoms: bool = False
+    reads_tops: bool = False
+    keeps_copy_in_place: bool = False
+    shares_memory: bool = False
+    learned: bool = True
+    weight_names: tuple[str, ...] = field(default=("weight", "bias"))
 
 
-_ONE_TO_ONE = LayerFacts()
-_SOURCE = LayerFacts((0, 0), (1, MANY))
-_LABELLED = LayerFacts((0, 0), (1, 2))
-_LOSS = LayerFacts((2, 2), (1, 1), loss=True, no_forced_gradient=(1,))
-_CONVOLUTION = LayerFacts((1, MANY), (1, MANY), equal=True)
-
-LAYER_FACTS: dict[str, LayerFacts] = {
-    "AbsVal": _ONE_TO_ONE,
-    "Accuracy": LayerFacts((2, 2), (1, 2)),
-    "ArgMax": _ONE_TO_ONE,
-    "BNLL": _ONE_TO_ONE,
-    "BatchNorm": _ONE_TO_ONE,
-    "BatchReindex": LayerFacts((2, 2)),
-    "Bias": LayerFacts((1, 2)),
-    "Clip": _ONE_TO_ONE,
-    "Concat": LayerFacts((1, MANY)),
-    "ContrastiveLoss": LayerFacts((3, 3), (1, 1), loss=True, no_forced_gradient=(2,)),
-    "Convolution": _CONVOLUTION,
-    "Crop": LayerFacts((2, 2)),
-    "Data": _LABELLED,
-    "Deconvolution": _CONVOLUTION,
-    "Dropout": _ONE_TO_ONE,
-    "DummyData": _SOURCE,
-    "ELU": _ONE_TO_ONE,
-    "Eltwise": LayerFacts((2, MANY)),
-    "Embed": _ONE_TO_ONE,
-    "EuclideanLoss": LayerFacts((2, 2), (1, 1), loss=True),
-    "Exp": _ONE_TO_ONE,
-    "Filter": LayerFacts((2, MANY), (1, MANY)),
-    "Flatten": _ONE_TO_ONE,
-    "HDF5Data": _SOURCE,
-    "HDF5Output": LayerFacts((2, 2), (0, 0)),
-    "HingeLoss": _LOSS,
-    "Im2col": _ONE_TO_ONE,
-    "ImageData": LayerFacts((0, 0), (2, 2)),
-    "ImageSegData": LayerFacts((0, 0), (2, 2)),
-    "InfogainLoss": LayerFacts((2, 3), (1, 2), loss=True, no_forced_gradient=(1,)),
-    "InnerProduct": _ONE_TO_ONE,
-    "Input": _SOURCE,
-    "Interp": _ONE_TO_ONE,
-    "LRN": _ONE_TO_ONE,
-    "LSTM": LayerFacts((2, 5), (1, 3), no_forced_gradient=(1,)),
-    "LSTMUnit": LayerFacts((3, 3), (2, 2), no_forced_gradient=(2,)),
-    "Log": _ONE_TO_ONE,
-    "MVN": _ONE_TO_ONE,
-    "MemoryData": LayerFacts((0, 0), (2, 2)),
-    "MultinomialLogisticLoss": _LOSS,
-    "PReLU": _ONE_TO_ONE,
-    "Parameter": LayerFacts((0, 0)),
-    "Pooling": LayerFacts((1, 1), (1, 2)),
-    "Power": _ONE_TO_ONE,
-    "Python": LayerFacts((0, MANY), (0, MANY)),
-    "RNN": LayerFacts((2, 4), (1, 2), no_forced_gradient=(1,)),
-    "ReLU": _ONE_TO_ONE,
-    "Reduction": _ONE_TO_ONE,
-    "Reshape": _ONE_TO_ONE,
-    "SPP": _ONE_TO_ONE,
-    "Scale": LayerFacts((1, 2)),
-    "Sigmoid": _ONE_TO_ONE,
-    "SigmoidCrossEntropyLoss": _LOSS,
-    "Silence": LayerFacts((1, MANY), (0, 0)),
-    "Slice": LayerFacts((1, 1), (1, MANY)),
-    "Softmax": _ONE_TO_ONE,
-    "SoftmaxWithLoss": LayerFacts((2, 2), (1, 2), loss=True, no_forced_gradient=(1,)),
-    "Split": LayerFacts((1, 1), (1, MANY)),
-    "Swish": _ONE_TO_ONE,
-    "TanH": _ONE_TO_ONE,
-    "Threshold": _ONE_TO_ONE,
-    "Tile": _ONE_TO_ONE,
-    "WindowData": LayerFacts((0, 0), (2, 2)),
-}
-
-# Layers with one weight blob and, unless bias_term is false, a bias: the message that says so.
-_WITH_BIAS = {
-    "Convolution": "convolution_param",
-    "Deconvolution": "convolution_param",
-    "InnerProduct": "inner_product_param",
-    "Embed": "embed_param",
-}
-_FIXED_COUNT = {"BatchNorm": 3, "PReLU": 1, "Parameter": 1}
+LAYER_TYPES: dict[str, LayerType] = {}
+"""Caffe's layer type → its declaration."""
 
 
-def facts_of(layer: LayerParameter) -> LayerFacts:
-    """The declarations of the layer's type.
+def layer_type(*names: str, **facts: object) -> Callable[[Declare], Declare]:
+    """Declare the layer types `names`; `facts` are `LayerType`'s."""
+
+    def declare(function: Declare) -> Declare:
+        for name in names:
+            LAYER_TYPES[name] = LayerType(function, **facts)
+        return function
+
+    return declare
+
+
+def opened_type(*names: str, **facts: object) -> None:
+    """Declare layer types that open files: only their set-up knows what they make."""
+    layer_type(*names, **facts)(lambda layer, shapes, tops: None)
+
+
+def type_of(layer: LayerParameter) -> LayerType:
+    """The declaration of the layer's type.
 
     Raises:
-        InputError: a type that Caffe does not have; the nearest names are offered.
+        InputError: a type that is not declared; the nearest names are offered.
     """
-    facts = LAYER_FACTS.get(layer.type)
-    if facts is None:
-        near = difflib.get_close_matches(layer.type, LAYER_FACTS, 2, 0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "Caffe 1.0 has no such layer"
-        raise InputError(f'layer "{layer.name}": unknown layer type "{layer.type}": {hint}')
-    return facts
+    found = LAYER_TYPES.get(layer.type)
+    if found is None:
+        raise InputError(unknown_type(layer.type, LAYER_TYPES))
+    return found
 
 
-def param_count(layer: LayerParameter) -> int:
-    """How many weight blobs a layer has. (A Python layer's are known only once it was set up: 0 here.)"""
-    if layer.type in _WITH_BIAS:
-        return 1 + getattr(layer, _WITH_BIAS[layer.type]).bias_term
-    if layer.type == "Scale":
-        return (len(layer.bottom) == 1) + layer.scale_param.bias_term
-    if layer.type == "Bias":
-        return int(len(layer.bottom) == 1)
-    if layer.type in ("RNN", "LSTM"):
-        # Without exposed state a third bottom is the static input, which has a weight of its own.
-        states = {"RNN": 1, "LSTM": 2}[layer.type] if layer.recurrent_param.expose_hidden else 0
-        static = int(len(layer.bottom) > 2 + states)
-        return {"RNN": 5, "LSTM": 3}[layer.type] + static
-    return _FIXED_COUNT.get(layer.type, 0)
+def declared(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared | None:
+    """What the layer makes of bottoms of these shapes; None where only its set-up can tell.
+
+    Raises:
+        InputError: what Caffe refuses of the settings or the shapes.
+    """
+    result = type_of(layer).declare(layer, shapes, tops)
+    return checked(result) if result else None
+
+
+def checked(result: Declared) -> Declared:
+    """`result`, its sizes within Caffe's bounds.
+
+    Raises:
+        InputError: a negative size.
+        TooLargeError: a blob of 2^31 values or more.
+    """
+    for what, sizes in (("top", result.tops), ("weights", [weight.shape for weight in result.weights])):
+        for shape in sizes:
+            if min(shape, default=0) < 0:
+                raise InputError(f"the {what} would be of shape {text(shape)}: a size is negative")
+            if math.prod(shape) > MOST_VALUES:
+                raise TooLargeError(
+                    f"the {what} would be of shape {text(shape)}: {math.prod(shape)} values, more than Caffe's "
+                    f"{MOST_VALUES}"
+                )
+    return result
+
+
+def top_shapes(layer: LayerParameter, at_setup: Declared, shapes: Shapes) -> Shapes:
+    """The tops' shapes when a layer that was set up as `at_setup` says is given bottoms of other shapes.
+
+    Raises:
+        InputError: what Caffe refuses, and bottoms that the weights do not fit.
+    """
+    result = declared(layer, shapes, len(at_setup.tops)) or at_setup
+    for mine, due in zip(at_setup.weights, result.weights, strict=True):
+        if mine.shape != due.shape:
+            raise InputError(
+                f"the weights are of shape {text(mine.shape)}; a bottom of shape {text(shapes[0])} needs "
+                f"{text(due.shape)}"
+            )
+    if result.steps != at_setup.steps:
+        raise InputError(f"{layer.type} was set up for {at_setup.steps} steps; the bottom has {result.steps}")
+    return result.tops
+
+
+def text(shape: Shape) -> str:
+    """A shape for people: "64×3×3×3"; a blob without axes is a "scalar"."""
+    return "×".join(map(str, shape)) or "scalar"
+
+
+# ---- what several families ask
+
+
+def legacy_shape(shape: Shape) -> tuple[int, int, int, int]:
+    """(num, channels, height, width), 1 for an axis that is missing: how Caffe's older layers see a blob.
+
+    Raises:
+        InputError: more than four axes.
+    """
+    if len(shape) > 4:
+        raise InputError(f"this layer type takes blobs of at most 4 axes, not {text(shape)}")
+    return (*shape, 1, 1, 1, 1)[:4]
+
+
+def refuse_in_place(layer: LayerParameter) -> None:
+    """Raises InputError where a top is a bottom."""
+    if set(layer.top) & set(layer.bottom):
+        raise InputError(f"{layer.type} does not work in place: give the top a name of its own")
+
+
+def same_shape(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """The declaration of a layer whose top is shaped like its bottom."""
+    return Declared([shapes[0]])
+
+
+def check_label_count(scores: Shape, labels: Shape, axis: int) -> None:
+    """Demand one label for each prediction, the classes lying along `axis`.
+
+    Raises:
+        InputError: where the counts differ.
+    """
+    due = math.prod(scores[:axis]) * math.prod(scores[axis + 1 :])
+    if math.prod(labels) != due:
+        raise InputError(
+            f"{math.prod(labels)} labels ({text(labels)}) for {due} predictions ({text(scores)}, classes along "
+            f"axis {axis}): give one label for each"
+        )

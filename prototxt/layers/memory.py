@@ -1,26 +1,17 @@
-"""Which blobs of a net lie in one memory, and which of them Caffe's backward finds overwritten.
+"""Which blobs of a net lie in one memory, and what that does to what Caffe's backward reads and writes.
 
 Caffe's layers read their bottoms and tops again in the backward pass. Where a later layer has worked in place
 on such a blob, they read what that layer wrote: a Sigmoid under an in-place Dropout takes its slope at the
 dropped-out values. Split, Reshape, Flatten, and Concat and Slice of one blob, put their tops in the bottom's
-memory, so that a layer in place on one of those blobs changes them all.
+memory, so that a layer in place on one of those blobs changes them all. A script's Python layer may write into
+its bottoms without saying so.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
 from prototxt.caffe_pb2 import EltwiseParameter, LayerParameter
-
-_READ_BOTTOMS = frozenset(
-    {
-        *("AbsVal", "BNLL", "Clip", "Convolution", "Deconvolution", "ELU", "Eltwise", "InnerProduct", "Log"),
-        *("LRN", "LSTM", "MultinomialLogisticLoss", "Power", "PReLU", "Reduction", "ReLU", "RNN", "Scale"),
-    }
-)
-_READ_TOPS = frozenset(
-    {"ELU", "Eltwise", "Exp", "LRN", "MVN", "Power", "Sigmoid", "Softmax", "Swish", "TanH"}
-)
-_KEEP_A_COPY_IN_PLACE = frozenset({"PReLU", "Scale"})
+from prototxt.layers.declare import LAYER_TYPES, Declared
 
 
 class Wired(Protocol):
@@ -30,6 +21,8 @@ class Wired(Protocol):
     param: LayerParameter
     bottoms: tuple[int, ...]
     tops: tuple[int, ...]
+    needs_backward: bool
+    declared: Declared
 
     @property
     def in_place(self) -> bool: ...
@@ -37,8 +30,9 @@ class Wired(Protocol):
 
 def shares_memory(layer: Wired) -> bool:
     """Whether the tops lie in the bottom's memory."""
-    single = layer.type in ("Concat", "Slice") and len(layer.bottoms) == len(layer.tops) == 1
-    return single or layer.type in ("Flatten", "Reshape", "Split")
+    if not LAYER_TYPES[layer.type].shares_memory:
+        return False
+    return layer.type == "Split" or len(layer.bottoms) == len(layer.tops) == 1
 
 
 def memories(layers: Sequence[Wired], blobs: int) -> tuple[int, ...]:
@@ -52,10 +46,8 @@ def memories(layers: Sequence[Wired], blobs: int) -> tuple[int, ...]:
 
 
 def overwritten_reads(layers: Sequence[Wired], memory: Sequence[int]) -> list[tuple[int, ...]]:
-    """For each layer the blobs that its backward reads after they were overwritten, by itself or later."""
-    last_writer = {
-        memory[top]: i for i, layer in enumerate(layers) for top in layer.tops if top in layer.bottoms
-    }
+    """For each layer the blobs that its backward reads after they were, or may be, overwritten."""
+    last_writer = {memory[blob]: i for i, layer in enumerate(layers) for blob in _written_in_place(layer)}
     return [
         tuple(
             blob
@@ -66,17 +58,40 @@ def overwritten_reads(layers: Sequence[Wired], memory: Sequence[int]) -> list[tu
     ]
 
 
+def _written_in_place(layer: Wired) -> tuple[int, ...]:
+    return layer.bottoms if layer.declared.script else tuple(b for b in layer.tops if b in layer.bottoms)
+
+
 def blobs_read(layer: Wired) -> tuple[int, ...]:
     """The bottoms and tops whose data Caffe's backward of this layer reads, each once."""
+    facts = LAYER_TYPES[layer.type]
+    if layer.type == "Python" and not layer.declared.script:
+        return ()  # the built-in ones keep what they need
     if layer.type == "Eltwise" and layer.param.eltwise_param.operation != EltwiseParameter.PROD:
         return ()
-    bottoms = layer.bottoms if layer.type in _READ_BOTTOMS else ()
-    if layer.in_place and layer.type in _KEEP_A_COPY_IN_PLACE:
+    bottoms = layer.bottoms if facts.reads_bottoms else ()
+    if layer.in_place and facts.keeps_copy_in_place:
         bottoms = bottoms[1:]
-    return tuple(dict.fromkeys(bottoms + (layer.tops if layer.type in _READ_TOPS else ())))
+    return tuple(dict.fromkeys(bottoms + (layer.tops if facts.reads_tops else ())))
 
 
 def _sees_no_difference(layer: Wired) -> bool:
     """In place: whether backward reads nothing but the top, or signs alone, which it has left as they are."""
+    if layer.declared.script:
+        return False
     signs = layer.type == "ReLU" and layer.param.relu_param.negative_slope >= 0
-    return signs or layer.type not in _READ_BOTTOMS
+    return signs or not LAYER_TYPES[layer.type].reads_bottoms
+
+
+def lost_gradients(layers: Sequence[Wired]) -> list[bool]:
+    """For each layer whether what comes back to its top never reaches its bottom.
+
+    Reshape, and Concat and Slice of one blob, share their top's diff with the bottom when they run forwards and
+    do nothing backwards. Flatten's backward gives its bottom another diff, its own top's. So below such a layer
+    with a Flatten on its top, Caffe's gradient is what the bottom's diff has held all along: zeros.
+    """
+    flattened = {layer.bottoms[0] for layer in layers if layer.type == "Flatten" and layer.needs_backward}
+    return [
+        shares_memory(layer) and layer.type not in ("Flatten", "Split") and layer.tops[0] in flattened
+        for layer in layers
+    ]

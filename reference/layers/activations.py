@@ -1,14 +1,11 @@
 """Layers that treat every value alike."""
 
-import math
-
 import numpy as np
 
-from prototxt.caffe_pb2 import FillerParameter
-from prototxt.errors import InputError
+from prototxt.layers.activations import log_of_base
 from reference.arithmetic import added_up, sigmoid
-from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.checks import legacy_shape, refuse_gradient, refuse_in_place
+from reference.checks import refuse_gradient
+from reference.layer import Arrays, Layer, layer
 from runtime.rng import caffe_rng
 
 
@@ -91,9 +88,6 @@ class BNLL(Layer):
 
 @layer("AbsVal")
 class AbsVal(Layer):
-    def add_weights(self, shape: Shape) -> None:
-        refuse_in_place(self)
-
     def run(self, x: np.ndarray) -> np.ndarray:
         return np.abs(x)
 
@@ -160,7 +154,7 @@ class _Transcendental(Layer):
 class Power(_Transcendental):
     """(shift + scale · x) ^ power"""
 
-    def add_weights(self, shape: Shape) -> None:
+    def set_up(self) -> None:
         param = self.param.power_param
         self.power, self.scale, self.shift = map(self.dtype.type, (param.power, param.scale, param.shift))
 
@@ -187,12 +181,10 @@ class Power(_Transcendental):
 class Log(_Transcendental):
     """log_base(shift + scale · x); base -1 is e"""
 
-    def add_weights(self, shape: Shape) -> None:
+    def set_up(self) -> None:
         param = self.param.log_param
         self.scale, self.shift = self.dtype.type(param.scale), self.dtype.type(param.shift)
-        if param.base == 1:
-            raise InputError("there is no logarithm to base 1: give another base")
-        self.per_e = 1 / _log_of_base(param.base, self.dtype)
+        self.per_e = 1 / self.dtype.type(log_of_base(param.base))
 
     def run(self, x: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -208,9 +200,9 @@ class Log(_Transcendental):
 class Exp(Layer):
     """base ^ (shift + scale · x); base -1 is e"""
 
-    def add_weights(self, shape: Shape) -> None:
+    def set_up(self) -> None:
         param = self.param.exp_param
-        log_base = _log_of_base(param.base, self.dtype)
+        log_base = self.dtype.type(log_of_base(param.base))
         self.inner = log_base * self.dtype.type(param.scale)
         self.outer = np.exp(log_base * self.dtype.type(param.shift))
 
@@ -223,30 +215,9 @@ class Exp(Layer):
         return y * dy * self.inner
 
 
-def _log_of_base(base: float, dtype: np.dtype) -> np.floating:
-    if base == -1:
-        return dtype.type(1)
-    if not 0 < base < math.inf:
-        raise InputError(f"base {base:g} must be above 0, or -1 for e")
-    return np.log(dtype.type(base))
-
-
 @layer("PReLU")
 class PReLU(Layer):
     """x above 0, slope · x up to 0, with one learned slope for each channel, or one for all."""
-
-    def add_weights(self, shape: Shape) -> None:
-        self._check(shape)
-        param = self.param.prelu_param
-        filler = param.filler if param.HasField("filler") else FillerParameter(value=0.25)
-        self.add_weight(() if param.channel_shared else shape[1:2], filler)
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        self._check(shape)
-        slopes = self.blobs[0].shape
-        if slopes and slopes != shape[1:2]:
-            raise InputError(f"{slopes[0]} slopes do not fit the {shape[1]} channels of {shape}")
-        return [shape]
 
     def run(self, x: np.ndarray) -> np.ndarray:
         self.x = x.copy() if self.plan.in_place else None
@@ -265,8 +236,3 @@ class PReLU(Layer):
         """The slopes, shaped to go with `x`."""
         slope = self.weight(0)
         return slope.reshape(-1, *(1,) * (x.ndim - 2)) if slope.ndim else slope
-
-    def _check(self, shape: Shape) -> None:
-        legacy_shape(shape)
-        if len(shape) < 2:
-            raise InputError(f"PReLU needs at least 2 axes, not {shape}")

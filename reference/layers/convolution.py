@@ -1,12 +1,10 @@
 """Convolution, its transpose, and the unfolding under both."""
 
-import math
-
 import numpy as np
 
-from prototxt.errors import InputError
+from prototxt.layers.declare import Shape
 from prototxt.layers.windows import canonical_axis, convolution_window
-from reference.layer import Arrays, Layer, Shape, layer
+from reference.layer import Arrays, Layer, layer
 from reference.unfolding import col2im, im2col
 
 
@@ -15,39 +13,15 @@ class _Convolving(Layer):
 
     deconvolve = False
 
-    def add_weights(self, *shapes: Shape) -> None:
-        param = self.param.convolution_param
-        self.axis = canonical_axis(param.axis, len(shapes[0]))
-        self.window = convolution_window(param, len(shapes[0]) - self.axis - 1)
-        channels, self.outputs, self.groups = shapes[0][self.axis], param.num_output, param.group
-        if self.outputs < 1:
-            raise InputError("num_output must be at least 1")
-        if channels % self.groups or self.outputs % self.groups:
-            raise InputError(
-                f"group {self.groups} must divide {channels} channels and num_output {self.outputs}"
-            )
-        rows, columns = (channels, self.outputs) if self.deconvolve else (self.outputs, channels)
-        self.add_weight((rows, columns // self.groups, *self.window.kernel), param.weight_filler)
-        if param.bias_term:
-            self.add_weight((self.outputs,), param.bias_filler)
-
-    def top_shapes(self, *shapes: Shape) -> list[Shape]:
-        if any(shape != shapes[0] for shape in shapes):
-            raise InputError(f"all bottoms must have one shape, not {', '.join(map(str, shapes))}")
-        shape = shapes[0]
-        rows = self.blobs[0].shape[0]
-        channels = rows if self.deconvolve else self.blobs[0].shape[1] * self.groups
-        if shape[self.axis] != channels:
-            raise InputError(
-                f"the weights are for {channels} channels, the bottom {shape} has {shape[self.axis]}"
-            )
-        sizes = shape[self.axis + 1 :]
-        out = self.window.deconvolved(sizes) if self.deconvolve else self.window.convolved(sizes)
-        return [(*shape[: self.axis], self.outputs, *out)] * len(shapes)
+    def set_up(self) -> None:
+        param, axes = self.param.convolution_param, len(self.plan.bottom_shapes[0])
+        self.axis = canonical_axis(param.axis, axes)
+        self.window = convolution_window(param, axes - self.axis - 1)
+        self.groups = param.group
 
     def run(self, *bottoms: np.ndarray) -> list[np.ndarray]:
         tops = []
-        for bottom, shape in zip(bottoms, self.top_shapes(*(b.shape for b in bottoms)), strict=True):
+        for bottom, shape in zip(bottoms, self.plan.top_shapes(*(b.shape for b in bottoms)), strict=True):
             top = self._apply(bottom, shape)
             if len(self.blobs) > 1:
                 top += self.weight(1).reshape(-1, *(1,) * len(self.window.kernel))
@@ -122,17 +96,13 @@ class Deconvolution(_Convolving):
 class Im2col(Layer):
     """The windows that a Convolution with the same settings would see, as channels."""
 
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        param = self.param.convolution_param
-        self.axis = canonical_axis(param.axis, len(shape))
-        if self.axis == len(shape) - 1:
-            raise InputError(f"there are no spatial axes after axis {self.axis} of {shape}")
-        self.window = convolution_window(param, len(shape) - self.axis - 1)
-        channels = shape[self.axis] * math.prod(self.window.kernel)
-        return [(*shape[: self.axis], channels, *self.window.convolved(shape[self.axis + 1 :]))]
+    def set_up(self) -> None:
+        param, axes = self.param.convolution_param, len(self.plan.bottom_shapes[0])
+        self.axis = canonical_axis(param.axis, axes)
+        self.window = convolution_window(param, axes - self.axis - 1)
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        (top,) = self.top_shapes(x.shape)
+        (top,) = self.plan.top_shapes(x.shape)
         images = x.reshape(-1, *x.shape[self.axis :])
         return np.stack([im2col(image, self.window, top[self.axis + 1 :]) for image in images]).reshape(top)
 

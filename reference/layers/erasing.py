@@ -7,7 +7,7 @@ They stand for the Python layers `crelu_layer.CReLULayer` (the authors' release)
 import numpy as np
 
 from prototxt.errors import InputError
-from reference.layer import PYTHON_LAYERS, Arrays, Layer, Shape
+from reference.layer import PYTHON_LAYERS, Arrays, Layer
 from runtime.python_layer import literal_params
 
 
@@ -34,12 +34,6 @@ def normalised_attention(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 class _Erasing(Layer):
     """Bottoms: features (num, channels, h, w), scores (num, classes, h, w), labels (num · classes values)."""
 
-    def top_shapes(self, features: Shape, scores: Shape, labels: Shape) -> list[Shape]:
-        if len(features) != 4 or len(scores) != 4 or scores[::2] + scores[3:] != features[::2] + features[3:]:
-            raise InputError(f"scores {scores} must match the features {features} but for the channels")
-        # A deploy prototxt declares its label blob with one value; the caller reshapes it before running.
-        return [features]
-
     def attention(self, features: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         if labels.size != scores.shape[0] * scores.shape[1]:
             raise InputError(
@@ -56,7 +50,7 @@ class CReLU(_Erasing):
     negated, the gradient is negated. (The port offers the exact gradient beside it.)
     """
 
-    def setup(self, bottom: list, top: list) -> None:
+    def set_up(self) -> None:
         self.maxt, self.mint = map(self.dtype.type, literal_params(self.param, "maxt", "mint"))
 
     def run(self, features: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -76,7 +70,7 @@ class CReLU(_Erasing):
 class BackgroundMask(_Erasing):
     """Keeps the features where attention is below `thresh`, 0 elsewhere; gradients likewise."""
 
-    def setup(self, bottom: list, top: list) -> None:
+    def set_up(self) -> None:
         (self.thresh,) = map(self.dtype.type, literal_params(self.param, "thresh"))
 
     def run(self, features: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

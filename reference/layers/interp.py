@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from prototxt.errors import InputError
-from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.checks import legacy_shape
+from prototxt.layers.declare import legacy_shape
+from prototxt.layers.interp import cropped_sizes
+from reference.layer import Arrays, Layer, layer
 
 
 @layer("Interp")
@@ -15,30 +15,9 @@ class Interp(Layer):
     both factors (shrinking first). zoom 8 makes 41 of 6: the distances between positions are multiplied.
     """
 
-    def add_weights(self, shape: Shape) -> None:
-        param = self.param.interp_param
-        if param.pad_beg > 0 or param.pad_end > 0:
-            raise InputError("pad_beg and pad_end only crop: give 0 or less")
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        param = self.param.interp_param
-        shape = legacy_shape(shape)
-        self.sizes = tuple(n + param.pad_beg + param.pad_end for n in shape[2:])
-        shrink, zoom = param.HasField("shrink_factor"), param.HasField("zoom_factor")
-        if shrink == zoom and param.HasField("height") and param.HasField("width"):
-            out = (param.height, param.width)
-        elif shrink or zoom:
-            if param.zoom_factor < 1 or param.shrink_factor < 1:
-                raise InputError("zoom_factor and shrink_factor must be at least 1")
-            out = tuple((n - 1) // param.shrink_factor * param.zoom_factor + 1 for n in self.sizes)
-        else:
-            raise InputError("interp_param needs a zoom_factor, a shrink_factor, or height and width")
-        if min(self.sizes) < 1 or min(out) < 1:
-            raise InputError(f"{shape[2:]}, cropped to {self.sizes}, cannot become {out}")
-        return [(*shape[:2], *out)]
-
     def run(self, x: np.ndarray) -> np.ndarray:
-        (top,) = self.top_shapes(x.shape)
+        (top,) = self.plan.top_shapes(x.shape)
+        self.sizes = cropped_sizes(self.param.interp_param, legacy_shape(x.shape)[2:])
         x = self._inside(x.reshape(legacy_shape(x.shape)))
         low, high, part = self._taps(3, top[3])
         x = (1 - part) * x[..., low] + part * x[..., high]

@@ -6,11 +6,11 @@ from abc import abstractmethod
 import numpy as np
 
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
-from prototxt.errors import InputError
+from prototxt.layers.losses import check_matrix
 from prototxt.layers.windows import canonical_axis
 from reference.arithmetic import added_up, sigmoid
-from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.checks import class_indices, legacy_shape, refuse_gradient
+from reference.checks import class_indices, refuse_gradient
+from reference.layer import Arrays, Layer, layer
 from reference.layers.normalisation import softmax
 from weights.binaryproto import read_binaryproto
 
@@ -44,11 +44,6 @@ def normaliser(param: LossParameter, default: int, outer: int, inner: int, valid
 class _Loss(Layer):
     """A number, of bottoms with as many items each. Gradients are for a top gradient of loss_weight."""
 
-    def top_shapes(self, scores: Shape, target: Shape, *more: Shape) -> list[Shape]:
-        if scores[:1] != target[:1]:
-            raise InputError(f"bottoms {scores} and {target} must be equal in the first axis")
-        return [(), scores][: len(self.plan.tops)]
-
     def ignored(self) -> int | None:
         param = self.param.loss_param
         return param.ignore_label if param.HasField("ignore_label") else None
@@ -57,11 +52,6 @@ class _Loss(Layer):
 @layer("SigmoidCrossEntropyLoss")
 class SigmoidCrossEntropyLoss(_Loss):
     """Cross-entropy of sigmoids against targets of 0 … 1, divided by the batch size unless told otherwise."""
-
-    def top_shapes(self, scores: Shape, target: Shape) -> list[Shape]:
-        if math.prod(scores) != math.prod(target):
-            raise InputError(f"scores {scores} and targets {target} must have as many values")
-        return super().top_shapes(scores, target)
 
     def run(self, x: np.ndarray, target: np.ndarray) -> np.floating:
         target = target.reshape(x.shape)
@@ -88,17 +78,11 @@ class _OfSoftmax(_Loss):
     def axis_param(self) -> int:
         """The axis of the classes, as the message has it"""
 
-    def top_shapes(self, scores: Shape, labels: Shape, *more: Shape) -> list[Shape]:
-        self.axis = canonical_axis(self.axis_param, len(scores))
-        self.classes = scores[self.axis]
-        self.outer, self.inner = math.prod(scores[: self.axis]), math.prod(scores[self.axis + 1 :])
-        due = self.outer * self.inner
-        if math.prod(labels) != due:
-            raise InputError(f"{due} labels are due for scores {scores} along axis {self.axis}, not {labels}")
-        return super().top_shapes(scores, labels, *more)
-
     def run(self, scores: np.ndarray, labels: np.ndarray, *more: np.ndarray) -> list:
-        prob = softmax(scores, self.axis)
+        axis = canonical_axis(self.axis_param, scores.ndim)
+        self.classes = scores.shape[axis]
+        self.outer, self.inner = math.prod(scores.shape[:axis]), math.prod(scores.shape[axis + 1 :])
+        prob = softmax(scores, axis)
         self.prob = prob.reshape(self.outer, self.classes, self.inner)
         self.labels, self.counted = class_indices(
             labels.reshape(self.outer, self.inner), self.classes, self.ignored()
@@ -149,21 +133,11 @@ class InfogainLoss(_OfSoftmax):
     def axis_param(self) -> int:
         return self.param.infogain_loss_param.axis
 
-    def add_weights(self, *shapes: Shape) -> None:
-        param = self.param.infogain_loss_param
-        if self.param.loss_param.HasField("normalize"):
-            raise InputError("InfogainLoss has no normalize: use normalization")
-        if len(shapes) == 2:
-            if not param.source:
-                raise InputError("infogain_loss_param needs a source for H, or H as bottom 2")
-            self.from_file = read_binaryproto(param.source)
-
-    def top_shapes(self, scores: Shape, labels: Shape, infogain: Shape | None = None) -> list[Shape]:
-        tops = super().top_shapes(scores, labels)
-        size = self.from_file.size if infogain is None else math.prod(infogain)
-        if size != self.classes**2:
-            raise InputError(f"H has {size} values: {self.classes} by {self.classes} are due")
-        return tops
+    def set_up(self) -> None:
+        if len(self.plan.bottoms) == 2:
+            self.from_file = read_binaryproto(self.param.infogain_loss_param.source)
+            scores = self.plan.bottom_shapes[0]
+            check_matrix(self.from_file.size, scores[canonical_axis(self.axis_param, len(scores))])
 
     def losses(self, infogain: np.ndarray | None = None) -> np.ndarray:
         logs = np.log(np.maximum(self.prob, self.dtype.type(SMALLEST_PROBABILITY)))
@@ -188,12 +162,6 @@ class InfogainLoss(_OfSoftmax):
 class MultinomialLogisticLoss(_Loss):
     """-log of the label's probability, the probabilities being the bottom; divided by the batch size."""
 
-    def top_shapes(self, prob: Shape, labels: Shape) -> list[Shape]:
-        if legacy_shape(labels)[1:] != (1, 1, 1):
-            raise InputError(f"one label for each item is due, not {labels}")
-        legacy_shape(prob)
-        return super().top_shapes(prob, labels)
-
     def run(self, prob: np.ndarray, labels: np.ndarray) -> np.floating:
         return added_up(-np.log(self._picked(prob, labels))) / self.dtype.type(len(prob))
 
@@ -215,12 +183,6 @@ class MultinomialLogisticLoss(_Loss):
 class EuclideanLoss(_Loss):
     """Half the squared distance, divided by the batch size. Both bottoms have gradients."""
 
-    def top_shapes(self, a: Shape, b: Shape) -> list[Shape]:
-        legacy_shape(a)
-        if math.prod(a[1:]) != math.prod(b[1:]):
-            raise InputError(f"bottoms {a} and {b} must have as many values")
-        return super().top_shapes(a, b)
-
     def run(self, a: np.ndarray, b: np.ndarray) -> np.floating:
         self.difference = a.reshape(-1) - b.reshape(-1)
         return np.dot(self.difference, self.difference) / self.dtype.type(len(a)) / self.dtype.type(2)
@@ -233,11 +195,6 @@ class EuclideanLoss(_Loss):
 @layer("HingeLoss")
 class HingeLoss(_Loss):
     """One-against-all margins max(0, 1 ∓ score), or their squares (L2); divided by the batch size."""
-
-    def top_shapes(self, scores: Shape, labels: Shape) -> list[Shape]:
-        if math.prod(labels) < legacy_shape(scores)[0]:
-            raise InputError(f"one label for each item of {scores} is due, not {labels}")
-        return super().top_shapes(scores, labels)
 
     def run(self, scores: np.ndarray, labels: np.ndarray) -> np.floating:
         rows = scores.reshape(len(scores), -1)
@@ -268,12 +225,6 @@ class ContrastiveLoss(_Loss):
     That is (margin - distance)², or margin - distance² in the `legacy_version`; nothing below 0.
     """
 
-    def top_shapes(self, a: Shape, b: Shape, similar: Shape) -> list[Shape]:
-        flat_a, flat_b, flat_similar = map(legacy_shape, (a, b, similar))
-        if flat_a != flat_b or flat_a[2:] != (1, 1) or flat_similar != (flat_a[0], 1, 1, 1):
-            raise InputError(f"(num, channels) twice and (num) are due, not {a}, {b} and {similar}")
-        return super().top_shapes(a, b, similar)
-
     def run(self, a: np.ndarray, b: np.ndarray, similar: np.ndarray) -> np.floating:
         param = self.param.contrastive_loss_param
         margin = self.dtype.type(param.margin)
@@ -288,7 +239,6 @@ class ContrastiveLoss(_Loss):
         return added_up(losses) / self.dtype.type(len(a)) / self.dtype.type(2)
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
-        refuse_gradient(self, 2, "labels")
         share = top_diffs[0] / self.dtype.type(len(bottoms[0]))
         if self.param.contrastive_loss_param.legacy_version:
             apart = np.ones_like(self.lacking)

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from prototxt.caffe_pb2 import FillerParameter, LRNParameter
-from prototxt.errors import InputError
+from prototxt.caffe_pb2 import LRNParameter
+from prototxt.layers.declare import legacy_shape
 from prototxt.layers.windows import canonical_axis
-from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.checks import legacy_shape, refuse_in_place
+from reference.layer import Arrays, Layer, layer
 
 
 @layer("LRN")
@@ -17,22 +16,13 @@ class LRN(Layer):
     Caffe, building it of other layers, takes 1 for `k`); what lies outside counts as 0.
     """
 
-    def add_weights(self, shape: Shape) -> None:
+    def set_up(self) -> None:
         param = self.param.lrn_param
-        if param.local_size % 2 == 0:
-            raise InputError(f"local_size {param.local_size} must be odd")
         within = param.norm_region == LRNParameter.WITHIN_CHANNEL
-        if not within:
-            refuse_in_place(self)  # Caffe overwrites the bottom before it has read it
         self.axes = (2, 3) if within else (1,)
         self.k = self.dtype.type(1 if within else param.k)
         self.alpha = self.dtype.type(param.alpha) / self.dtype.type(param.local_size ** len(self.axes))
         self.beta = self.dtype.type(param.beta)
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        if len(shape) != 4:
-            raise InputError(f"LRN needs 4 axes (num, channels, height, width), not {shape}")
-        return [shape]
 
     def run(self, x: np.ndarray) -> np.ndarray:
         self.size = self.k + self.alpha * self._sums(x * x)
@@ -58,9 +48,6 @@ class LRN(Layer):
 @layer("MVN")
 class MVN(Layer):
     """Subtracts the mean and divides by the deviation, of each channel or of each image."""
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        return [legacy_shape(shape)]
 
     def run(self, x: np.ndarray) -> np.ndarray:
         param = self.param.mvn_param
@@ -98,20 +85,6 @@ class BatchNorm(Layer):
     are divided. A forward pass that uses the batch's statistics adds them to the sums, in every net that
     runs one. Weights have no gradients.
     """
-
-    def add_weights(self, shape: Shape) -> None:
-        if len(shape) < 2:
-            raise InputError(f"BatchNorm needs at least 2 axes, not {shape}")
-        if any(spec.lr_mult != 0 for spec in self.param.param):
-            raise InputError("BatchNorm's statistics are not learned: give its params lr_mult: 0")
-        for sums in (shape[1:2], shape[1:2], (1,)):
-            self.add_weight(sums, FillerParameter(value=0))
-
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        channels = self.blobs[0].shape[0]
-        if len(shape) < 2 or shape[1] != channels:
-            raise InputError(f"the statistics are of {channels} channels, the bottom is {shape}")
-        return [shape]
 
     def run(self, x: np.ndarray) -> np.ndarray:
         param = self.param.batch_norm_param
@@ -158,13 +131,12 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 @layer("Softmax")
 class Softmax(Layer):
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        self.axis = canonical_axis(self.param.softmax_param.axis, len(shape))
-        return [shape]
-
     def run(self, x: np.ndarray) -> np.ndarray:
-        return softmax(x, self.axis)
+        return softmax(x, self._axis(x))
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (y,), (dy,) = tops, top_diffs
-        return (dy - (dy * y).sum(axis=self.axis, keepdims=True)) * y
+        return y * (dy - (dy * y).sum(axis=self._axis(y), keepdims=True))
+
+    def _axis(self, x: np.ndarray) -> int:
+        return canonical_axis(self.param.softmax_param.axis, x.ndim)

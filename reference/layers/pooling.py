@@ -1,14 +1,14 @@
 """Max and average pooling with Caffe's rounding and borders."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from prototxt.caffe_pb2 import LayerParameter, PoolingParameter
-from prototxt.errors import InputError
+from prototxt.caffe_pb2 import PoolingParameter
+from prototxt.layers.declare import Shape
+from prototxt.layers.pooling import pyramid
 from prototxt.layers.windows import pooled_sizes, pooling_window
-from reference.layer import Arrays, Layer, Shape, layer
+from reference.layer import Arrays, Layer, layer
 
 
 @layer("Pooling")
@@ -20,35 +20,42 @@ class Pooling(Layer):
     border, padding included.
     """
 
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        if len(shape) != 4:
-            raise InputError(f"Pooling needs 4 axes (num, channels, height, width), not {shape}")
-        param = self.param.pooling_param
-        if param.pool == PoolingParameter.STOCHASTIC:
-            raise InputError("stochastic pooling exists on Caffe's GPU only: use MAX or AVE")
-        self.window = pooling_window(param, *shape[2:])
-        return [(*shape[:2], *pooled_sizes(param, self.window, shape[2:]))] * len(self.plan.tops)
+    def set_up(self) -> None:
+        self.pool = _Pool(self.param.pooling_param, self.dtype)
 
-    def run(self, x: np.ndarray) -> np.ndarray | list[np.ndarray]:
-        out = self.top_shapes(x.shape)[0][2:]
-        if self.param.pooling_param.pool == PoolingParameter.AVE:
+    def run(self, x: np.ndarray) -> list[np.ndarray]:
+        return self.pool.run(x)[: len(self.plan.tops)]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        return self.pool.grad(bottoms[0], top_diffs[0])
+
+
+class _Pool:
+    """One pooling of a map, forward and backward."""
+
+    def __init__(self, param: PoolingParameter, dtype: np.dtype):
+        self.param, self.dtype = param, dtype
+
+    def run(self, x: np.ndarray) -> list[np.ndarray]:
+        """The pooled map and, of MAX, the places."""
+        self.window = pooling_window(self.param, *x.shape[2:])
+        out = pooled_sizes(self.param, self.window, x.shape[2:])
+        if self.param.pool == PoolingParameter.AVE:
             windows = self._windows(x, 0, out)
             self.divisor = self._divisor(x.shape[2:], out)
-            return windows.sum(axis=(-2, -1)) / self.divisor
+            return [windows.sum(axis=(-2, -1)) / self.divisor]
         windows = self._windows(x, -np.finfo(np.float32).max, out)
         flat = windows.reshape(*windows.shape[:4], -1)
         best = flat.argmax(axis=-1)
         self.index = self._index_in_map(best, x.shape[2:], out)
-        top = np.take_along_axis(flat, best[..., None], -1)[..., 0]
-        return [top, self.index.astype(self.dtype)][: len(self.plan.tops)]
+        return [np.take_along_axis(flat, best[..., None], -1)[..., 0], self.index.astype(self.dtype)]
 
-    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
-        x, dy = bottoms[0], top_diffs[0]
-        if self.param.pooling_param.pool == PoolingParameter.AVE:
+    def grad(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        if self.param.pool == PoolingParameter.AVE:
             return self._spread(dy / self.divisor, x.shape)
         planes = x.shape[0] * x.shape[1]
         dx = np.zeros((planes, x.shape[2] * x.shape[3]), self.dtype)
-        rows = np.repeat(np.arange(planes), dy[0, 0].size)
+        rows = np.repeat(np.arange(planes), math.prod(dy.shape[2:]))
         index = self.index.reshape(-1)
         np.add.at(dx, (rows[index >= 0], index[index >= 0]), dy.reshape(-1)[index >= 0])
         return dx.reshape(x.shape)
@@ -101,47 +108,19 @@ class Pooling(Layer):
 class SPP(Layer):
     """Spatial pyramid pooling: level i pools the map in about 2^i by 2^i windows; all levels make one row."""
 
-    def top_shapes(self, shape: Shape) -> list[Shape]:
-        if len(shape) != 4:
-            raise InputError(f"SPP needs 4 axes (num, channels, height, width), not {shape}")
-        height = self.param.spp_param.pyramid_height
-        if height < 1:
-            raise InputError("pyramid_height is missing or 0")
-        self.levels = [self._level(i, shape) for i in range(height)]
-        shapes = [level.top_shapes(shape)[0] for level in self.levels]
-        if height == 1:
-            return shapes
-        self.ends = np.cumsum([math.prod(s[1:]) for s in shapes])
-        return [(shape[0], int(self.ends[-1]))]
-
     def run(self, x: np.ndarray) -> np.ndarray:
-        pooled = [level.run(x) for level in self.levels]
-        pooled = [p[0] if isinstance(p, list) else p for p in pooled]
+        self.levels = [_Pool(level, self.dtype) for level in pyramid(self.param.spp_param, *x.shape[2:])]
+        pooled = [level.run(x)[0] for level in self.levels]
+        self.shapes = [part.shape for part in pooled]
         if len(pooled) == 1:
             return pooled[0]
-        return np.concatenate([p.reshape(len(x), -1) for p in pooled], axis=1)
+        return np.concatenate([part.reshape(len(x), -1) for part in pooled], axis=1)
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (x,), (dy,) = bottoms, top_diffs
-        parts = np.split(dy.reshape(len(x), -1), self.ends[:-1], axis=1) if len(self.levels) > 1 else [dy]
-        shapes = [level.top_shapes(x.shape)[0] for level in self.levels]
+        ends = np.cumsum([math.prod(shape[1:]) for shape in self.shapes])
+        parts = np.split(dy.reshape(len(x), -1), ends[:-1], axis=1) if len(self.levels) > 1 else [dy]
         return sum(
-            level.grad(bottoms, (), [part.reshape(shape)])
-            for level, part, shape in zip(self.levels, parts, shapes, strict=True)
+            level.grad(x, part.reshape(shape))
+            for level, part, shape in zip(self.levels, parts, self.shapes, strict=True)
         )
-
-    def _level(self, level: int, shape: Shape) -> Pooling:
-        """Windows side by side, padded so (the same before and after) that they cover the whole map."""
-        sizes = [(-(-n // 2**level), n) for n in shape[2:]]
-        pads = [(k * 2**level - n + 1) // 2 for k, n in sizes]
-        (kernel_h, _), (kernel_w, _) = sizes
-        param = PoolingParameter(
-            pool=self.param.spp_param.pool,
-            kernel_h=kernel_h,
-            kernel_w=kernel_w,
-            stride_h=kernel_h,
-            stride_w=kernel_w,
-            pad_h=pads[0],
-            pad_w=pads[1],
-        )
-        return Pooling(replace(self.plan, param=LayerParameter(pooling_param=param)), self.dtype)

@@ -5,18 +5,14 @@ a loop; what shows outside is the same: the order of the weights, the random num
 state that a forward pass leaves to the next, and which bottoms get a gradient.
 """
 
-import math
 from abc import abstractmethod
 
 import numpy as np
 
-from prototxt.errors import InputError
 from reference.arithmetic import sigmoid
-from reference.layer import Arrays, Layer, Shape, layer
-from reference.layers.checks import refuse_gradient
+from reference.checks import refuse_gradient
+from reference.layer import Arrays, Layer, layer
 from runtime.blob import Blob
-from runtime.fillers import fill
-from runtime.rng import caffe_rng
 
 
 class _Recurrent(Layer):
@@ -32,52 +28,13 @@ class _Recurrent(Layer):
     """
 
     states: int
-    rows: int  # of the gates' weights, for each output
 
-    def add_weights(self, x: Shape, cont: Shape, *rest: Shape) -> None:
-        param = self.param.recurrent_param
-        self.exposed = self.states if param.expose_hidden else 0
-        self.static = len(rest) > self.exposed
-        if not self.exposed <= len(rest) <= self.exposed + 1 or len(self.plan.tops) != 1 + self.exposed:
-            raise InputError(
-                f"{self.type} takes {2 + self.exposed} bottoms, or one more (x_static), and makes "
-                f"{1 + self.exposed} tops here, not {2 + len(rest)} and {len(self.plan.tops)}"
-            )
-        if param.num_output < 1:
-            raise InputError("num_output must be at least 1")
-        if len(x) < 3 or (self.static and len(rest[0]) < 2):
-            raise InputError(f"(steps, streams, …) and x_static (streams, …) are due, not {x} and {rest[:1]}")
+    def set_up(self) -> None:
+        self.exposed = self.states if self.param.recurrent_param.expose_hidden else 0
+        self.static = len(self.plan.bottoms) > 2 + self.exposed
         self.memory = [Blob((), self.dtype) for _ in range(self.states)]
-        self.steps = x[0]
-        rows = self.rows * param.num_output
-        self.add_weight((rows, math.prod(x[2:])), param.weight_filler)
-        self.add_weight((rows,), param.bias_filler)
-        if self.static:
-            self.add_weight((rows, math.prod(rest[0][1:])), param.weight_filler)
-        for step in range(self.steps):
-            for shape, filler in self.step_weights():
-                if step == 0:
-                    self.add_weight(shape, filler)
-                else:  # Caffe fills the layers of every step before they share the first one's weights
-                    fill(shape, filler, caffe_rng())
-
-    def top_shapes(self, x: Shape, cont: Shape, *rest: Shape) -> list[Shape]:
-        if x[0] != self.steps:
-            raise InputError(f"{x[0]} time steps where the layer was set up for {self.steps}")
-        if cont != x[:2]:
-            raise InputError(f"cont {cont} must be (steps, streams) as x {x}")
-        sizes = [math.prod(x[2:])] + [math.prod(s[1:]) for s in rest[: self.static]]
-        if sizes != [self.blobs[i].shape[1] for i in (0, 2)[: len(sizes)]]:
-            raise InputError(f"x {x} or x_static {rest[: self.static]} does not fit the weights")
-        if self.static and rest[0][0] != x[1]:
-            raise InputError(f"x_static {rest[0]} must be of the {x[1]} streams of x {x}")
-        state = (1, x[1], self.param.recurrent_param.num_output)
-        if any(given != state for given in rest[self.static :]):
-            raise InputError(f"states {rest[self.static :]} must each be {state}")
-        return [(*x[:2], state[2])] + [state] * self.exposed
 
     def run(self, x: np.ndarray, cont: np.ndarray, *rest: np.ndarray) -> list[np.ndarray]:
-        top, *_ = self.top_shapes(x.shape, cont.shape, *(b.shape for b in rest))
         gates = self._flat(x) @ self.weight(0).T + self.weight(1)
         gates = gates.reshape(*x.shape[:2], -1)
         if self.static:
@@ -86,7 +43,7 @@ class _Recurrent(Layer):
             states = [state[0] for state in rest[self.static :]]
         else:
             for blob in self.memory:
-                blob.reshape(*top[1:])
+                blob.reshape(x.shape[1], self.param.recurrent_param.num_output)
             states = [blob.data for blob in self.memory]
         y, states = self.unroll(gates, cont[..., None], *states)
         if self.exposed:
@@ -109,10 +66,6 @@ class _Recurrent(Layer):
         return diffs + [None] * self.exposed
 
     @abstractmethod
-    def step_weights(self) -> list[tuple]:
-        """Shapes and fillers of the weights that every step shares."""
-
-    @abstractmethod
     def unroll(self, gates: np.ndarray, cont: np.ndarray, *states: np.ndarray) -> tuple[np.ndarray, list]:
         """The top and the last states, of the gates' inputs (steps, streams, rows) and the first states."""
 
@@ -133,16 +86,6 @@ class RNN(_Recurrent):
     """
 
     states = 1
-    rows = 1
-
-    def step_weights(self) -> list[tuple]:
-        param = self.param.recurrent_param
-        square = (param.num_output, param.num_output)
-        return [
-            (square, param.weight_filler),
-            (square, param.weight_filler),
-            (square[:1], param.bias_filler),
-        ]
 
     def unroll(self, gates: np.ndarray, cont: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, list]:
         hidden, output, bias = self._own_weights()
@@ -158,7 +101,7 @@ class RNN(_Recurrent):
         doutput = dy * (1 - y * y)
         dh = doutput @ output
         dgates = np.empty_like(dh)
-        for t in range(self.steps - 1, -1, -1):
+        for t in range(len(dy) - 1, -1, -1):
             dgates[t] = dh[t] * (1 - self.h[t] * self.h[t])
             if t:
                 dh[t - 1] += dgates[t] @ hidden * cont[t]
@@ -179,11 +122,6 @@ class LSTM(_Recurrent):
     """
 
     states = 2
-    rows = 4
-
-    def step_weights(self) -> list[tuple]:
-        param = self.param.recurrent_param
-        return [((4 * param.num_output, param.num_output), param.weight_filler)]
 
     def unroll(
         self, gates: np.ndarray, cont: np.ndarray, h: np.ndarray, c: np.ndarray
@@ -205,7 +143,7 @@ class LSTM(_Recurrent):
         hidden = self.weight(first)
         dh, dc = dy.copy(), np.zeros_like(dy[0])
         dgates = np.empty((*dy.shape[:2], hidden.shape[0]), self.dtype)
-        for t in range(self.steps - 1, -1, -1):
+        for t in range(len(dy) - 1, -1, -1):
             dc, dgates[t] = self.units[t].grad(dc, dh[t])
             if t:
                 dh[t - 1] += dgates[t] @ hidden * cont[t]
@@ -216,11 +154,6 @@ class LSTM(_Recurrent):
 @layer("LSTMUnit")
 class LSTMUnit(Layer):
     """One step. Bottoms: c (1, streams, D), gates (1, streams, 4 D), cont (1, streams). Tops: c and h."""
-
-    def top_shapes(self, c: Shape, gates: Shape, cont: Shape) -> list[Shape]:
-        if len(c) != 3 or c[0] != 1 or gates != (*c[:2], 4 * c[2]) or cont != c[:2]:
-            raise InputError(f"(1, N, D), (1, N, 4 D) and (1, N) are due, not {c}, {gates} and {cont}")
-        return [c, c]
 
     def run(self, c: np.ndarray, gates: np.ndarray, cont: np.ndarray) -> list[np.ndarray]:
         self.unit = _Unit(c, gates, cont[..., None])

@@ -4,30 +4,10 @@ import math
 
 import numpy as np
 
-from prototxt.caffe_pb2 import FillerParameter
-from prototxt.errors import InputError
+from prototxt.layers.declare import Shape
+from prototxt.layers.scaling import along
 from prototxt.layers.windows import canonical_axis
-from reference.layer import Arrays, Layer, Shape, layer
-
-
-def _learned_shape(shape: Shape, axis: int, num_axes: int) -> Shape:
-    """The shape of a learned factor or addend: `num_axes` axes of `shape` from `axis` on, all if -1."""
-    start = canonical_axis(axis, len(shape))
-    if num_axes < -1 or start + num_axes > len(shape):
-        raise InputError(f"axis {axis} and num_axes {num_axes} do not fit the bottom {shape}")
-    return shape[start:] if num_axes == -1 else shape[start : start + num_axes]
-
-
-def _aligned(shape: Shape, part: Shape, axis: int) -> Shape:
-    """`part` with axes of size 1 around it, so that it goes with `shape` from `axis` on.
-
-    Raises:
-        InputError: where its sizes are not those of `shape` there.
-    """
-    start = canonical_axis(axis, len(shape)) if part else 0
-    if shape[start : start + len(part)] != part:
-        raise InputError(f"{part} does not fit the bottom {shape} from axis {start} on: make the sizes equal")
-    return (*(1,) * start, *part, *(1,) * (len(shape) - start - len(part)))
+from reference.layer import Arrays, Layer, layer
 
 
 def _summed_to(array: np.ndarray, aligned: Shape) -> np.ndarray:
@@ -40,25 +20,11 @@ def _summed_to(array: np.ndarray, aligned: Shape) -> np.ndarray:
 class Scale(Layer):
     """x · scale (+ bias). The scale is weight 0, or bottom 1; the bias is the last weight."""
 
-    def add_weights(self, shape: Shape, scale: Shape | None = None) -> None:
-        param = self.param.scale_param
-        num_axes = param.num_axes if scale is None else len(scale)
-        if scale is None:
-            filler = param.filler if param.HasField("filler") else FillerParameter(value=1)
-            self.add_weight(_learned_shape(shape, param.axis, num_axes), filler)
-        if param.bias_term:
-            self.add_weight(_learned_shape(shape, param.axis, num_axes), param.bias_filler)
-
-    def top_shapes(self, shape: Shape, scale: Shape | None = None) -> list[Shape]:
-        axis = self.param.scale_param.axis
-        self.aligned = _aligned(shape, self.blobs[0].shape if scale is None else scale, axis)
-        if self.param.scale_param.bias_term:
-            _aligned(shape, self.blobs[-1].shape, axis)
-        return [shape]
-
     def run(self, x: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
         self.x = x.copy() if self.plan.in_place else None
-        y = x * (self.weight(0) if scale is None else scale).reshape(self.aligned)
+        scale = self.weight(0) if scale is None else scale
+        self.aligned = along(x.shape, scale.shape, self.param.scale_param.axis)
+        y = x * scale.reshape(self.aligned)
         return y + self.weight(-1).reshape(self.aligned) if self.param.scale_param.bias_term else y
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
@@ -92,19 +58,10 @@ class Scale(Layer):
 class Bias(Layer):
     """x + bias. The bias is weight 0, or bottom 1."""
 
-    def add_weights(self, shape: Shape, bias: Shape | None = None) -> None:
-        param = self.param.bias_param
-        if bias is None:
-            self.add_weight(_learned_shape(shape, param.axis, param.num_axes), param.filler)
-
-    def top_shapes(self, shape: Shape, bias: Shape | None = None) -> list[Shape]:
-        self.aligned = _aligned(
-            shape, self.blobs[0].shape if bias is None else bias, self.param.bias_param.axis
-        )
-        return [shape]
-
     def run(self, x: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-        return x + (self.weight(0) if bias is None else bias).reshape(self.aligned)
+        bias = self.weight(0) if bias is None else bias
+        self.aligned = along(x.shape, bias.shape, self.param.bias_param.axis)
+        return x + bias.reshape(self.aligned)
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
         (dy,) = top_diffs

@@ -1,6 +1,8 @@
 """Data's source: Datum messages in an LMDB."""
 
+import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,6 +16,13 @@ from runtime.data.prefetch import Share
 from runtime.data.reading import decode, naming, stack_images
 from runtime.data.transformer import Transformer
 from runtime.rng import CaffeRNG
+
+log = logging.getLogger(__name__)
+
+LEVELDB = (
+    "LevelDB is not supported: make an LMDB from the images (convert_imageset -backend lmdb), "
+    "and write backend: LMDB in the net"
+)
 
 Drawn = tuple[list[bytes], list[list[int]]]
 
@@ -31,14 +40,13 @@ class DatabaseImages:
         self.param, self.labelled, self.share = param.data_param, labelled, share
         if self.param.backend != DataParameter.LMDB:
             raise InputError(
-                f"{self.param.source}: LEVELDB (data_param.backend's default) is not carried: "
-                "convert it to an LMDB and say backend: LMDB"
+                f"{self.param.source}: data_param.backend is LEVELDB, as it is where none is given: {LEVELDB}"
             )
         if not self.param.batch_size:
             raise InputError("data_param.batch_size: give 1 or more")
         self.transformer = Transformer(param.transform_param, param.phase)
         self.transformer.seed(rng)
-        self.database = LmdbFile(self.param.source)
+        self.database = open_database(self.param.source)
         self.cursor = self.database.cursor()
         if not self.cursor.first():
             raise InputError(f"{self.param.source}: holds no items")
@@ -48,6 +56,10 @@ class DatabaseImages:
         self.shapes = [(self.param.batch_size, *shape), (self.param.batch_size,)][: 1 + labelled]
         self.transformer.seed(rng)  # again, and then the thread's own generator, as ImageData does
         rng.words(1)
+
+    def __len__(self) -> int:
+        """How many items the database holds."""
+        return len(self.database)
 
     def draw(self) -> Drawn:
         keys = []
@@ -91,33 +103,66 @@ class DatabaseImages:
 
     def _advance(self) -> None:
         if not self.cursor.next():
+            log.info("Restarting data prefetching from start.")
             self.cursor.first()
         self.offset += 1
 
     def _place(self, key: bytes) -> str:
-        return f"{self.param.source}: item {key.decode('utf-8', 'backslashreplace')}"
+        return item_name(self.param.source, key)
 
     def _image(self, value: bytes | None) -> tuple[np.ndarray, int]:
         """(channels, height, width), uint8 or float32, and the label."""
         if value is None:
             raise InputError("is not found again: is the database whole, and nobody writing to it?")
-        try:
-            datum = Datum.FromString(value)
-        except DecodeError:
-            raise InputError("is no Datum message: is this a database of Caffe's?") from None
-        return (self._decoded(datum) if datum.encoded else _raw(datum)), datum.label
-
-    def _decoded(self, datum: Datum) -> np.ndarray:
-        param = self.transformer.param
-        flag = cv2.IMREAD_UNCHANGED
+        datum = parse_datum(value)
+        param, flag = self.transformer.param, cv2.IMREAD_UNCHANGED
         if param.force_color or param.force_gray:
             flag = cv2.IMREAD_COLOR if param.force_color else cv2.IMREAD_GRAYSCALE
-        image = decode(datum.data, flag)
-        if image is None:
-            raise InputError("its encoded image does not decode")
-        if image.dtype != np.uint8:
-            raise InputError(f"its encoded image is {image.dtype}: 8 bits are due, or force_color")
-        return image.transpose(2, 0, 1)
+        return datum_image(datum, flag), datum.label
+
+
+def open_database(source: str) -> LmdbFile:
+    """An LMDB to read.
+
+    Raises:
+        InputError: a folder that is missing or holds no LMDB.
+    """
+    folder = Path(source)
+    if source and (folder / "CURRENT").exists() and not (folder / "data.mdb").exists():
+        raise InputError(f"{source}: {LEVELDB}")
+    return LmdbFile(source)
+
+
+def item_name(source: str, key: bytes) -> str:
+    """What names an item in a message."""
+    return f"{source}: item {key.decode('utf-8', 'backslashreplace')}"
+
+
+def parse_datum(value: bytes) -> Datum:
+    """Raises InputError where an item is no Datum."""
+    try:
+        return Datum.FromString(value)
+    except DecodeError:
+        raise InputError("is no Datum message: is this a database of Caffe's?") from None
+
+
+def datum_image(datum: Datum, flag: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
+    """(channels, height, width), uint8 or float32.
+
+    Args:
+        flag: OpenCV's, for encoded images.
+
+    Raises:
+        InputError: an encoded image that does not decode to 8 bits, numbers that do not fill the shape.
+    """
+    if not datum.encoded:
+        return _raw(datum)
+    image = decode(datum.data, flag)
+    if image is None:
+        raise InputError("its encoded image does not decode")
+    if image.dtype != np.uint8:
+        raise InputError(f"its encoded image is {image.dtype}: it must have 8 bits, or set force_color")
+    return image.transpose(2, 0, 1)
 
 
 def _raw(datum: Datum) -> np.ndarray:

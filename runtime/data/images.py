@@ -52,6 +52,10 @@ class _ListedImages:
         self.transformer.seed(rng)  # Caffe seeds it again as it starts its thread, …
         rng.words(1)  # … whose own generator takes a seed too, though nothing here draws from it
 
+    def __len__(self) -> int:
+        """How many images are listed."""
+        return len(self.entries)
+
     def draw(self) -> Drawn:
         entries = [self.entries[i] for i in self.order.take(self.param.batch_size)]
         return entries, self.transformer.draw(len(entries))
@@ -120,11 +124,11 @@ class PairedImages(_ListedImages):
     new_height and new_width resize label images bilinearly too.
 
     Args:
-        rescale: use `scale_factors`, see `PairTransformer`; indices: take palettes' indices, see `read_labels`.
+        palette_labels: take the indices of label images with a palette, see `read_labels`.
     """
 
-    def __init__(self, param: LayerParameter, rng: CaffeRNG, rescale: bool = False, indices: bool = False):
-        self.rescale, self.indices = rescale, indices
+    def __init__(self, param: LayerParameter, rng: CaffeRNG, palette_labels: bool = False):
+        self.palette_labels = palette_labels
         super().__init__(param, rng)
 
     def load(self, drawn: Drawn) -> tuple[np.ndarray, np.ndarray]:
@@ -136,16 +140,14 @@ class PairedImages(_ListedImages):
     def _load_one(self, entry: Listed, words: list[int]) -> tuple[np.ndarray, np.ndarray]:
         image = self._pixels(entry.name, self.param.is_color, entry)
         where = f"{self.param.source}:{entry.line}"
-        labels = read_labels(self.param.root_folder + str(entry.value), self.size, where, self.indices)
+        labels = read_labels(self.param.root_folder + str(entry.value), self.size, where, self.palette_labels)
         if self.param.normalize:
             labels = (labels >= 128).astype(np.uint8)  # v / 255, rounded into a byte
         with naming(self._place(entry)):
             return self.transformer.pair(image, labels, words)
 
     def _transformer(self, param: LayerParameter) -> PairTransformer:
-        return PairTransformer(
-            param.transform_param, param.phase, param.image_data_param.ignore_label, self.rescale
-        )
+        return PairTransformer(param.transform_param, param.phase, param.image_data_param.ignore_label)
 
     def _read_list(self) -> list[Listed]:
         return read_paired_list(self.param.source)

@@ -11,6 +11,7 @@ import os
 import struct
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prototxt.errors import InputError
@@ -70,8 +71,20 @@ class LmdbFile:
             told = getattr(error, "strerror", None) or error
             raise InputError(f"{source}: data.mdb cannot be read ({told}): check the path") from error
         self._size = os.fstat(self._file.fileno()).st_size
-        self._page_size, self._root, self._last, self._levels = self._read_meta()
+        self._page_size, self._root, self._last, self._levels, self._count = self._read_meta()
         self._kept: OrderedDict[int, _Page] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many items the file says that it holds."""
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and values, in the order of the keys."""
+        cursor = self.cursor()
+        more = cursor.first()
+        while more:
+            yield cursor.key(), cursor.value()
+            more = cursor.next()
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
@@ -81,14 +94,14 @@ class LmdbFile:
     def cursor(self) -> "Cursor":
         return Cursor(self)
 
-    def _read_meta(self) -> tuple[int, int, int, int]:
-        """Page size, root, last page and levels: of the newer of the two meta pages."""
+    def _read_meta(self) -> tuple[int, int, int, int, int]:
+        """Page size, root, last page, levels and number of items: of the newer of the two meta pages."""
         first = self._meta_at(0, "it does not begin as an LMDB does")
         page_size = _TABLE.unpack(first[4])[0]
         if page_size not in (1 << bits for bits in range(9, 17)):
             raise self._damaged(f"its pages are of {page_size} bytes")
         meta = max(first, self._meta_at(page_size, "its second page is damaged"), key=lambda meta: meta[7])
-        _, flags, levels, _, _, _, _, root = _TABLE.unpack(meta[5])
+        _, flags, levels, _, _, _, count, root = _TABLE.unpack(meta[5])
         last = meta[6]
         if flags & ~0x08:  # integer keys in a table of its own, and the like
             raise self._damaged("it has tables or keys of another kind than Caffe's")
@@ -96,7 +109,7 @@ class LmdbFile:
             raise InputError(
                 f"{self.source}: data.mdb is cut off: {self._size} bytes of {(last + 1) * page_size}: copy it again"
             )
-        return page_size, root, last, levels
+        return page_size, root, last, levels, count
 
     def _meta_at(self, offset: int, otherwise: str) -> tuple:
         data = os.pread(self._file.fileno(), _HEADER.size + _META.size, offset)

@@ -7,9 +7,8 @@ import numpy as np
 
 from prototxt.caffe_pb2 import HDF5OutputParameter
 from prototxt.errors import InputError
+from prototxt.layers.declare import legacy_shape
 from weights.hdf5 import new_hdf5
-
-Shape = tuple[int, ...]
 
 _held_back = 0
 
@@ -29,25 +28,14 @@ class HDF5Pass:
     """The datasets `data` and `label`, of 4 axes each, in `hdf5_output_param.file_name`.
 
     As in Caffe the file holds one pass: a second one is refused, never written over the first.
-
-    Raises:
-        InputError: no file name.
     """
 
     def __init__(self, param: HDF5OutputParameter):
-        if not param.file_name:
-            raise InputError("hdf5_output_param: give file_name")
         self.path = param.file_name
         self.written = False
 
-    def check(self, data: Shape, label: Shape) -> None:
-        """Raises InputError for shapes of more than 4 axes, or with unlike numbers of rows."""
-        if _four_axes(data)[0] != _four_axes(label)[0]:
-            raise InputError(f"data of shape {data} and labels of {label}: as many of both are due")
-
     def write(self, data: np.ndarray, label: np.ndarray) -> None:
         """Raises InputError for a second pass, and where the file cannot be written."""
-        self.check(data.shape, label.shape)
         if _held_back:
             return
         if self.written:
@@ -56,11 +44,5 @@ class HDF5Pass:
             )
         with new_hdf5(self.path) as file:
             for name, values in (("data", data), ("label", label)):
-                file.create_dataset(name, data=values.reshape(_four_axes(values.shape)))
+                file.create_dataset(name, data=values.reshape(legacy_shape(values.shape)))
         self.written = True
-
-
-def _four_axes(shape: Shape) -> Shape:
-    if len(shape) > 4:
-        raise InputError(f"HDF5Output takes blobs of at most 4 axes, not {shape}")
-    return (*shape, 1, 1, 1, 1)[:4]

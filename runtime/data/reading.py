@@ -40,26 +40,51 @@ class Listed:
 
 
 def read_labelled_list(path: str) -> list[Listed]:
-    """Lines `name label`, split at the last space, as ImageData takes them.
-
-    (Where the text after it is no integer, Caffe reads 0; here that is an error.)
+    """Lines `name label` as ImageData takes them.
 
     Raises:
-        InputError: a missing or empty file, a line without a label or with one that is no 32-bit integer.
+        InputError: a missing or empty file, an empty line, a label that is no 32-bit integer.
+    """
+    entries = read_entries(path)
+    if not entries:
+        raise InputError(f"{path}: is empty: list at least one image")
+    for entry in entries:
+        if not entry.name:
+            raise InputError(f"{path}:{entry.line}: names no image: remove the line, or write NAME LABEL")
+    return entries
+
+
+def read_entries(path: str) -> list[Listed]:
+    """Lines `name label`, split at the last space, as Caffe reads them.
+
+    The label is C's `atoi` of the text after that space, or of the whole line where there is none: 2.7 is 2,
+    and what begins with no number is 0.
+
+    Raises:
+        InputError: a missing file, a label that is no 32-bit integer.
     """
     entries = []
     for number, line in enumerate(_lines(path), 1):
         name, space, label = line.rpartition(" ")
-        if not space or not name:
-            raise InputError(f"{path}:{number}: {line!r} is not NAME LABEL, with one space between")
-        try:
-            value = integer(label)
-        except ValueError:
-            raise InputError(f"{path}:{number}: {name}: label {label!r} is not an integer") from None
+        if not space:
+            name = line
+        value = _atoi(label)
         if value not in LABELS:
             raise InputError(f"{path}:{number}: {name}: label {value} is out of range for a 32-bit integer")
         entries.append(Listed(name, value, number))
     return entries
+
+
+def _atoi(text: str) -> int:
+    found = re.match(r"[ \t\n\v\f\r]*([-+]?)([0-9]+)", text)
+    if not found:
+        return 0
+    sign, digits = found[1], found[2].lstrip("0")
+    return int(f"{sign}{digits[:_MOST_DIGITS] or 0}")
+
+
+_MOST_DIGITS = 18
+"""Of a label that is out of range in any case: Python refuses to read numbers of thousands of digits."""
 
 
 def read_paired_list(path: str) -> list[Listed]:
@@ -205,8 +230,6 @@ def _lines(path: str) -> list[str]:
         raise InputError(f"{os.fspath(path)}: cannot be read ({error.strerror}): check the path") from error
     if lines[-1] == "":
         lines.pop()
-    if not lines:
-        raise InputError(f"{path}: is empty: list at least one image")
     return lines
 
 

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from prototxt.caffe_pb2 import TransformationParameter
@@ -196,27 +195,19 @@ class PairTransformer(Transformer):
 
     Args:
         ignore_label: what the label image is padded with.
-        rescale: whether `scale_factors` are used. The fork reads the field but never hands it to the code
-            that would draw a factor, and so trains at scale 1; True is the random scale that its authors
-            (and DeepLab's) describe, one more word for each image, after the mirror's.
+
+    The fork reads `scale_factors` but never hands them to the code that would draw one, and so trains at scale 1.
     """
 
     unused = ("pad", "std_value")
 
-    def __init__(self, param: TransformationParameter, phase: int, ignore_label: int, rescale: bool):
+    def __init__(self, param: TransformationParameter, phase: int, ignore_label: int):
         if param.HasField("mean_file"):
             raise InputError("ImageSegData does not take a mean_file: give mean_value")
         super().__init__(param, phase)
         self.ignored = np.uint8(min(max(ignore_label, 0), 255))  # it goes into a byte image
-        self.factors = [np.float32(factor) for factor in param.scale_factors] if rescale else []
-        if any(not factor > 0 for factor in self.factors):
-            raise InputError("transform_param.scale_factors must be above 0")
-        if param.scale_factors and not rescale:
+        if param.scale_factors:
             log.warning("transform_param.scale_factors has no effect, as in the Caffe fork that defines it")
-
-    @property
-    def words_per_image(self) -> int:
-        return super().words_per_image + bool(self.factors)
 
     def shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
         """As the base's, but what is smaller than the crop is padded."""
@@ -240,9 +231,6 @@ class PairTransformer(Transformer):
                 f"an image of {image.shape[:2]} (height, width), a label image of {labels.shape}"
             )
         mirrored, *words = self._mirror(words)
-        if self.factors:
-            image, labels = self._rescaled(image, labels, self.factors[words[0] % len(self.factors)])
-            words = words[1:]
         image = image.transpose(2, 0, 1)
         pad = self._pad(labels.shape)
         if any(pad) and not len(self.mean_values):
@@ -259,15 +247,6 @@ class PairTransformer(Transformer):
 
     def _pad(self, size: Sequence[int]) -> list[int]:
         return [max(crop - whole, 0) for crop, whole in zip(self.crop or size, size, strict=True)]
-
-    @staticmethod
-    def _rescaled(image: np.ndarray, labels: np.ndarray, factor: np.float32) -> tuple[np.ndarray, np.ndarray]:
-        if factor == 1:
-            return image, labels
-        height, width = (int(np.float32(size) * factor) for size in labels.shape)
-        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST)
-        return resized.reshape(height, width, -1), labels
 
     def _crop_sizes(self) -> tuple[int, int] | None:
         param = self.param

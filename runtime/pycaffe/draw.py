@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, PoolingParameter
-from prototxt.errors import InputError
+from prototxt.errors import InputError, need_packages
 from runtime.graph_layout import Edge, Graph, Node, picture
 from weights.files import atomic_path
 
@@ -86,11 +86,11 @@ def get_pydot_graph(
         ImportError: pydot is not installed.
     """
     try:
-        import pydot
-    except ImportError as error:
-        raise ImportError(
-            "get_pydot_graph: pydot is missing: pip install pydot (draw_net works without)"
-        ) from error
+        need_packages("pydot", purpose="get_pydot_graph", otherwise=" (draw_net works without)")
+    except InputError as error:
+        raise ImportError(str(error)) from error
+    import pydot
+
     return pydot.graph_from_dot_data(
         net_graph(caffe_net, rankdir, label_edges, phase, display_lrm).dot_text()
     )[0]

@@ -1,0 +1,169 @@
+"""The commands' helps and refusals: quick, since nothing heavy is loaded, and with one rule for the exit status."""
+
+import importlib
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from port.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "scipy", "matplotlib", "h5py")
+
+RUN = """
+import contextlib, io, json, sys
+from {module} import {function}
+told = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["seenet", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            {function}()
+        except SystemExit as stop:
+            told.append([stop.code or 0, out.getvalue(), err.getvalue()])
+print(json.dumps([told, [name for name in {heavy} if name in sys.modules]]))
+"""
+
+WEIGHTS = ["--weights", "w.caffemodel", "--out", "out"]
+LISTED = ["--list", "list.txt", "--out", "out"]
+REFUSED = {
+    "attention": [
+        [],
+        ["a.png", "--out", "out"],
+        ["a.png", *WEIGHTS, "--test-size", "x"],
+        ["a.png", *WEIGHTS, "--test-size", "3"],
+        ["a.png", *WEIGHTS, "--label-state", "never"],
+        ["a.png", *WEIGHTS, "--labels", "persn"],
+        ["a.png", *WEIGHTS, "--labels", ","],
+        ["a.png", *WEIGHTS, "--labels", "dog", "--device", "tpu"],
+        ["a.png", *WEIGHTS, "--labels", "dog", "--engine", "abacus"],
+        ["a/x.png", "b/x.png", *WEIGHTS, "--labels", "dog"],
+        [*WEIGHTS, "--voc", "voc"],
+        [*WEIGHTS, "--voc", "voc", "--list", "list.txt", "--shard", "3/2"],
+    ],
+    "bench": [
+        ["--rounds", "0"],
+        ["--only", "speed"],
+        ["--device", "tpu"],
+        ["--chart", "x.pdf"],
+        ["--json", "."],
+    ],
+    "convert": [[], ["one.caffemodel"]],
+    "demo": [["more"]],
+    "evaluate": [[], ["--gt", "gt", "--list", "list.txt"]],
+    "export": [
+        [],
+        ["--weights", "w", "--onnx", "."],
+        ["--weights", "w"],
+        ["--weights", "w", "--safetensors", "x.pth"],
+        ["--weights", "w", "--pt2", "x", "--test-size", "3"],
+    ],
+    "gallery": [[], ["--voc", ".", *LISTED, "--side", "3"], ["--voc", ".", *LISTED, "--workers", "-1"]],
+    "launchers": [[]],
+    "parity": [[], ["--prototxt", "net", "--engines", "abacus"], ["--prototxt", "net", "--labels", "persn"]],
+    "pipeline": [
+        [],
+        ["--out", "out", "--nets", "none"],
+        ["--out", "out", "--voc", "voc"],
+        ["--out", "out", "--device", "tpu"],
+    ],
+    "proxy-labels": [
+        [],
+        ["--attention", "a", *LISTED, "--fusion", "sum"],
+        ["--attention", "a", *LISTED, "--low-saliency", "300"],
+        ["--attention", "a", *LISTED, "--workers", "-1"],
+    ],
+    "segment": [
+        [],
+        [*WEIGHTS],
+        ["a.png", *WEIGHTS, "--scales", "one"],
+        ["a.png", *WEIGHTS, "--scales", "99"],
+        ["a.png", *WEIGHTS, "--tile", "3"],
+        ["a.png", *WEIGHTS, "--crf-gaussian", "-1"],
+        ["a.png", *WEIGHTS, "--device", "tpu"],
+    ],
+    "shapes": [
+        [],
+        ["--out", "out", "-n", "0"],
+        ["--out", "out", "--size", "3"],
+        ["--out", "out", "--workers", "-1"],
+    ],
+    "studies": [[], ["--out", "out", "--seeds", "0"], ["--out", "out", "--device", "tpu"]],
+    "survey": [["no-such-folder"]],
+    "summary": [
+        [],
+        ["net", "--phase", "REST"],
+        ["net", "--input", "data"],
+        ["net", "--graph", "net.png"],
+    ],
+    "train": [
+        [],
+        ["--solver", "nothing.prototxt"],
+        ["--solver", "s", "--weights", "w", "--snapshot", "s"],
+        ["--solver", "SOLVER", "--device", "tpu"],
+        ["--solver", "SOLVER", "--sigint_effect", "sing"],
+        ["--solver", "SOLVER", "--phase", "REST"],
+    ],
+    "voc-labels": [
+        [],
+        ["--voc", "v", "--list", "l", "--from", "hearsay"],
+        ["--voc", "v", "--list", "l", "--workers", "-1"],
+    ],
+}
+
+
+def run(runs: list[list[str]], module: str = "port.cli", function: str = "main") -> tuple[list, list[str]]:
+    """In a process of its own: (exit status, stdout, stderr) of each run, and what was loaded of `HEAVY`."""
+    script = RUN.format(module=module, function=function, heavy=HEAVY)
+    solver = str(ROOT / "prototxt" / "seenet" / "solver.prototxt")
+    runs = [[solver if argument == "SOLVER" else argument for argument in arguments] for arguments in runs]
+    ran = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(runs)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return tuple(json.loads(ran.stdout.splitlines()[-1]))
+
+
+def test_every_command_is_refused_something() -> None:
+    assert REFUSED.keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_refusals_load_nothing_heavy(command: str) -> None:
+    refused = [[command, "--no-such-option"], *([command, *arguments] for arguments in REFUSED[command])]
+    told, heavy = run([["--help"], [command, "--help"], *refused])
+    assert not heavy
+    (status, everything, _), (own_status, own, _), *refusals = told
+    assert (status, own_status) == (0, 0) and all(name in everything for name in COMMANDS)
+    assert f"seenet {command}" in own and "--help" in own
+    for arguments, (status, out, err) in zip(refused, refusals, strict=True):
+        assert status == 2 and not out and err and "Traceback" not in err, arguments
+    assert "No such option" in refusals[0][2]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_list_says_what_the_command_says(command: str) -> None:
+    where, summary = COMMANDS[command]
+    module, function = where.split(":")
+    doc = inspect.getdoc(getattr(importlib.import_module(module), function))
+    assert doc.splitlines()[0] == summary
+
+
+def test_an_unknown_command() -> None:
+    ((status, _, err),), heavy = run([["atention"]])
+    assert status == 2 and "attention" in err and not heavy
+
+
+def test_training_alone() -> None:
+    """`python port/train_caffe_equiv.py` is the same command."""
+    told, heavy = run([["--help"], [], ["--solver", "x", "--phase", "2"]], "port.training.command")
+    assert [status for status, _, _ in told] == [0, 2, 2] and not heavy
+    script = ROOT / "port" / "train_caffe_equiv.py"
+    ran = subprocess.run(
+        [sys.executable, script, "--iterations", "x"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2 and "--iterations" in ran.stderr

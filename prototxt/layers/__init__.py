@@ -1,0 +1,41 @@
+"""Caffe's layer types, each declared once. Importing this package declares them all."""
+
+from prototxt.layers import (
+    activations,
+    combining,
+    convolution,
+    data,
+    erasing,
+    inner_product,
+    inputs,
+    interp,
+    losses,
+    metrics,
+    normalisation,
+    pooling,
+    python,
+    recurrent,
+    reshaping,
+    scaling,
+    selecting,
+)
+
+__all__ = [
+    "activations",
+    "combining",
+    "convolution",
+    "data",
+    "erasing",
+    "inner_product",
+    "inputs",
+    "interp",
+    "losses",
+    "metrics",
+    "normalisation",
+    "pooling",
+    "python",
+    "recurrent",
+    "reshaping",
+    "scaling",
+    "selecting",
+]

@@ -1,0 +1,42 @@
+"""Convolution, its transpose, and the unfolding under both (base_conv_layer.cpp, im2col_layer.cpp)."""
+
+import math
+
+from prototxt.caffe_pb2 import LayerParameter
+from prototxt.errors import InputError
+from prototxt.layers.declare import MANY, Declared, Shapes, Weight, layer_type, text
+from prototxt.layers.windows import canonical_axis, convolution_window
+
+
+@layer_type("Convolution", "Deconvolution", bottoms=(1, MANY), tops=(1, MANY), equal=True, reads_bottoms=True)
+def convolution(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    param, shape = layer.convolution_param, shapes[0]
+    axis = canonical_axis(param.axis, len(shape))
+    window = convolution_window(param, len(shape) - axis - 1)
+    channels, outputs, group = shape[axis], param.num_output, param.group
+    if outputs < 1:
+        raise InputError("convolution_param: num_output must be at least 1")
+    if group < 1 or channels % group or outputs % group:
+        raise InputError(
+            f"convolution_param: group {group} must divide {channels} channels and num_output {outputs}"
+        )
+    if any(s != shape for s in shapes):
+        raise InputError(f"all bottoms must have one shape, not {', '.join(map(text, shapes))}")
+    transposed = layer.type == "Deconvolution"
+    sizes = (window.deconvolved if transposed else window.convolved)(shape[axis + 1 :])
+    rows, columns = (channels, outputs) if transposed else (outputs, channels)
+    weights = [Weight((rows, columns // group, *window.kernel), param.weight_filler)]
+    if param.bias_term:
+        weights.append(Weight((outputs,), param.bias_filler))
+    return Declared([(*shape[:axis], outputs, *sizes)] * tops, weights)
+
+
+@layer_type("Im2col")
+def im2col(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    param, (shape,) = layer.convolution_param, shapes
+    axis = canonical_axis(param.axis, len(shape))
+    if axis == len(shape) - 1:
+        raise InputError(f"no spatial axis follows the channel axis {axis} of a bottom {text(shape)}")
+    window = convolution_window(param, len(shape) - axis - 1)
+    channels = shape[axis] * math.prod(window.kernel)
+    return Declared([(*shape[:axis], channels, *window.convolved(shape[axis + 1 :]))])

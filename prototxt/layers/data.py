@@ -1,0 +1,19 @@
+"""Layers that read batches from files, databases and memory, and the one that writes a file."""
+
+from prototxt.caffe_pb2 import LayerParameter
+from prototxt.errors import InputError
+from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, legacy_shape, opened_type, text
+
+opened_type("Data", bottoms=(0, 0), tops=(1, 2))
+opened_type("HDF5Data", bottoms=(0, 0), tops=(1, MANY))
+opened_type("ImageData", "ImageSegData", "MemoryData", "WindowData", bottoms=(0, 0), tops=(2, 2))
+
+
+@layer_type("HDF5Output", bottoms=(2, 2), tops=(0, 0))
+def hdf5_output(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    data, label = shapes
+    if not layer.hdf5_output_param.file_name:
+        raise InputError("hdf5_output_param: give file_name")
+    if legacy_shape(data)[0] != legacy_shape(label)[0]:
+        raise InputError(f"data {text(data)} and labels {text(label)} must have the same number of rows")
+    return Declared([])

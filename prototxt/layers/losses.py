@@ -1,0 +1,103 @@
+"""The losses. Each is one number; a second top, where there is one, holds what it was computed from."""
+
+import math
+
+from prototxt.caffe_pb2 import LayerParameter
+from prototxt.errors import InputError
+from prototxt.layers.declare import Declared, Shape, Shapes, check_label_count, layer_type, legacy_shape, text
+from prototxt.layers.windows import canonical_axis
+
+_LOSS = {"bottoms": (2, 2), "loss": True}
+_LABELLED = {**_LOSS, "no_forced_gradient": (1,)}
+
+
+def _check_first_axis(first: Shape, second: Shape) -> None:
+    if not first or not second or first[0] != second[0]:
+        raise InputError(f"the bottoms {text(first)} and {text(second)} must have the same first axis")
+
+
+@layer_type("SigmoidCrossEntropyLoss", **_LABELLED)
+def sigmoid_cross_entropy(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    scores, targets = shapes
+    _check_first_axis(scores, targets)
+    if math.prod(scores) != math.prod(targets):
+        raise InputError(f"scores {text(scores)} and targets {text(targets)} must hold as many values")
+    return Declared([()])
+
+
+@layer_type("SoftmaxWithLoss", **_LABELLED, tops=(1, 2))
+def softmax_with_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    scores, labels = shapes
+    _check_first_axis(scores, labels)
+    check_label_count(scores, labels, canonical_axis(layer.softmax_param.axis, len(scores)))
+    return Declared([(), scores][:tops])
+
+
+@layer_type("InfogainLoss", bottoms=(2, 3), tops=(1, 2), loss=True, no_forced_gradient=(1,))
+def infogain(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    scores, labels, *matrix = shapes
+    if layer.loss_param.HasField("normalize"):
+        raise InputError("InfogainLoss has no normalize: use normalization")
+    if not matrix and not layer.infogain_loss_param.source:
+        raise InputError("infogain_loss_param: give the matrix's file as source, or a third bottom")
+    _check_first_axis(scores, labels)
+    axis = canonical_axis(layer.infogain_loss_param.axis, len(scores))
+    check_label_count(scores, labels, axis)
+    for shape in matrix:
+        check_matrix(math.prod(shape), scores[axis])
+    return Declared([(), scores][:tops])
+
+
+def check_matrix(values: int, classes: int) -> None:
+    """Raises InputError where an infogain matrix does not hold classes × classes values."""
+    if values != classes**2:
+        raise InputError(f"the infogain matrix holds {values} values: it must hold {classes} × {classes}")
+
+
+@layer_type("MultinomialLogisticLoss", **_LABELLED, reads_bottoms=True)
+def multinomial_logistic(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    probabilities, labels = shapes
+    legacy_shape(probabilities)
+    _check_first_axis(probabilities, labels)
+    if legacy_shape(labels)[1:] != (1, 1, 1):
+        raise InputError(f"give one label for each item, not {text(labels)}")
+    return Declared([()])
+
+
+@layer_type("EuclideanLoss", **_LOSS)
+def euclidean(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    a, b = shapes
+    legacy_shape(a)
+    _check_first_axis(a, b)
+    if math.prod(a[1:]) != math.prod(b[1:]):
+        raise InputError(f"the bottoms {text(a)} and {text(b)} must hold as many values")
+    return Declared([()])
+
+
+@layer_type("HingeLoss", **_LABELLED)
+def hinge(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    scores, labels = shapes
+    legacy_shape(scores)
+    _check_first_axis(scores, labels)
+    if math.prod(labels) < scores[0]:
+        raise InputError(f"give one label for each item of {text(scores)}, not {text(labels)}")
+    return Declared([()])
+
+
+@layer_type("ContrastiveLoss", bottoms=(3, 3), loss=True, no_forced_gradient=(2,))
+def contrastive(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    a, b, similar = shapes
+    flat_a, flat_b, flat_similar = map(legacy_shape, shapes)
+    _check_first_axis(a, b)
+    # Caffe reads as many similarities as there are pairs, and does not ask whether there are more.
+    if (
+        flat_a != flat_b
+        or flat_a[2:] != (1, 1)
+        or flat_similar[1:] != (1, 1, 1)
+        or flat_similar[0] < flat_a[0]
+    ):
+        raise InputError(
+            f"the bottoms must be (pairs, values), the same again, and (pairs), not {text(a)}, {text(b)} and "
+            f"{text(similar)}"
+        )
+    return Declared([()])

@@ -1,0 +1,27 @@
+"""Messages as text, as the C++ protobuf library of Caffe's programs prints them."""
+
+import re
+import struct
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+_FLOAT = re.compile(r"^(\s*\w+: )(-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)$", re.MULTILINE)
+
+
+def message_text(message: Message) -> str:
+    """The message, a field a line. Floats have six significant digits, or nine where six are not exact."""
+    return _FLOAT.sub(_as_in_c, text_format.MessageToString(message))
+
+
+def _as_in_c(field: re.Match) -> str:
+    name, text = field.groups()
+    if "." not in text and "e" not in text:
+        return field[0]  # an integer
+    value, short = _float32(text), f"{_float32(text):.6g}"
+    return name + (short if _float32(short) == value else f"{value:.9g}")
+
+
+def _float32(text: str) -> float:
+    """The nearest float32."""
+    return struct.unpack("f", struct.pack("f", float(text)))[0]

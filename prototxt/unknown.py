@@ -1,0 +1,284 @@
+"""What a net asks for that is not here: found when it is read, told when a layer that needs it is planned.
+
+Two kinds of fields: those that the schema lacks (the reader sets them aside, with their lines, in the message's
+own `unknown`), and those of a fork that the schema has but no layer here obeys (prototxt/forks.py).
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState, UnknownField
+from prototxt.errors import InputError
+from prototxt.forks import HARMLESS, SUPPORTED_FIELDS, known_from
+from prototxt.rules import layer_included
+
+FIRST_FORK_NUMBER, OWN_NUMBER = 5001, 6000
+"""caffe.proto: the numbers of fork fields and enum values start here; `unknown` has this one."""
+
+
+_TOLD = 8
+"""Fields that one message names."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A field of a layer (or of the net) that nothing here obeys.
+
+    Attributes:
+        what: in words: 'no field named "pooling_param.shape"'.
+        path: as in "pooling_param.shape".
+        line: where it stands in its file; 0 if that is not known.
+        text: its value, as it stood there.
+    """
+
+    what: str
+    path: str
+    line: int = 0
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} (line {self.line})" if self.line else self.what
+
+
+def unknown_fields(message: LayerParameter | NetParameter) -> list[Unknown]:
+    """The fields of one layer, or of the net outside of its layers, that nothing here obeys."""
+    found = [_told(message.DESCRIPTOR, x) for x in message.unknown]
+    layer_type = message.type if isinstance(message, LayerParameter) else ""
+    for path, text in _not_obeyed(message, layer_type):
+        found.append(Unknown(f"{path}, a fork's setting that is not supported here", path, text=text))
+    return found
+
+
+def _told(message: Descriptor, found: UnknownField) -> Unknown:
+    *outer, last = found.path.split(".")
+    fields = message.fields_by_name
+    for name in outer:
+        inner = fields[name].message_type if name in fields else None
+        fields = inner.fields_by_name if inner is not None else {}
+    if last in fields:
+        what = f"{found.path} cannot be {found.text}"
+    else:
+        near = difflib.get_close_matches(last, fields, 1, 0.85)
+        what = f'no field named "{found.path}"{f", but {near[0]}" if near else ""}'
+    return Unknown(what, found.path, found.line, found.text)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A layer that cannot be planned.
+
+    Attributes:
+        index: its place among the net's layers.
+        type_known: whether its type is declared; else `fields` are those that the schema lacks.
+        what: in one line.
+    """
+
+    index: int
+    name: str
+    type: str
+    type_known: bool
+    fields: tuple[Unknown, ...]
+    what: str
+
+
+def missing(net: NetParameter, state: NetState, declared: Collection[str]) -> list[Missing]:
+    """All layers of a net, among those that `state` selects, that ask for what is not here."""
+    found = []
+    for index, layer in enumerate(net.layer):
+        if not layer_included(layer, state):
+            continue
+        try:
+            refuse_unknown(layer, declared)
+        except InputError as error:
+            known = layer.type in declared
+            fields = tuple(field for field in unknown_fields(layer) if known or field.line)
+            found.append(Missing(index, layer.name, layer.type, known, fields, str(error)))
+    return found
+
+
+def refuse_unknown(message: LayerParameter | NetParameter, declared: Collection[str] = ()) -> None:
+    """Raise InputError if the layer (the net) asks for what is not here, naming it.
+
+    The planner calls it for the net, and for each layer that the selected phase has. The message does not
+    name the file and the layer's line, which the planner adds.
+
+    Args:
+        declared: the layer types that there are.
+    """
+    found = unknown_fields(message)
+    if isinstance(message, NetParameter):
+        if found:
+            raise InputError(f"{_listed(found)}: take out what the net can do without")
+        return
+    if message.type not in declared:
+        found = [field for field in found if field.line]  # a fork's settings are the missing layer's own
+        fields = f"; its fields too: {_listed(found)}" if found else ""
+        raise InputError(f"{unknown_type(message.type, declared)}{fields}")
+    if found:
+        raise InputError(
+            f"{_listed(found)}: take out what the layer can do without, or write the layer in Python"
+        )
+
+
+def _listed(found: list[Unknown]) -> str:
+    more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+    return "; ".join(map(str, found[:_TOLD])) + more
+
+
+def unknown_type(layer_type: str, declared: Collection[str]) -> str:
+    """What to say of a layer type that is not among the `declared` ones: what it may be, and the way on."""
+    if not layer_type:
+        return "type is missing"
+    fork = known_from(layer_type)
+    near = difflib.get_close_matches(layer_type, declared, 2, 0.5)
+    if fork:
+        hint = f"known from {fork}, and not supported: write it as a Python layer"
+    elif near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        hint = "no Caffe known here has it: write it as a Python layer"
+    return f'unknown layer type "{layer_type}": {hint}'
+
+
+def _not_obeyed(message: Message, layer_type: str) -> Iterator[tuple[str, str]]:
+    """Paths and texts of the fork fields in BVLC's messages that are set, and not to their defaults."""
+    for field, value in message.ListFields():
+        if field.name in ("unknown", "layer", "layers") or field.name in HARMLESS:
+            continue
+        fork_field = FIRST_FORK_NUMBER <= field.number < OWN_NUMBER
+        if fork_field and isinstance(message, LayerParameter):
+            continue  # the parameters of a fork's layer type: for the type's own declaration to judge
+        if fork_field and not _supported(field, layer_type) and _differs(field, value):
+            yield field.name, f"{field.name}: {value}"
+        elif not fork_field and field.enum_type is not None and not field.is_repeated:
+            if value >= FIRST_FORK_NUMBER and not _supported(field, layer_type):
+                yield field.name, f"{field.name}: {field.enum_type.values_by_number[value].name}"
+        elif not fork_field and field.message_type is not None and not field.is_repeated:
+            yield from ((f"{field.name}.{path}", text) for path, text in _not_obeyed(value, layer_type))
+
+
+def _supported(field: FieldDescriptor, layer_type: str) -> bool:
+    types = SUPPORTED_FIELDS.get(f"{field.containing_type.name}.{field.name}")
+    return types is not None and (not types or layer_type in types)
+
+
+def _differs(field: FieldDescriptor, value: object) -> bool:
+    return field.is_repeated or field.message_type is not None or value != field.default_value
+
+
+# ---- Setting aside what the schema lacks
+
+_TOKEN = re.compile(r'#[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|\$\{?\w+[}$]?|[\w.+-]+|\S')
+_CLOSING = {"{": "}", "<": ">", "[": "]"}
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """A field, or an enum value, of a text that a message's schema does not have.
+
+    Attributes:
+        path: names of the fields from the top down to it.
+        entry: which entry of the top-level field it stands in (0 for the first `layer`).
+        line: counted from 1.
+        value: what stood there as the field's value, its white space as single spaces.
+    """
+
+    path: tuple[str, ...]
+    entry: int
+    line: int
+    value: str
+
+
+def set_aside(text: str, message: Descriptor) -> tuple[str, list[SetAside]]:
+    """Blank out what `message` has no field or enum value for; lines stay where they are.
+
+    A text that is wrong in another way is left as it is from there on: the parser reports it.
+    """
+    walk = _Walk(text)
+    walk.fields(message, ())
+    pieces, aside, stop, line = [], [], 0, 1
+    for path, entry, start, value, end in walk.found:
+        line += text.count("\n", stop, start)
+        pieces += [text[stop:start], re.sub(r"[^\n]", " ", text[start:end])]
+        aside.append(SetAside(path, entry, line, " ".join(text[value:end].split())))
+        line += text.count("\n", start, end)
+        stop = end
+    return "".join([*pieces, text[stop:]]), aside
+
+
+class _Walk:
+    """One pass over a text's tokens, in step with the descriptors of the messages that they fill."""
+
+    def __init__(self, text: str):
+        self.tokens = [match for match in _TOKEN.finditer(text) if not match[0].startswith("#")]
+        self.at = 0
+        self.entry = 0
+        self.found: list[tuple[tuple[str, ...], int, int, int, int]] = []
+
+    def fields(self, message: Descriptor, path: tuple[str, ...]) -> None:
+        """Go through one message's fields, up to its closing brace or the end of the text."""
+        entries: dict[str, int] = {}
+        while self._token() and self._token() not in "}>":
+            first, name = self.at, self._token()
+            if not re.match(r"[A-Za-z_]", name):
+                self.at = len(self.tokens)
+                return
+            self.at += 1
+            if self._token() == ":":
+                self.at += 1
+            if not path:
+                self.entry = entries.get(name, 0)
+                entries[name] = self.entry + 1
+            field = message.fields_by_name.get(name)
+            value = self.at
+            if field is not None and field.message_type is not None and self._token() in ("{", "<"):
+                self.at += 1
+                self.fields(field.message_type, (*path, name))
+                self.at += 1
+            else:
+                unknown = field is None or self._is_odd(field)
+                self._skip_value()
+                if unknown:
+                    self._note((*path, name), first, value)
+            if self._token() in (";", ","):
+                self.at += 1
+
+    def _is_odd(self, field: FieldDescriptor) -> bool:
+        """Whether the value that comes is a name that the field's enum does not have."""
+        value = self._token()
+        return (
+            field.enum_type is not None
+            and bool(re.match(r"[A-Za-z_]", value))
+            and value not in field.enum_type.values_by_name
+        )
+
+    def _skip_value(self) -> None:
+        token = self._token()
+        self.at += 1
+        if token in _CLOSING:
+            open_ = [_CLOSING[token]]
+            while open_ and self._token():
+                token = self._token()
+                self.at += 1
+                if token in _CLOSING:
+                    open_.append(_CLOSING[token])
+                elif token == open_[-1]:
+                    open_.pop()
+        elif token[:1] in ('"', "'"):
+            while self._token()[:1] in ('"', "'"):
+                self.at += 1
+        elif token == "-":
+            self.at += 1
+
+    def _note(self, path: tuple[str, ...], first: int, value: int) -> None:
+        last = min(self.at, len(self.tokens)) - 1
+        start = self.tokens[min(value, last)].start()
+        self.found.append((path, self.entry, self.tokens[first].start(), start, self.tokens[last].end()))
+
+    def _token(self) -> str:
+        return self.tokens[self.at][0] if self.at < len(self.tokens) else ""

@@ -1,0 +1,48 @@
+"""The source behind each of Caffe's data layers, opened as Caffe's set-up opens it."""
+
+from prototxt.layers.declare import Declared
+from prototxt.plan import Step
+from runtime.data.database import DatabaseImages
+from runtime.data.hdf5 import HDF5Rows
+from runtime.data.images import LabelledImages, PairedImages
+from runtime.data.memory import MemoryImages
+from runtime.data.prefetch import Share, Source, whole
+from runtime.data.windows import ImageWindows
+from runtime.rng import caffe_rng
+
+
+def open_source(
+    step: Step, share: Share = whole, palette_labels: bool = False
+) -> tuple[Source, Declared] | None:
+    """The source that a data layer reads from, and its tops' shapes; None for another kind of layer.
+
+    Draws from Caffe's process-wide generator exactly what Caffe's set-up draws. From then on the source has
+    generators of its own.
+
+    Args:
+        share: which part of a training set this process reads.
+        palette_labels: take the indices of label images with a palette.
+
+    Raises:
+        InputError: files that are missing or cannot be used, settings that Caffe refuses.
+    """
+    source = _source(step, share, palette_labels)
+    return (source, Declared(source.shapes)) if source else None
+
+
+def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
+    layer = step.param
+    match layer.type:
+        case "Data":
+            return DatabaseImages(layer, len(step.tops) > 1, share, caffe_rng())
+        case "HDF5Data":
+            return HDF5Rows(layer, share)
+        case "ImageData":  # every rank reads the whole list, as in Caffe
+            return LabelledImages(layer, caffe_rng())
+        case "ImageSegData":
+            return PairedImages(layer, caffe_rng(), palette_labels)
+        case "MemoryData":
+            return MemoryImages(layer, caffe_rng())
+        case "WindowData":
+            return ImageWindows(layer, caffe_rng())
+    return None

@@ -1,0 +1,67 @@
+"""A net set up as Caffe sets it up: planned, its files opened, its weights drawn, layer by layer in this order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from prototxt.caffe_pb2 import NetParameter
+from prototxt.layers.declare import Declared
+from prototxt.plan import Plan, Step, plan_net
+from runtime.fillers import fill, first_values
+from runtime.rng import caffe_rng
+
+Opened = tuple[Any, Declared]
+"""What a layer's set-up opened (a source of batches, a script's layer), and what it makes of its bottoms."""
+
+
+@dataclass
+class NetSetUp:
+    """A planned net with what its layers begin with.
+
+    Attributes:
+        values: for each declared layer its weights' first values, float32. A script's layer keeps its own.
+        opened: for each layer what its set-up opened, or None.
+    """
+
+    plan: Plan
+    values: list[list[np.ndarray]] = field(default_factory=list)
+    opened: list[Any] = field(default_factory=list)
+
+
+def set_up_net(
+    net: NetParameter,
+    phase: int,
+    level: int,
+    stages: Sequence[str],
+    where: str,
+    open_layer: Callable[[Step], Opened | None],
+) -> NetSetUp:
+    """Plan a net and draw its weights, from Caffe's generator.
+
+    Args:
+        open_layer: sets up one layer; None where its declaration says all.
+
+    Raises:
+        InputError: `file:line: layer "x": …` for whatever Caffe, or the engine, refuses.
+    """
+    values: list[list[np.ndarray]] = []
+    opened: list[Any] = []
+
+    def set_up(step: Step) -> Declared | None:
+        thing, told = open_layer(step) or (None, None)
+        opened.append(thing)
+        values.append(_drawn(step, step.declared) if step.declared else [])
+        return told
+
+    return NetSetUp(plan_net(net, phase, level, stages, where, set_up), values, opened)
+
+
+def _drawn(step: Step, made: Declared) -> list[np.ndarray]:
+    rng = caffe_rng()
+    values = [first_values(step.param, i, weight, rng) for i, weight in enumerate(made.weights)]
+    for _ in range(made.steps - 1):
+        for weight in made.redrawn:
+            fill(weight.shape, weight.filler, rng)
+    return values
