@@ -99,7 +99,8 @@ def _parse(text: str, message: Message, where: str) -> None:
         what = (
             re.sub(r"^\d+:\d+ : ", "", str(error)).strip().replace("\n", " ").replace("caffe_prototxt.", "")
         )
-        blank = re.search(r"\$\{?\w+[}$]?", text.splitlines()[line - 1]) if line else None
+        lines = text.split("\n")  # as protobuf counts them; it may tell one behind the last
+        blank = re.search(r"\$\{?\w+[}$]?", lines[line - 1]) if line and line <= len(lines) else None
         if blank:
             what = f"{blank[0]} stands for a value: this is a template, put the value there"
         raise InputError(f"{place}: {what}") from error
