@@ -201,3 +201,16 @@ def test_training_alone() -> None:
         [sys.executable, script, "--iterations", "x"], capture_output=True, text=True, check=False
     )
     assert ran.returncode == 2 and "--iterations" in ran.stderr
+
+
+def test_memory_is_a_setting_of_every_command() -> None:
+    net = str(ROOT / "prototxt" / "shapes" / "deploy.prototxt")
+    refused, told = run([["--max-memory", "0.001", "summary", net], ["--max-memory", "-1", "summary", net]])[
+        0
+    ]
+    assert refused[0] == 2 and "deploy.prototxt:4:" in refused[2] and "--max-memory" in refused[2]
+    assert told[0] == 2 and "Invalid value" in told[2]
+    allowed, tool = run(
+        [["--max-memory", "1", "summary", net], ["--max-memory", "1", "parse_log", "--help"]]
+    )[0]
+    assert allowed[0] == tool[0] == 0 and "parse_log" in tool[1]

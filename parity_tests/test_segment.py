@@ -335,7 +335,7 @@ def test_dataset_goes_on(seenet: Run, shapes: Path, files: Path, tmp_path: Path)
     segment(seenet, shapes, files, tmp_path, "--no-crf")
     whole, lost = contents(tmp_path), f"{names(shapes)[1]}.png"
     (tmp_path / lost).unlink()
-    (tmp_path / f".{Path(lost).stem}.abcd_123.png").write_bytes(b"half")
+    (tmp_path / f".{Path(lost).stem}.partial-abcd_123.png").write_bytes(b"half")
     kept = {name: (tmp_path / name).stat().st_mtime_ns for name in whole if name != lost}
     status, out, _ = segment(seenet, shapes, files, tmp_path, "--no-crf")
     assert status == 0 and "1 images segmented, 3 done before" in out

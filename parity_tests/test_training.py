@@ -1,5 +1,6 @@
 """`train_caffe_equiv.py` against whole runs of genuine Caffe, its own resumption, and what goes wrong."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -20,6 +21,7 @@ import port.pycaffe as caffe
 from parity_tests.recordings import GOLDEN, error
 from port.training.command import main, train_command
 from port.training.net import TrainingNet
+from port.training.snapshots import _sealed
 from prototxt.caffe_pb2 import LayerParameter, NetParameter
 from weights import progress, read_solverstate, read_weights
 
@@ -338,7 +340,8 @@ def test_debug_info_is_that_of_both_engines(run_folder, capfd: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    ("number", "effect"), [(signal.SIGINT, "stop"), (signal.SIGHUP, "snapshot"), (signal.SIGINT, "none")]
+    ("number", "effect"),
+    [(signal.SIGINT, "stop"), (signal.SIGHUP, "snapshot"), (signal.SIGINT, "none"), (signal.SIGTERM, "stop")],
 )
 def test_signals(
     number: int, effect: str, run_folder, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
@@ -353,7 +356,7 @@ def test_signals(
         return run(self)
 
     monkeypatch.setattr(TrainingNet, "forward_backward", interrupted)
-    train_command("solver.prototxt", sigint_effect=effect if number == signal.SIGINT else "stop")
+    train_command("solver.prototxt", sigint_effect=effect if number != signal.SIGHUP else "stop")
     log = capfd.readouterr().err
     written = sorted(path.name for path in Path().glob("*.caffemodel"))
     expected = {"stop": ["snap_iter_3.caffemodel"], "none": ["snap_iter_6.caffemodel"]}
@@ -460,10 +463,10 @@ def _killed_runs(folder: Path, instants: int) -> None:
 
 def test_leftovers_of_a_killed_run_go(run_folder) -> None:
     folder = run_folder("train_run", max_iter="1", test_interval="100")
-    (folder / ".snap_iter_7.abcdefgh.caffemodel").touch()
-    (folder / ".other_iter_7.abcdefgh.caffemodel").touch()
+    (folder / ".snap_iter_7.partial-abcdefgh.caffemodel").touch()
+    (folder / ".other_iter_7.partial-abcdefgh.caffemodel").touch()
     train_command("solver.prototxt")
-    assert [path.name for path in folder.glob(".*")] == [".other_iter_7.abcdefgh.caffemodel"]
+    assert [path.name for path in folder.glob(".*")] == [".other_iter_7.partial-abcdefgh.caffemodel"]
 
 
 def test_killed_and_resumed(run_folder) -> None:
@@ -623,6 +626,11 @@ def test_bad_solverstates_are_one_line(run_folder, capfd: pytest.CaptureFixture)
 
     sidecar.write_text("{")
     assert "sidecar.json: cannot be read" in fails(capfd, *resume)
+    forged = json.loads((folder / "kept.json").read_text())
+    forged.pop("crc32")
+    forged["ranks"][0]["random"]["pos"] = 10**9  # beyond the generator's table: NumPy would read there
+    sidecar.write_bytes(_sealed(forged))
+    assert "its sidecar does not hold what a sidecar holds" in fails(capfd, *resume)
     shutil.copy(folder / "snap_iter_4.solverstate.sidecar.json", sidecar)
     assert "belongs to another snapshot" in fails(capfd, *resume)
     kept.rename(sidecar)

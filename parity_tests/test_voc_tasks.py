@@ -410,7 +410,7 @@ def test_dataset_attention_goes_on(seenet: Run, shapes: Path, narrow: Path, tmp_
     whole = contents(tmp_path)
     lost = sorted(expected_files(shapes))[2]
     (tmp_path / lost).unlink()
-    (tmp_path / f".{Path(lost).stem}.abcd_123.png").write_bytes(b"half")
+    (tmp_path / f".{Path(lost).stem}.partial-abcd_123.png").write_bytes(b"half")
     kept = {name: (tmp_path / name).stat().st_mtime_ns for name in whole if name != lost}
     status, out, _ = attend(seenet, shapes, narrow, tmp_path)
     assert status == 0 and "1 images attended to, 7 done before; 1 files written" in out

@@ -2,14 +2,15 @@
 
 import importlib
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from port.last_resort import run_command
 from port.tools import SCRIPTS, TOOLS
 from port.tools.process import run_tool
-from prototxt.errors import errors_on_one_line
+from prototxt.limits import set_max_memory
 
 COMMANDS = {
     "attention": (
@@ -101,9 +102,11 @@ COMMANDS = {
 
 
 class _Commands(TyperGroup):
-    """A group whose help is made of `COMMANDS`; a command is loaded when it is called."""
+    """A group whose help is made of `COMMANDS`; a command is loaded when it is called, a tool of Caffe's run."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        if args[0] in {**TOOLS, **SCRIPTS}:
+            sys.exit(run_tool(args[0], args[1:]))
         name, listed, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if listed is not None else None, rest
 
@@ -127,6 +130,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="SeeNet and any Caffe net on PyTorch, with the evidence.",
 )
+
+
+def _set_max_memory(gib: float | None) -> float | None:
+    if gib is not None:
+        set_max_memory(int(gib * (1 << 30)))
+    return gib
+
+
+@app.callback()
+def _options(
+    max_memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="GiB that a net's blobs and weights may take.",
+            show_default="80 % of the machine's memory",
+            callback=_set_max_memory,
+        ),
+    ] = None,
+) -> None:
+    """Options of every command: they are given before its name, and take effect while they are read."""
+
+
 for _name, (_, _summary) in {**COMMANDS, **TOOLS, **SCRIPTS}.items():
     app.command(_name, help=_summary)(_listed)
 
@@ -137,12 +163,10 @@ def main() -> None:
     0: done. 1: done, and the verdict is no (`parity`, `export` and `demo`: a result is out of tolerance).
     2: an input cannot be used as it is: a wrong option (typer tells), or an `InputError`, which is one line,
     `error: …`, on stderr. A command for many images goes on with the others, tells each bad one on such a
-    line, and exits with 2 at the end (`port.voc.each.report_failures`).
+    line, and exits with 2 at the end (`port.voc.each.report_failures`). What else may end a command, a fault
+    or Ctrl-C, has a status of its own: see `run_command`.
     """
-    with errors_on_one_line():
-        if sys.argv[1:2] and sys.argv[1] in {**TOOLS, **SCRIPTS}:
-            sys.exit(run_tool(sys.argv[1], sys.argv[2:]))
-        app()
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ import cv2
 import numpy as np
 
 from prototxt.errors import InputError
+from prototxt.files import MAX_IMAGE, read_ordinary
+from runtime.data.decoding import decode_image
+from runtime.data.reading import naming
 from weights.files import atomic_path
 
 
@@ -25,21 +28,21 @@ def read_image(path: str | os.PathLike, to_bgr: bool = False) -> np.ndarray:
     """
     name = os.fspath(path)
     try:
-        data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+        data = read_ordinary(path, MAX_IMAGE)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror}): check the path") from error
-    with quiet_opencv():
-        image = (
-            cv2.imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-        )
+    with quiet_opencv(), naming(name):
+        image = decode_image(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise InputError(f"{name}: does not decode as an image: is it whole, and a JPEG or PNG?")
     if image.shape[0] * image.shape[1] == 1:
         raise InputError(f"{name}: a 1×1 image has nothing to attend to: give a photograph")
     kind = _kind(image)
+    del image  # a large one takes hundreds of megabytes, and the next beside it
     if kind and not to_bgr:
         raise InputError(f"{name}: {kind} image, 8-bit colour is due: convert it, or pass --to-bgr")
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)
+    with quiet_opencv(), naming(name):
+        return decode_image(data, cv2.IMREAD_COLOR)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def check_memory(wanted: int, shapes: Sequence[tuple[int, ...]]) -> None:
         largest = max(shapes, key=_count)
         raise TooLargeError(
             f"a blob of shape {'×'.join(map(str, largest))} takes {_size(FLOAT * _count(largest))}, the net up to here "
-            f"{_size(wanted)}: more than the {_size(max_memory())} allowed: --max-memory allows more"
+            f"{_size(wanted)}: more than the {_size(max_memory())} allowed: seenet --max-memory GIB allows more"
         )
 
 

@@ -2,13 +2,13 @@
 
 import os
 import re
-from pathlib import Path
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
+from prototxt.files import read_ordinary, read_text
 from prototxt.unknown import SetAside, descriptor_of, set_aside
 from prototxt.upgrade import upgrade_net, upgrade_solver
 
@@ -73,7 +73,7 @@ def read_solver_as_it_is(path: str | os.PathLike) -> SolverParameter:
 def layer_line(where: str, name: str, occurrence: int = 0) -> str:
     """`where:line` of the layer called `name` (its `occurrence`-th), or `where` if that cannot be told."""
     try:
-        text = Path(where).read_text(errors="replace")
+        text = read_text(where, errors="replace")
     except OSError:
         return where
     lines = _lines_of_layers(text).get(name, [])
@@ -82,7 +82,7 @@ def layer_line(where: str, name: str, occurrence: int = 0) -> str:
 
 def _text(path: str | os.PathLike) -> str:
     try:
-        data = Path(path).read_bytes()
+        data = read_ordinary(path)
     except OSError as error:
         raise InputError(f"{os.fspath(path)}: cannot be read ({error.strerror}): check the path") from error
     if b"\0" in data:
@@ -99,7 +99,8 @@ def _parse(text: str, message: Message, where: str) -> None:
         what = (
             re.sub(r"^\d+:\d+ : ", "", str(error)).strip().replace("\n", " ").replace("caffe_prototxt.", "")
         )
-        blank = re.search(r"\$\{?\w+[}$]?", text.splitlines()[line - 1]) if line else None
+        lines = text.split("\n")  # as protobuf counts them; it may tell one behind the last
+        blank = re.search(r"\$\{?\w+[}$]?", lines[line - 1]) if line and line <= len(lines) else None
         if blank:
             what = f"{blank[0]} stands for a value: this is a template, put the value there"
         raise InputError(f"{place}: {what}") from error

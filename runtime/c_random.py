@@ -34,6 +34,9 @@ class CRandom:
         return list(self._table)
 
     def restore(self, state: list[int]) -> None:
+        """Raises ValueError for anything but 31 words of 32 bits."""
+        if len(state) != 31 or not all(type(word) is int and 0 <= word < 1 << 32 for word in state):
+            raise ValueError("a generator's state has 31 words")
         self._table = deque(state, maxlen=31)
 
     def _next(self) -> int:

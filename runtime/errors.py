@@ -3,6 +3,7 @@
 import os
 
 from prototxt.errors import InputError
+from prototxt.files import open_ordinary
 
 
 class CaffeRuntimeError(InputError, RuntimeError):
@@ -12,8 +13,7 @@ class CaffeRuntimeError(InputError, RuntimeError):
 def check_opens(path: str | os.PathLike) -> None:
     """Raises CaffeRuntimeError where there is no such file, or it may not be read."""
     try:
-        with open(path, "rb"):
-            pass
+        open_ordinary(path).close()
     except OSError as error:
         raise CaffeRuntimeError(
             f"{os.fspath(path)}: cannot be read ({error.strerror}): check the path"

@@ -14,7 +14,7 @@ from prototxt.errors import InputError
 
 @dataclass(frozen=True)
 class Node:
-    """`label` as Graphviz reads it, with `\\n` (two characters) between lines; `fill` is a colour or None."""
+    """`label` may have several lines; `fill` is a colour or None."""
 
     label: str
     shape: str
@@ -22,7 +22,7 @@ class Node:
 
     @property
     def lines(self) -> list[str]:
-        return self.label.split(r"\n")
+        return self.label.split("\n")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ class Graph:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace('"', r"\"") + '"'
+    """A string of Graphviz's language that shows `text` as it is."""
+    escaped = text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return f'"{escaped}"'
 
 
 _FONT = 9.0  # points

@@ -112,11 +112,12 @@ def literal_params(param: LayerParameter, *names: str) -> tuple[float, ...]:
         InputError: text that is not a literal dict, a missing or unknown key, a value that is no number.
     """
     text = param.python_param.param_str
+    shown = repr(text if len(text) <= 200 else f"{text[:200]} …")
     expected = ", ".join(f"'{name}': …" for name in names)
-    problem = f"param_str {text!r}: a dict {{{expected}}} of numbers is due"
+    problem = f"param_str {shown}: a dict {{{expected}}} of numbers is due"
     try:
         given = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise InputError(problem) from error
     if not isinstance(given, dict) or set(given) != set(names):
         raise InputError(problem)

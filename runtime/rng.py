@@ -35,8 +35,23 @@ class CaffeRNG:
         return {"key": state["key"].tolist(), "pos": state["pos"]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state()` was taken."""
-        self._twister.set_state(("MT19937", np.array(state["key"], np.uint32), state["pos"], 0, 0.0))
+        """Go on exactly where `state()` was taken.
+
+        Raises:
+            ValueError: 624 words and a place among them are needed: with others NumPy reads outside of its table.
+        """
+        key, place = np.array(state["key"]), state["pos"]
+        if (
+            key.shape != (624,)
+            or key.dtype.kind != "i"
+            or key.min() < 0
+            or key.max() >= 1 << 32
+            or not key.any()
+        ):
+            raise ValueError("a generator's state has 624 words")
+        if type(place) is not int or not 0 <= place <= 624:
+            raise ValueError("a generator's place is from 0 to 624")
+        self._twister.set_state(("MT19937", key.astype(np.uint32), place))
 
     def words(self, n: int) -> np.ndarray:
         """The next `n` words, uint32: each what `caffe_rng_rand()` returns."""

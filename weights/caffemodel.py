@@ -11,6 +11,7 @@ from prototxt.upgrade import V0_TYPES, V1_TYPES
 from weights.layer_weights import LayerWeights, has_natural_shape, natural_shape, stored_blobs
 from weights.opening import map_file, not_a
 from weights.wire import (
+    MAX_HEADER,
     Pieces,
     WireError,
     blob_pieces,
@@ -19,6 +20,7 @@ from weights.wire import (
     read_blob,
     split,
     take,
+    text_of,
     write_message,
 )
 
@@ -47,14 +49,14 @@ def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> lis
     message = map_file(path)
     try:
         _, entries = take(message, (_LAYERS, _LAYER), keep=())
-        layers = [_read_layer(number, entry) for number, entry in entries]
+        layers = [layer for number, entry in entries if (layer := _read_layer(number, entry, with_empty))]
     except (WireError, DecodeError, UnicodeDecodeError) as error:
         raise not_a("caffemodel", path, error) from error
     if not entries:
         raise not_a("caffemodel", path, "it has no layers")
     if len({number for number, _ in entries}) == 2:
         raise InputError(f"{path}: has old and new layers mixed, which Caffe refuses: get it again")
-    return [layer for layer in layers if layer.blobs or with_empty]
+    return layers
 
 
 def parameter_names(path: str | os.PathLike) -> dict[str, list[str]]:
@@ -79,20 +81,25 @@ def _parameter_names(number: int, entry: memoryview) -> tuple[str, list[str]]:
     return header.name, [name for name in header.param if name]
 
 
-def _read_layer(number: int, entry: memoryview) -> LayerWeights:
+def _read_layer(number: int, entry: memoryview, with_empty: bool) -> LayerWeights | None:
+    """The layer, or None for one without blobs where those are not asked for."""
     if number == _LAYER:
-        rest, blobs = take(entry, (_V2_BLOBS,), _V2_HEADER)
+        rest, blobs = take(entry, (_V2_BLOBS,), _V2_HEADER, MAX_HEADER)
         header = LayerParameter.FromString(rest)
-        return _layer(header.name, header.type, blobs)
-    rest, parts = take(entry, (_V1_BLOBS, _V0), _V1_HEADER)
+        return _layer(text_of(header.name), text_of(header.type), blobs) if blobs or with_empty else None
+    rest, parts = take(entry, (_V1_BLOBS, _V0), _V1_HEADER, MAX_HEADER)
     v0 = [part for field, part in parts if field == _V0]
     if v0:
         # Caffe reads nothing but the inner layer's name, type and blobs of such an entry.
-        rest, blobs = take(v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,), _V0_HEADER)
-        oldest = V0LayerParameter.FromString(rest)
-        return _layer(oldest.name, V0_TYPES.get(oldest.type, ""), blobs)
-    older = V1LayerParameter.FromString(rest)
-    return _layer(older.name, V1_TYPES.get(older.type, ""), parts)
+        rest, blobs = take(
+            v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,), _V0_HEADER, MAX_HEADER
+        )
+        header = V0LayerParameter.FromString(rest)
+        layer_type = V0_TYPES.get(text_of(header.type), "")
+        return _layer(text_of(header.name), layer_type, blobs) if blobs or with_empty else None
+    header = V1LayerParameter.FromString(rest)
+    layer_type = V1_TYPES.get(header.type, "")
+    return _layer(text_of(header.name), layer_type, parts) if parts or with_empty else None
 
 
 def _layer(name: str, layer_type: str, messages: list[tuple[int, memoryview]]) -> LayerWeights:
@@ -115,6 +122,7 @@ def write_caffemodel(
     *,
     net_name: str = "",
     progress: Callable[[int], None] | None = None,
+    sync: bool = False,
 ) -> None:
     """Write a .caffemodel as Caffe does, byte for byte where each layer carries its `param`.
 
@@ -123,6 +131,7 @@ def write_caffemodel(
     Args:
         layers: those without blobs are written where they carry a `param`.
         progress: told each number of bytes of weights written.
+        sync: see `weights.files.atomic_path`.
 
     Raises:
         InputError: where the file cannot be written, a blob is no float32 or float64, or 2 GB are passed.
@@ -131,7 +140,7 @@ def write_caffemodel(
     for layer in layers:
         if layer.blobs or layer.param is not None:
             pieces += length_delimited(_LAYER, _layer_pieces(layer, path))
-    write_message(path, pieces, progress)
+    write_message(path, pieces, progress, sync=sync)
 
 
 def _layer_pieces(layer: LayerWeights, path: str | os.PathLike) -> Pieces:

@@ -14,7 +14,8 @@ if not __package__:  # run as a script: the folder to import from is the one abo
 
 import typer
 
-from prototxt.errors import InputError, errors_on_one_line
+from prototxt.errors import InputError, errors_on_one_line, printable
+from prototxt.files import read_text
 from prototxt.read import read_net
 from weights.metadata import net_metadata
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 # NumPy, HDF5 and the formats are loaded inside the functions: --help and a wrong option need none of them.
 
 _HASH_CHUNK = 1 << 20
+_MOST_SHOWN = 1000
+"""Layers in the table: a line takes longer to print than to convert."""
 
 
 @dataclass
@@ -102,7 +105,7 @@ def _metadata(
     kept = read_safetensors_metadata(src) if Path(src).suffix.lower() == ".safetensors" else {}
     if prototxt is not None:
         read_net(prototxt)
-        kept |= net_metadata(Path(prototxt).read_text(errors="replace"))
+        kept |= net_metadata(read_text(prototxt, errors="replace"))
     return kept
 
 
@@ -162,9 +165,13 @@ def _table(layers: Sequence[ConvertedLayer]) -> "Table":
     table.add_column("type", "/".join(dict.fromkeys(layer.dtype for layer in layers)))
     table.add_column("values", f"{sum(layer.count for layer in layers):,}", justify="right", no_wrap=True)
     table.add_column("CRC-32", f"{total_checksum(layers):08x}", no_wrap=True)
-    for layer in layers:
+    for layer in layers[:_MOST_SHOWN]:
         shapes = ", ".join(map(shape_text, layer.shapes))
-        table.add_row(Text(layer.name), shapes, layer.dtype, f"{layer.count:,}", f"{layer.checksum:08x}")
+        table.add_row(
+            Text(printable(layer.name)), shapes, layer.dtype, f"{layer.count:,}", f"{layer.checksum:08x}"
+        )
+    if len(layers) > _MOST_SHOWN:
+        table.add_row(f"… and {len(layers) - _MOST_SHOWN:,} more")
     return table
 
 
@@ -194,10 +201,10 @@ def convert_command(
         for line in third_branch(src).lines:
             typer.echo(line)
         return
-    from rich.console import Console
+    from weights.progress import plain_console
 
     layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt, names=names)
-    console = Console()
+    console = plain_console()
     console.print(_table(layers), width=None if console.is_terminal else 110)
     console.print("CRC-32 of a layer's values, the same in every format; below, of the names with these.")
     if dst.suffix.lower() in (".h5", ".hdf5") and any("/" in layer.name for layer in layers):

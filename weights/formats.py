@@ -7,6 +7,7 @@ from pathlib import Path
 from prototxt.errors import InputError
 from weights.arrays import read_mat, read_npz, write_mat, write_npz
 from weights.caffemodel import read_caffemodel, write_caffemodel
+from weights.files import remove_partial
 from weights.hdf5 import read_hdf5, write_hdf5
 from weights.layer_weights import LayerWeights
 from weights.opening import HDF5_MAGIC, first_bytes
@@ -54,20 +55,26 @@ def write_weights(
     net_name: str = "",
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
+    sync: bool = False,
 ) -> None:
     """Write layers in the format that the suffix of `path` names, each number as wide as it is.
+
+    What a killed process left of an earlier try is removed first.
 
     Args:
         net_name: the net's name, which only a .caffemodel holds.
         metadata: entries as `weights.metadata` makes them, which only a .safetensors holds.
         progress: told each number of bytes of weights written.
+        sync: for Caffe's two formats, as `weights.files.atomic_path` has it.
 
     Raises:
         InputError: for an unknown suffix, metadata for a format that holds none, or where the file cannot be
             written; nothing is then left of it.
     """
     check_writable_format(path)
-    suffix = Path(path).suffix.lower()
+    path = Path(path)
+    suffix = path.suffix.lower()
+    remove_partial(path.parent, path.stem)
     if metadata and suffix != ".safetensors":
         raise InputError(f"{path}: only a .safetensors holds the net's text beside its weights: name it so")
     if metadata:
@@ -75,6 +82,6 @@ def write_weights(
     elif suffix in _BY_NAME:
         _BY_NAME[suffix][1](path, layers, progress=progress)
     elif suffix in _HDF5_SUFFIXES:
-        write_hdf5(path, layers, progress=progress)
+        write_hdf5(path, layers, progress=progress, sync=sync)
     else:
-        write_caffemodel(path, layers, net_name=net_name, progress=progress)
+        write_caffemodel(path, layers, net_name=net_name, progress=progress, sync=sync)

@@ -73,10 +73,15 @@ def from_state_dict(state: Mapping[str, np.ndarray], where: object = "state dict
     grouped: dict[str, dict[str, np.ndarray]] = {}
     for key, blob in state.items():
         layer, dot, param = key.rpartition(".")
-        if not dot:
+        if not dot or not _is_text(key):
             raise InputError(f'{where}: "{key}" is not named LAYER.PARAM: rename it')
         grouped.setdefault(layer, {})[param] = blob
     return [_layer(name, params, where) for name, params in grouped.items()]
+
+
+def _is_text(key: str) -> bool:
+    """Not so where it holds half of a surrogate pair, which no file can."""
+    return key.encode(errors="ignore").decode() == key
 
 
 def _layer(name: str, params: Mapping[str, np.ndarray], where: object) -> LayerWeights:
@@ -85,7 +90,7 @@ def _layer(name: str, params: Mapping[str, np.ndarray], where: object) -> LayerW
     for kind, names in (*candidates, ("", tuple(map(str, range(count))))):
         if params.keys() == set(names[:count]):
             return LayerWeights(name, kind, [params[param] for param in names[:count]])
-    found = ", ".join(sorted(params))
+    found = ", ".join(sorted(params)[:10]) + (", …" if count > 10 else "")
     raise InputError(
         f'{where}: layer "{name}" has parameters {found}: Caffe\'s are weight, bias; '
         "or mean, variance, factor; or 0, 1, 2, …"

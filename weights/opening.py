@@ -2,9 +2,9 @@
 
 import mmap
 import os
-from pathlib import Path
 
 from prototxt.errors import InputError
+from prototxt.files import open_ordinary
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -24,10 +24,10 @@ def first_bytes(path: str | os.PathLike, count: int = 512) -> bytes:
     """The first bytes of a file.
 
     Raises:
-        InputError: where it is missing, empty, a folder or not readable.
+        InputError: where it is missing, empty, no ordinary file or not readable.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_ordinary(path) as file:
             head = file.read(count)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file: check the path") from error
@@ -57,7 +57,7 @@ def map_file(path: str | os.PathLike) -> memoryview:
     """
     first_bytes(path, 1)
     try:
-        with Path(path).open("rb") as file:
+        with open_ordinary(path) as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be mapped ({error}): give an ordinary file") from error

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -36,6 +37,11 @@ class RateColumn(ProgressColumn):
         return Text(f"{speed:.1f} {self.unit}/s" if speed else "")
 
 
+def plain_console(**settings: Any) -> Console:
+    """A console that prints text as it is: names from files are no markup, and hold no emoji codes."""
+    return Console(markup=False, emoji=False, **settings)
+
+
 def progress_bar(unit: str = "", shown: bool = True) -> Progress:
     """A bar on stderr that vanishes when done; nothing where stderr is not a terminal.
 
@@ -43,7 +49,7 @@ def progress_bar(unit: str = "", shown: bool = True) -> Progress:
         unit: what is counted, such as "images": the bar tells the rate. "bytes" are told as kB, MB, …
         shown: False for none.
     """
-    console = Console(stderr=True)
+    console = plain_console(stderr=True)
     if unit == "bytes":
         amount: list[ProgressColumn] = [DownloadColumn(), TransferSpeedColumn()]
     else:

@@ -9,10 +9,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from prototxt.caffe_pb2 import SolverState
-from weights.hdf5 import new_hdf5, open_hdf5, read_dataset
+from weights.hdf5 import check_stored, member, new_hdf5, open_hdf5, read_dataset
 from weights.layer_weights import LayerWeights, stored_blobs
 from weights.opening import HDF5_MAGIC, first_bytes, map_file, not_a
 from weights.wire import (
+    MAX_HEADER,
     Pieces,
     WireError,
     blob_pieces,
@@ -25,6 +26,7 @@ from weights.wire import (
 )
 
 _HISTORY = field_number(SolverState, "history")
+_LEARNED_NET = field_number(SolverState, "learned_net")
 
 
 @dataclass(eq=False)
@@ -54,10 +56,10 @@ def read_solverstate(path: str | os.PathLike) -> SolverSnapshot:
     if first_bytes(path).startswith(HDF5_MAGIC):
         return _read_hdf5(path)
     try:
-        rest, entries = take(map_file(path), (_HISTORY,))
+        rest, entries = take(map_file(path), (_HISTORY,), most=MAX_HEADER)
         state = SolverState.FromString(rest)
         blobs = [read_blob(entry) for _, entry in entries]
-        learned_net = state.learned_net
+        learned_net = _path_of(state.learned_net)
     except (WireError, DecodeError, UnicodeDecodeError) as error:
         raise not_a("solverstate", path, error) from error
     # Caffe has written current_step, last of all, since before it dropped the four-number shapes.
@@ -66,46 +68,72 @@ def read_solverstate(path: str | os.PathLike) -> SolverSnapshot:
     return SolverSnapshot(state.iter, learned_net, state.current_step, [blob for blob, _ in blobs])
 
 
+def _path_of(field: str | bytes) -> str:
+    """A path as the system has it: any bytes, in Python with surrogates for what is not UTF-8."""
+    return os.fsdecode(field)
+
+
 def _read_hdf5(path: str | os.PathLike) -> SolverSnapshot:
     with open_hdf5(path, "solverstate.h5") as file:
         if not {"iter", "current_step", "history"} <= set(file):
             raise not_a("solverstate.h5", path, "it lacks iter, current_step or history", HDF5_MAGIC)
-        learned_net = bytes(file["learned_net"][()]).decode() if "learned_net" in file else ""
-        history = [read_dataset(file["history"], str(index)) for index in range(len(file["history"]))]
+        history_group = member(file, "history")
+        if not isinstance(history_group, h5py.Group):
+            raise ValueError("history is no group")
+        history = [read_dataset(history_group, str(index)) for index in range(len(history_group))]
+        learned_net = _path_of(_string(file, "learned_net") or b"")
         return SolverSnapshot(_integer(file, "iter"), learned_net, _integer(file, "current_step"), history)
 
 
 def _integer(file: h5py.File, name: str) -> int:
-    value = file[name][()]
-    if value.dtype.kind not in "iu" or value.size != 1:
+    dataset = member(file, name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iu" or dataset.size != 1:
         raise ValueError(f"{name} is no single integer")
-    return int(value.reshape(-1)[0])
+    check_stored(dataset)
+    return int(np.reshape(dataset[()], -1)[0])
 
 
-def write_solverstate(path: str | os.PathLike, snapshot: SolverSnapshot) -> None:
+def _string(file: h5py.File, name: str) -> bytes | None:
+    dataset = member(file, name)
+    if dataset is None:
+        return None
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "SO" or dataset.size != 1:
+        raise ValueError(f"{name} is no single text")
+    check_stored(dataset)
+    value = np.reshape(np.asarray(dataset[()], dataset.dtype), -1)[0]
+    if not isinstance(value, bytes | str):
+        raise ValueError(f"{name} is no single text")
+    return os.fsencode(value)
+
+
+def write_solverstate(path: str | os.PathLike, snapshot: SolverSnapshot, *, sync: bool = False) -> None:
     """Write HDF5 where the suffix is .h5, else protobuf, as Caffe 1.0 writes them (sgd_solver.cpp).
+
+    Args:
+        sync: see `weights.files.atomic_path`.
 
     Raises:
         InputError: where the file cannot be written or the history is no float32 or float64.
     """
     stored_blobs(LayerWeights("history", blobs=list(snapshot.history)), path)
     if Path(path).suffix.lower() in (".h5", ".hdf5"):
-        _write_hdf5(path, snapshot)
+        _write_hdf5(path, snapshot, sync)
     else:
-        write_message(path, _state_pieces(snapshot))
+        write_message(path, _state_pieces(snapshot), sync=sync)
 
 
 def _state_pieces(snapshot: SolverSnapshot) -> Pieces:
     state = SolverState(iter=snapshot.iteration, current_step=snapshot.current_step)
-    if snapshot.learned_net:
-        state.learned_net = snapshot.learned_net
     before, after = split(state.SerializeToString(), _HISTORY)
+    # Not by protobuf, which wants UTF-8: a path is any bytes.
+    path = os.fsencode(snapshot.learned_net)
+    learned_net = length_delimited(_LEARNED_NET, [path]) if path else []
     history = [piece for blob in snapshot.history for piece in length_delimited(_HISTORY, blob_pieces(blob))]
-    return [before, *history, after]
+    return [before, *learned_net, *history, after]
 
 
-def _write_hdf5(path: str | os.PathLike, snapshot: SolverSnapshot) -> None:
-    with new_hdf5(path) as file:
+def _write_hdf5(path: str | os.PathLike, snapshot: SolverSnapshot, sync: bool) -> None:
+    with new_hdf5(path, sync=sync) as file:
         file["iter"] = np.array([snapshot.iteration], np.int32)
         if snapshot.learned_net:
             _write_c_string(file, "learned_net", snapshot.learned_net)
@@ -117,7 +145,7 @@ def _write_hdf5(path: str | os.PathLike, snapshot: SolverSnapshot) -> None:
 
 def _write_c_string(file: h5py.File, name: str, text: str) -> None:
     """A scalar string with the closing zero byte that Caffe's reader relies on; h5py's own have none."""
-    encoded = text.encode()
+    encoded = os.fsencode(text)
     kind = h5py.h5t.C_S1.copy()
     kind.set_size(len(encoded) + 1)
     kind.set_strpad(h5py.h5t.STR_NULLTERM)

@@ -1,7 +1,6 @@
 """Weights by name: safetensors, and PyTorch's .pth. Both hold what `names` makes of the layers."""
 
 import json
-import math
 import os
 import pickle
 import struct
@@ -18,7 +17,7 @@ from weights.files import atomic_path, plain_os_errors
 from weights.layer_weights import LayerWeights
 from weights.names import from_state_dict, to_state_dict
 from weights.opening import ZIP_MAGIC, first_bytes, map_file, not_a
-from weights.wire import raw_bytes, write_pieces
+from weights.wire import MAX_AXES, raw_bytes, write_pieces
 
 _DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
@@ -36,7 +35,10 @@ def read_safetensors(path: str | os.PathLike) -> list[LayerWeights]:
     except SafetensorError as error:
         raise not_a("safetensors file", path, error) from error
     (header_size,) = struct.unpack_from("<Q", contents)
-    header = json.loads(bytes(contents[8 : 8 + header_size]))
+    try:
+        header = json.loads(bytes(contents[8 : 8 + header_size]))
+    except (ValueError, RecursionError) as error:
+        raise not_a("safetensors file", path, error) from error
     data = contents[8 + header_size :]
     header.pop("__metadata__", None)
     return from_state_dict({name: _tensor(path, name, data, entry) for name, entry in header.items()}, path)
@@ -46,10 +48,15 @@ def _tensor(path: str | os.PathLike, name: str, data: memoryview, entry: dict[st
     if entry["dtype"] not in _DTYPES:
         raise InputError(f'{path}: "{name}" is {entry["dtype"]}: Caffe has F32 and F64')
     dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
-    if not math.prod(shape):
-        return np.empty(shape, dtype)
     start, stop = entry["data_offsets"]
-    return np.frombuffer(data[start:stop], dtype).reshape(shape)
+    try:
+        if len(shape) > MAX_AXES:
+            raise ValueError(f"{len(shape)} axes, Caffe's blobs have at most {MAX_AXES}")
+        return (
+            np.frombuffer(data[start:stop], dtype).reshape(shape) if stop > start else np.empty(shape, dtype)
+        )
+    except (ValueError, OverflowError) as error:  # an empty tensor may claim axes that NumPy does not take
+        raise InputError(f'{path}: "{name}": {error}: get the file again') from error
 
 
 def read_safetensors_metadata(path: str | os.PathLike) -> dict[str, str]:
@@ -111,6 +118,7 @@ def read_pth(path: str | os.PathLike) -> list[LayerWeights]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is odd in a damaged file; it fails soon enough
+            _check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise InputError(
@@ -123,7 +131,26 @@ def read_pth(path: str | os.PathLike) -> list[LayerWeights]:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise InputError(f"{path}: holds a {type(state).__name__}, not a state dict: save model.state_dict()")
-    return from_state_dict({name: _array(path, name, value) for name, value in state.items()}, path)
+    arrays, claimed = {}, 0
+    for name, value in state.items():
+        arrays[name] = _array(path, name, value)
+        claimed += arrays[name].nbytes
+        if claimed > max(_MOST_SHARED * os.path.getsize(path), _FREE):
+            raise InputError(f"{path}: its tensors share numbers more than {_MOST_SHARED} times: save copies")
+    return from_state_dict(arrays, path)
+
+
+_MOST_SHARED, _FREE = 10, 1 << 28
+"""How often tensors of a file may use the same numbers, on average, and bytes that count for nothing."""
+
+
+def _check_archive(path: str | os.PathLike) -> None:
+    """Raises ValueError for a zip archive whose entries are packed, which torch.save never does, or a bomb is."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > entry.compress_size:
+                    raise ValueError(f"its entry {entry.filename} is packed")
 
 
 def _array(path: str | os.PathLike, name: str, value: Any) -> np.ndarray:
@@ -132,6 +159,17 @@ def _array(path: str | os.PathLike, name: str, value: Any) -> np.ndarray:
     if not isinstance(value, torch.Tensor) or value.dtype not in (torch.float32, torch.float64):
         what = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
         raise InputError(f'{path}: "{name}" is {what}: Caffe\'s weights are float32 or float64 tensors')
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_nested or value.is_quantized:
+        raise InputError(
+            f'{path}: "{name}" is a sparse, nested or meta tensor, or of another device: save plain tensors'
+        )
+    if value.ndim > MAX_AXES:
+        raise InputError(f'{path}: "{name}" has {value.ndim} axes, Caffe\'s blobs have at most {MAX_AXES}')
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise InputError(
+            f'{path}: "{name}" says to hold {value.numel()} numbers, which its part of the file does not: '
+            "save it with .contiguous()"
+        )
     return value.detach().contiguous().numpy()
 
 

@@ -18,6 +18,10 @@ from weights.files import atomic_path
 
 MAX_FILE_BYTES = 2**31 - 1  # Caffe reads protobuf files up to here
 MAX_AXES = 32  # of a Caffe blob
+MAX_TAKEN = 1 << 18  # layers of a net, blobs of a layer: more are no net's, and cost memory for nothing
+MAX_HEADER = (
+    1 << 22
+)  # bytes of a net or a layer besides its weights: protobuf makes up to 20 times as many of them
 
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _CHUNK = 1 << 23
@@ -38,26 +42,39 @@ _DOUBLE_DATA, _DOUBLE_DIFF = field_number(BlobProto, "double_data"), field_numbe
 
 
 def take(
-    message: memoryview, numbers: Collection[int], keep: Collection[int] | None = None
+    message: memoryview,
+    numbers: Collection[int],
+    keep: Collection[int] | None = None,
+    most: int = MAX_FILE_BYTES,
 ) -> tuple[bytes, list[tuple[int, memoryview]]]:
     """Take the length-delimited fields `numbers` out of a message.
 
     Args:
         keep: the fields that the rest is made of; None: all others.
+        most: bytes that the rest may have.
 
     Returns:
         The rest of the message, serialised, and (field number, contents) of each field taken, as views.
 
     Raises:
-        WireError: where the message ends in the middle of a field or is no protobuf.
+        WireError: where the message ends in the middle of a field or is no protobuf; for too large a rest.
     """
     rest, taken = bytearray(), []
     for number, wire_type, start, content, stop in _fields(message):
         if number in numbers and wire_type == _LENGTH:
+            if len(taken) == MAX_TAKEN:
+                raise WireError(f"field {number} is there more than {MAX_TAKEN:,} times")
             taken.append((number, message[content:stop]))
         elif keep is None or number in keep:
             rest += message[start:stop]
+            if len(rest) > most:
+                raise WireError(f"more than {most} bytes besides the weights, which no net of Caffe's has")
     return bytes(rest), taken
+
+
+def text_of(field: str | bytes) -> str:
+    """A text field. Protobuf gives bytes where they are not UTF-8; prototxts are read with the same replacements."""
+    return field.decode(errors="replace") if isinstance(field, bytes) else field
 
 
 def split(message: bytes, number: int) -> tuple[bytes, bytes]:
@@ -197,7 +214,11 @@ def _varint(value: int) -> bytes:
 
 
 def write_message(
-    path: str | os.PathLike, pieces: Pieces, progress: Callable[[int], None] | None = None
+    path: str | os.PathLike,
+    pieces: Pieces,
+    progress: Callable[[int], None] | None = None,
+    *,
+    sync: bool = False,
 ) -> None:
     """Write a file that is one message.
 
@@ -207,7 +228,7 @@ def write_message(
     size = sum(map(len, pieces))
     if size > MAX_FILE_BYTES:
         raise InputError(f"{path}: {size} bytes are more than the 2 GB that Caffe reads: write .h5")
-    with atomic_path(path) as beside:
+    with atomic_path(path, sync=sync) as beside:
         write_pieces(beside, pieces, progress)
 
 

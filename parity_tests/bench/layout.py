@@ -8,7 +8,6 @@ import copy
 from functools import partial
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -16,6 +15,7 @@ import port
 from parity_tests.bench.timing import side_by_side
 from parity_tests.recordings import seenet_weights
 from port.models.fast import with_engine
+from weights.progress import plain_console
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     for name, timing in timings.items():
         error = float((actions[name]() - truth).abs().max() / truth.abs().max())
         table.add_row(name, f"{timing.median:.3f}", f"{timing.ratio(first):.2f}", f"{error:.1e}")
-    Console().print(table)
+    plain_console().print(table)
 
 
 @torch.inference_mode()

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from parity_tests.bench import parts as measured
 from parity_tests.bench.engines import make_files, use_threads
 from parity_tests.bench.parts import Part, Settings
 from parity_tests.bench.report import print_part, write_chart, write_json
-from weights.progress import progress_bar
+from weights.progress import plain_console, progress_bar
 
 
 def run_bench(
@@ -28,7 +27,7 @@ def run_bench(
     """Measure the wanted parts and print each; write them to `json` and draw them in `chart` where these are given."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     use_threads(threads or torch.get_num_threads())
-    console = Console()
+    console = plain_console()
     console.print(
         f"SeeNet on {device}, {torch.get_num_threads()} threads, float32, {rounds} rounds"
         + (", quick: the times say nothing of SeeNet's" if quick else "")

@@ -51,13 +51,11 @@ def parity_command(
     from port.voc.classes import class_indices, class_names
 
     classes = None if labels is None else class_indices(labels)
-    from rich.console import Console
-
     from parity_tests.compare.printing import print_report, show_on
     from parity_tests.compare.run import compare
     from port.images import read_image
     from port.net_inputs import published_inputs
-    from weights.progress import progress_bar
+    from weights.progress import plain_console, progress_bar
 
     photograph = None if image is None else read_image(image, to_bgr)
     inputs = published_inputs(prototxt, photograph, classes, test_size)
@@ -79,8 +77,8 @@ def parity_command(
         from parity_tests.compare.page import write_page
 
         write_page(html, report)
-    shown = Console()
-    print_report(report, shown if shown.is_terminal else Console(width=110))
+    shown = plain_console()
+    print_report(report, shown if shown.is_terminal else plain_console(width=110))
     if not report.within:
         raise typer.Exit(1)
 

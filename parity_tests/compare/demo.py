@@ -30,7 +30,7 @@ from port.voc.shapes import make_shapes
 from port.voc.studies import several_classes
 from prototxt.errors import need_packages
 from weights import write_weights
-from weights.progress import progress_bar
+from weights.progress import plain_console, progress_bar
 from weights.rebuilt import rebuilt_weights
 
 DEPLOY = Path(prototxt.__file__).parent / "seenet" / "deploy.prototxt"
@@ -45,7 +45,7 @@ UNSEEN, IMAGES = 2018, 40
 
 def run_demo(out: Path) -> bool:
     """Run both parts, print what came of them, write the pictures; whether every blob is within its tolerance."""
-    console = Console()
+    console = plain_console()
     within = _on_a_photograph(out, console)
     _on_generated_images(out / "shapes", console)
     console.print(

@@ -106,7 +106,10 @@ def _chart(report: ParityReport) -> Markup:
     axes.set_yscale("log")
     axes.set_ylim(low / 1.5, high * 1.5)
     axes.set_ylabel("largest difference from float64,\nof the blob's maximum")
-    axes.set_xticks(list(places.values()), list(places), rotation=60, ha="right", fontsize=8)
+    # A "$" in a blob's name begins no formula.
+    axes.set_xticks(
+        list(places.values()), list(places), rotation=60, ha="right", fontsize=8, parse_math=False
+    )
     axes.grid(axis="y", linewidth=0.4)
     figure.legend(loc="outside upper left", ncols=6, fontsize=8, frameon=False)
     return svg(figure)

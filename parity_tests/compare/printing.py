@@ -8,7 +8,9 @@ from rich.text import Text
 
 from parity_tests.compare.report import LEGEND, ParityReport, Row, numbers, verdict
 from parity_tests.compare.run import Tick
+from prototxt.errors import printable
 from weights.layer_weights import shape_text
+from weights.progress import plain_console
 
 
 def print_report(report: ParityReport, console: Console) -> None:
@@ -22,13 +24,13 @@ def print_report(report: ParityReport, console: Console) -> None:
     table.add_column("", no_wrap=True)
     for blob, rows in report.by_blob():
         cells = [cell for engine in report.engines for cell in _cells(engine.name, rows.get(engine.name))]
-        table.add_row(Text(blob), shape_text(report.shapes[blob]), *cells, verdict(rows.values()))
+        table.add_row(Text(printable(blob)), shape_text(report.shapes[blob]), *cells, verdict(rows.values()))
     # As wide as it must be, even where the terminal is not: numbers are not for folding.
-    table.width = Console(width=1000).measure(table).maximum
-    console.print(Text(report.title), soft_wrap=True)
+    table.width = plain_console(width=1000).measure(table).maximum
+    console.print(Text(printable(report.title)), soft_wrap=True)
     console.print(table, soft_wrap=True)
     for line in (LEGEND, *report.notes):
-        console.print(Text(line))
+        console.print(Text(printable(line)))
 
 
 def _headers(engine: str) -> list[str]:

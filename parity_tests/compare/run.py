@@ -30,6 +30,7 @@ from prototxt.caffe_pb2 import TEST
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, Plan
 from prototxt.read import read_net
+from runtime.data.output import no_output_files
 from runtime.rng import set_random_seed
 from weights.layer_weights import shape_text
 from weights.names import unique_names
@@ -39,6 +40,7 @@ Tick = Callable[[str, int, int], None]
 """Told (what runs, layers done, layers in all)."""
 
 
+@no_output_files()
 def compare(
     prototxt: str | os.PathLike,
     weights: Weights | None = None,
@@ -120,6 +122,8 @@ def _objection_to_caffe(plan: Plan, allow_modules: Collection[str]) -> str:
         installed = False
     if not installed:
         return "genuine pycaffe is not importable here"
+    if any(layer.type == "HDF5Output" for layer in plan.layers):
+        return "it would write the file that an HDF5Output layer names"
     # Caffe imports whatever module a prototxt names, also those that are built in here.
     modules = {layer.param.python_param.module for layer in plan.layers if layer.type == "Python"}
     for module in sorted(modules - set(allow_modules)):

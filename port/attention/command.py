@@ -104,11 +104,10 @@ def _attend_to_photographs(
     if not wanted:
         raise InputError("--labels is empty: name at least one class, such as --labels person,dog")
     check_stems(images)
-    from rich.console import Console
-
     from port.attention.files import attend_to_photographs, print_attention
     from port.voc.each import report_failures
+    from weights.progress import plain_console
 
     done = attend_to_photographs(images, wanted, out, settings, npz)
-    print_attention(done.made, out, Console())
+    print_attention(done.made, out, plain_console())
     report_failures(done.failed)

@@ -1,6 +1,5 @@
 """Attention files of photographs and of datasets: images are read, attended to and written beside each other."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,15 +13,15 @@ from rich.table import Table
 
 from port.attention.figures import attention_figure
 from port.attention.maps import check_request, eight_bits, fused_maps, label_scores, prepared_views
-from port.attention.settings import AttentionSettings, parse_shard
+from port.attention.settings import AttentionSettings, from_environment, parse_shard
 from port.images import read_image, write_png
 from port.models.fast import with_engine
 from port.models.seenet import SeeNet
 from port.voc.classes import CLASSES
 from port.voc.lists import Entry, read_entries
 from port.voc.stream import keep_settings, present_files, stream
-from prototxt.errors import InputError
-from weights.files import atomic_path
+from prototxt.errors import InputError, printable
+from weights.files import atomic_path, only_writer
 
 SETTINGS = "attention.json"
 
@@ -124,11 +123,7 @@ def attend_to_dataset(
         raise InputError(f"{voc}: has no folder JPEGImages: is it VOC2012's own folder?")
     model = open_model(settings)
     mine = entries[part::parts]
-    keep_settings(
-        out / SETTINGS, [name for entry in entries for name in _files(entry)], settings.record(), "maps"
-    )
-    present = present_files(out, {name for entry in mine for name in _files(entry)})
-    todo = [entry for entry in mine if not _files(entry).keys() <= present]
+    present: set[str] = set()
 
     def write(attended: Attended, maps: np.ndarray) -> int:
         missing = [file for file in _files(attended.photo) if file not in present]
@@ -137,17 +132,23 @@ def attend_to_dataset(
                 write_png(out / file, eight_bits(attention))
         return len(missing)
 
-    photos = [
-        Photo(
-            entry.name,
-            voc / "JPEGImages" / f"{entry.name}.jpg",
-            entry.labels,
-            f"{entry.where}: {entry.name}",
+    with only_writer(out / f".attention-{part + 1}-of-{parts}.lock", f"{out}"):
+        keep_settings(
+            out / SETTINGS, [name for entry in entries for name in _files(entry)], settings.record(), "maps"
         )
-        for entry in todo
-    ]
-    done: Done[int] = Done(before=len(mine) - len(todo), failed=failed[part::parts])
-    return _attend(photos, model, settings, write, done, batch, workers)
+        present |= present_files(out, {name for entry in mine for name in _files(entry)})
+        todo = [entry for entry in mine if not _files(entry).keys() <= present]
+        photos = [
+            Photo(
+                entry.name,
+                voc / "JPEGImages" / f"{entry.name}.jpg",
+                entry.labels,
+                f"{entry.where}: {entry.name}",
+            )
+            for entry in todo
+        ]
+        done: Done[int] = Done(before=len(mine) - len(todo), failed=failed[part::parts])
+        return _attend(photos, model, settings, write, done, batch, workers)
 
 
 def open_model(settings: AttentionSettings) -> SeeNet:
@@ -232,14 +233,14 @@ def print_attention(made: Sequence[list[MapRow]], out: Path, console: Console) -
         return
     table = Table("image", "class", "mean", "share above 0.5", "file")
     for row in (row for rows in made for row in rows):
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
     console.print(f"Maps and figures (NAME_attention.png) are in {out}", soft_wrap=True)
 
 
 def _own_device(device: str) -> str:
-    local = os.environ.get("LOCAL_RANK")
-    return f"cuda:{int(local) % torch.cuda.device_count()}" if device == "cuda" and local else device
+    local = from_environment("LOCAL_RANK", -1)
+    return f"cuda:{local % torch.cuda.device_count()}" if device == "cuda" and local >= 0 else device
 
 
 def _files(entry: Entry | Photo) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """How attention is computed: what `seenet attention`, the pipeline and the studies pass on."""
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from port.devices import check_device, check_engine
 from prototxt.errors import InputError
+from prototxt.files import sha256_of
 
 LABEL_STATES = ("accumulate", "single", "all")
 
@@ -52,7 +52,7 @@ class AttentionSettings:
     def record(self) -> dict[str, Any]:
         """What the maps depend on, for a folder's `attention.json`."""
         return {
-            "weights_sha256": hashlib.sha256(self.weights.read_bytes()).hexdigest(),
+            "weights_sha256": sha256_of(self.weights),
             "test_size": self.test_size,
             "flip": self.flip,
             "label_state": self.label_state,
@@ -69,8 +69,22 @@ def parse_shard(shard: str) -> tuple[int, int]:
     Raises:
         InputError: another form than I/N, or I outside 1 … N.
     """
-    told = re.fullmatch(r"(\d+)/(\d+)", shard)
+    told = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", shard)
     if not told or not 1 <= int(told[1]) <= int(told[2]):
         raise InputError(f'--shard "{shard}": must be I/N, with I from 1 to N')
-    ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    ranks, rank = from_environment("WORLD_SIZE", 1), from_environment("RANK", 0)
     return int(told[1]) - 1 + int(told[2]) * rank, int(told[2]) * ranks
+
+
+def from_environment(name: str, otherwise: int) -> int:
+    """A number that torchrun sets; `otherwise` where it is not set.
+
+    Raises:
+        InputError: something else than a number.
+    """
+    text = os.environ.get(name)
+    if text is None:
+        return otherwise
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise InputError(f'{name}="{text}": torchrun sets a number there: unset it')
+    return int(text)

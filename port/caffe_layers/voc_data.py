@@ -5,6 +5,7 @@ Needs NumPy and OpenCV only, so that `voc_layers.py` runs under genuine Caffe wi
 
 import ast
 import os
+import stat
 
 import cv2
 import numpy as np
@@ -30,10 +31,11 @@ def settings_of(param_str, error=ValueError):
     """`param_str`, a literal dict, over DEFAULTS; raises `error` for anything else or an unknown setting."""
     try:
         given = ast.literal_eval(param_str.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         given = None
     if not isinstance(given, dict):
-        raise error(f"param_str {param_str!r} is not a dict: write {{'list': …, 'images': …}}")
+        shown = param_str if len(param_str) <= 200 else param_str[:200] + " …"
+        raise error(f"param_str {shown!r} is not a dict: write {{'list': …, 'images': …}}")
     unknown = sorted(set(given) - set(DEFAULTS), key=str)
     if unknown:
         raise error(f"param_str: {unknown[0]!r} is no setting: there are {', '.join(DEFAULTS)}")
@@ -110,10 +112,16 @@ class VocImages:
                 f"the saved order is of {len(state['order'])} images, {self.settings['list']} has "
                 f"{len(self.entries)}: resume with the same list"
             )
-        self.position, self.offset = state["position"], state["offset"]
-        self.indices = state["order"]
-        key, place = state["random"]
-        self.random.set_state(("MT19937", np.array(key, np.uint32), place))
+        count, order = len(self.entries), state["order"]
+        random = _checked_generator(*state["random"])
+        if not (_whole(state["position"], 0) and state["position"] <= count and _whole(state["offset"], 0)):
+            raise ValueError("a position lies outside of the list")
+        if (order is None and state["position"] < count) or (
+            order is not None and sorted(order) != list(range(count))
+        ):
+            raise ValueError("an order does not name each image once")
+        self.position, self.offset, self.indices = state["position"], state["offset"], order
+        self.random.set_state(random)
 
     def _next(self):
         while True:
@@ -173,11 +181,13 @@ class VocImages:
     def _read(self, entry):
         path = os.path.join(self.settings["images"], entry[0] + self.settings["suffix"])
         try:
-            with open(path, "rb") as file:
-                data = np.frombuffer(file.read(), np.uint8)
-        except OSError as cause:
-            raise self.error(f"{self._place(entry)}: {path} cannot be read ({cause.strerror})")  # noqa: B904
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+            data = np.frombuffer(_ordinary(path), np.uint8)
+        except (OSError, ValueError) as cause:
+            raise self.error(f"{self._place(entry)}: {path} cannot be read ({_told(cause)})")  # noqa: B904
+        try:
+            image = _decoded(data)
+        except ValueError as cause:
+            raise self.error(f"{self._place(entry)}: {path} {cause}")  # noqa: B904
         if image is None:
             raise self.error(f"{self._place(entry)}: {path} does not decode as an image")
         return image
@@ -203,11 +213,9 @@ class VocImages:
         """(name, line number, classes) of each line that is not blank."""
         path, classes = self.settings["list"], self.settings["classes"]
         try:
-            with open(path, encoding="utf-8") as file:
-                lines = file.read().splitlines()
-        except (OSError, UnicodeDecodeError) as cause:
-            told = getattr(cause, "strerror", None) or "not text"
-            raise self.error(f"{path or 'param_str list'}: cannot be read ({told})")  # noqa: B904
+            lines = _ordinary(path).decode("utf-8").splitlines()
+        except (OSError, ValueError) as cause:
+            raise self.error(f"{path or 'param_str list'}: cannot be read ({_told(cause)})")  # noqa: B904
         entries = []
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -216,7 +224,7 @@ class VocImages:
             if not labels:
                 raise self.error(f"{path}:{number}: {name}: names no class")
             for label in labels:
-                if not label.isdecimal() or int(label) >= classes:
+                if not _is_number(label) or int(label) >= classes:
                     raise self.error(f"{path}:{number}: {name}: class {label} is not from 0 to {classes - 1}")
             entries.append((name, number, tuple(int(label) for label in labels)))
         if not entries:
@@ -231,6 +239,11 @@ class VocImages:
         for name in ("short_side", "crop", "seed"):
             if not _whole(settings[name], 0):
                 raise self.error(f"param_str: {name} {settings[name]!r}: give a whole number, 0 or more")
+        if settings["seed"] >= 1 << 32:
+            raise self.error(f"param_str: seed {settings['seed']}: give one below 4294967296")
+        for name in ("list", "images", "suffix"):
+            if not isinstance(settings[name], str):
+                raise self.error(f"param_str: {name} {settings[name]!r}: give a text in quotes")
         size = settings["size"]
         pair = isinstance(size, (tuple, list)) and len(size) == 2 and all(_whole(n, 1) for n in size)
         if not (pair or _whole(size, 0)):
@@ -239,11 +252,54 @@ class VocImages:
             raise self.error("param_str: short_side and size: give one of them")
         if settings["order"] not in ("shuffle", "random", "list"):
             raise self.error(f"param_str: order {settings['order']!r} is none of 'shuffle', 'random', 'list'")
-        if not (isinstance(settings["mean"], (tuple, list)) and len(settings["mean"]) == 3):
+        mean = settings["mean"]
+        if not (isinstance(mean, (tuple, list)) and len(mean) == 3 and all(map(_real, mean))):
             raise self.error(f"param_str: mean {settings['mean']!r}: give three numbers, blue, green, red")
         if settings["batch"] > 1 and not (size or settings["crop"]):
             raise self.error("param_str: a batch of several images needs size or crop")
 
 
 def _whole(value, least):
-    return isinstance(value, int) and value >= least
+    return isinstance(value, int) and least <= value <= 1 << 48
+
+
+def _real(value):
+    return isinstance(value, (int, float)) and abs(value) <= 1 << 48
+
+
+def _is_number(text):
+    return len(text) <= 9 and text.isdecimal() and text.isascii()
+
+
+def _ordinary(path):
+    """The bytes of an ordinary file: a FIFO would be waited for, /dev/zero would never end."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not an ordinary file")
+        return file.read()
+
+
+def _decoded(data):
+    """Blue, green, red, or None where it does not decode; with the port's limit of pixels where the port is."""
+    try:
+        from runtime.data.decoding import decode_image
+    except ImportError:
+        return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return decode_image(data.tobytes(), cv2.IMREAD_COLOR)
+
+
+def _told(error):
+    """What went wrong, shortly."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not text"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _checked_generator(key, place):
+    """The state of NumPy's generator; raises ValueError for numbers by which it would read outside of its table."""
+    key = np.array(key)
+    if key.shape != (624,) or key.dtype.kind != "i" or key.min() < 0 or key.max() >= 1 << 32 or not key.any():
+        raise ValueError("a generator's state has 624 words")
+    if not (isinstance(place, int) and 0 <= place <= 624):
+        raise ValueError("a generator's place is from 0 to 624")
+    return ("MT19937", key.astype(np.uint32), place)

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from port.attention.maps import prepared_views
@@ -21,12 +22,14 @@ from port.models.seenet import SeeNet
 from port.net import CaffeNet
 from port.net_inputs import complete_inputs, published_inputs
 from port.pycaffe import TEST, Net
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
+from prototxt.files import read_text
+from runtime.data.output import no_output_files
 from weights import check_finite, read_weights
 from weights.files import atomic_path
 from weights.formats import write_weights
 from weights.metadata import net_metadata, parsed_metadata
-from weights.progress import progress_bar
+from weights.progress import plain_console, progress_bar
 
 
 @dataclass
@@ -55,7 +58,7 @@ def run_export(asked: ExportSettings) -> bool:
         InputError: whatever is wrong with the net, the weights or the images, or cannot be written.
     """
     photographs = {path.name: read_image(path, asked.to_bgr) for path in asked.images}
-    with progress_bar() as bar:
+    with progress_bar() as bar, no_output_files():
         tick = _ticker(bar, 1 + len(asked.files))
         subject = _subject(asked, photographs)
         tick()
@@ -63,9 +66,11 @@ def run_export(asked: ExportSettings) -> bool:
             kind: _export(subject, kind, path, {"opset": asked.opset} if kind == "onnx" else {}, tick)
             for kind, path in asked.files.items()
         }
-    console = Console()
+    console = plain_console()
     if results:
-        _print(results, asked.files, subject.cases, console if console.is_terminal else Console(width=110))
+        _print(
+            results, asked.files, subject.cases, console if console.is_terminal else plain_console(width=110)
+        )
     if asked.safetensors is not None:
         write_weights(asked.safetensors, read_weights(asked.weights), metadata=subject.metadata)
         console.print(
@@ -104,7 +109,7 @@ def _net(
         draws[name] = _drawn(shaped, net, given, seed, str(prototxt))
     for draw in (seed, seed + 1):
         draws[f"random, seed {draw}"] = _drawn(shaped, net, {}, draw, str(prototxt))
-    text = prototxt.read_text(errors="replace")
+    text = read_text(prototxt, errors="replace")
     return _Subject(net, net_metadata(text), net_cases(net, draws))
 
 
@@ -144,11 +149,11 @@ def _print(
     table = Table("format", "file", "size", "output", "worst |Δ| of max", "on", "")
     for kind, (found, size) in results.items():
         table.add_section()
-        start = (kind, files[kind].name, f"{size / 1e6:.1f} MB")
+        start = (kind, printable(files[kind].name), f"{size / 1e6:.1f} MB")
         for output, (share, case) in found.worst.items():
-            verdict = "within" if found.is_within(output) else "[bold red]OUT"
-            verdict += ", inherited" if output in found.inherited else ""
-            table.add_row(*start, output, f"{share:.1e}", case, verdict)
+            verdict = Text("within") if found.is_within(output) else Text("OUT", "bold red")
+            verdict.append(", inherited" if output in found.inherited else "")
+            table.add_row(*start, printable(output), f"{share:.1e}", case, verdict)
             start = ("", "", "")
     console.print(table)
     console.print(f"Held against the port, up to {TOLERANCE:.0e} of an output's maximum: {len(cases)} runs.")
@@ -160,7 +165,7 @@ def _print(
         if found.positions:
             console.print(f"{kind}: C-ReLU positions that differ: {found.flips} of {found.positions}")
         if not found.within:
-            console.print(f"[bold red]{kind}: OUT: {files[kind]} was not written")
+            console.print(f"{kind}: OUT: {files[kind]} was not written", style="bold red")
 
 
 def _ticker(bar: Progress, total: int) -> Callable[[], None]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
 
 
 def summary_command(
@@ -26,10 +26,9 @@ def summary_command(
     number = _phase(phase)
     if graph is not None and graph.suffix.lower() != ".svg":
         raise InputError(f"{graph}: the drawing is an SVG: name it FILE.svg")
-    from rich.console import Console
-
     from port.report.graph import draw_net
     from port.report.summary import lacking, summarise, summary_table, totals
+    from weights.progress import plain_console
 
     try:
         net, remarks = summarise(
@@ -41,12 +40,12 @@ def summary_command(
         raise
     if graph is not None:
         draw_net(net, graph)
-    console = Console()
+    console = plain_console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = plain_console(width=120)
     console.print(summary_table(net))
     for line in (*totals(net), *remarks):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _phase(name: str) -> int:

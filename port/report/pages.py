@@ -16,6 +16,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from prototxt.errors import InputError
+from prototxt.files import MAX_IMAGE, read_ordinary
 
 _HERE = Path(__file__).parent
 
@@ -60,7 +61,7 @@ def picture(path: Path, alt: str) -> Markup:
     if path.suffix not in _PICTURES:
         raise InputError(f"{path}: not a picture for a page: {', '.join(_PICTURES)} are due")
     try:
-        source = data_uri(path.read_bytes(), _PICTURES[path.suffix])
+        source = data_uri(read_ordinary(path, MAX_IMAGE), _PICTURES[path.suffix])
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error
     return Markup('<figure><img src="{}" alt="{}"></figure>').format(source, alt)

@@ -12,7 +12,7 @@ from rich.table import Table
 from port.net import open_layer
 from port.report.facts import LayerSummary, NetSummary
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
 from prototxt.layers.data import LABEL_IMAGES
 from prototxt.layers.declare import LAYER_TYPES, Declared, Shape
 from prototxt.layers.memory import shares_memory
@@ -239,7 +239,7 @@ def lacking(prototxt: str | Path, phase: int) -> list[str]:
 
 def summary_table(net: NetSummary) -> Table:
     """A row for each layer, and the totals."""
-    table = Table(title=net.name or None, title_justify="left")
+    table = Table(title=printable(net.name) or None, title_justify="left")
     table.add_column("layer", overflow="fold")
     table.add_column("type", no_wrap=True)
     table.add_column("output", overflow="fold")
@@ -251,9 +251,9 @@ def summary_table(net: NetSummary) -> Table:
             for top, shape in zip(layer.tops, layer.shapes, strict=True)
         ]
         table.add_row(
-            layer.name,
-            layer.type,
-            f"in place: {layer.tops[0]}" if layer.in_place else "\n".join(tops),
+            printable(layer.name),
+            printable(layer.type),
+            f"in place: {printable(layer.tops[0])}" if layer.in_place else "\n".join(map(printable, tops)),
             f"{layer.parameters:,}"
             if layer.parameters
             else f"shared {layer.shared:,}"

@@ -378,10 +378,8 @@ def survey_command(
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page here.")] = None,
 ) -> None:
     """Try every net below: which are read, planned, built and run, and what the others lack."""
-    from rich.console import Console
-
     from weights.files import atomic_path
-    from weights.progress import progress_bar
+    from weights.progress import plain_console, progress_bar
 
     paths = prototxts(folders)
     with progress_bar("files") as progress:
@@ -395,9 +393,9 @@ def survey_command(
     if html_file is not None:
         with atomic_path(html_file) as path:
             path.write_text(_page(results))
-    console = Console()
+    console = plain_console()
     if not console.is_terminal:
-        console = Console(width=120)
+        console = plain_console(width=120)
     for table in _tables(results):
         console.print(table)
 

@@ -52,12 +52,11 @@ def mean_image(source: str, log: CaffeLog) -> np.ndarray:
     Raises:
         InputError: a database that is missing or empty, images of unlike sizes.
     """
-    environment = open_database(source)
+    database = open_database(source)
     log("db_lmdb.cpp:35", f"Opened lmdb {source}")
     total, count = None, 0
-    images = environment.stat()["entries"]
-    with environment.begin() as reading, log_above_bar(log, images, "images") as step:
-        for key, value in reading.cursor():
+    with log_above_bar(log, len(database), "images") as step:
+        for key, value in database:
             with naming(item_name(source, key)):
                 datum = parse_datum(value)
                 image = datum_image(datum)

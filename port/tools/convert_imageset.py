@@ -1,6 +1,5 @@
 """convert_imageset: from a list of images to an LMDB, as tools/convert_imageset.cpp makes it."""
 
-import os
 from collections.abc import Sequence
 
 import cv2
@@ -13,6 +12,8 @@ from port.tools.progress import log_above_bar
 from port.training.caffe_log import CaffeLog
 from prototxt.caffe_pb2 import Datum
 from prototxt.errors import InputError
+from prototxt.files import MAX_IMAGE, read_ordinary
+from runtime.data.decoding import decode_image
 from runtime.data.reading import Listed, read_entries
 from runtime.rng import caffe_rng
 
@@ -140,8 +141,8 @@ class ImageReader:
             return None
         flag = cv2.IMREAD_COLOR if self.colour else cv2.IMREAD_GRAYSCALE
         try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-        except cv2.error:  # a header that claims too many pixels
+            image = decode_image(data, flag)
+        except InputError:  # too many pixels
             return None
         return cv2.resize(image, self.size[::-1]) if image is not None and all(self.size) else image
 
@@ -161,11 +162,8 @@ class ImageReader:
 def _file_bytes(path: str) -> bytes:
     """The file's bytes; none where it cannot be read or is no ordinary file."""
     try:
-        if not os.path.isfile(path):
-            return b""
-        with open(path, "rb") as file:
-            return file.read()
-    except (OSError, ValueError):
+        return read_ordinary(path, MAX_IMAGE)
+    except OSError:
         return b""
 
 

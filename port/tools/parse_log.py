@@ -3,12 +3,14 @@
 import argparse
 import csv
 import datetime
+import io
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prototxt.errors import InputError
+from prototxt.files import read_text
 from weights.files import atomic_path
 
 Row = dict[str, float]
@@ -128,8 +130,7 @@ class _Clock:
 
 def _lines(path: str) -> list[str]:
     try:
-        with open(path, errors="replace") as file:
-            return file.readlines()
+        return io.StringIO(read_text(path, errors="replace"), newline=None).readlines()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error
 

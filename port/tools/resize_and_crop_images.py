@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
-import numpy as np
 from PIL import Image
 
 from port.tools.gflags import Flag, Program
@@ -14,7 +13,9 @@ from port.tools.process import NOT_CAFFES
 from port.tools.progress import log_above_bar
 from port.training.caffe_log import CaffeLog
 from prototxt.errors import InputError
-from runtime.data.reading import read_entries
+from prototxt.files import MAX_IMAGE, read_ordinary
+from runtime.data.decoding import check_pixels, decode_image
+from runtime.data.reading import naming, read_entries
 from weights.files import atomic_path
 
 PROGRAM = Program(
@@ -80,7 +81,9 @@ def _relative(line: str, folder: str) -> str:
 
 def _with_opencv(source: Path, side: int) -> bytes:
     """The middle square of the resized image, encoded as the file's name says."""
-    image = cv2.imdecode(np.fromfile(source, np.uint8), cv2.IMREAD_COLOR)
+    data = read_ordinary(source, MAX_IMAGE)
+    with naming(str(source)):
+        image = decode_image(data, cv2.IMREAD_COLOR)
     if image is None:
         raise InputError(f"{source}: cannot be read as an image")
     height, width = image.shape[:2]
@@ -92,7 +95,10 @@ def _with_opencv(source: Path, side: int) -> bytes:
 
 def _with_pil(source: Path, side: int) -> bytes:
     """As a JPEG: shrunk roughly by powers of two first, then cropped, then resized."""
-    with Image.open(source) as opened:
+    data = read_ordinary(source, MAX_IMAGE)
+    with naming(str(source)):
+        check_pixels(data)
+    with Image.open(io.BytesIO(data)) as opened:
         image = opened.copy()
     factor = 1
     while image.size[0] / factor > 2 * side and image.size[1] * 2 / factor > 2 * side:
@@ -107,6 +113,6 @@ def _with_pil(source: Path, side: int) -> bytes:
         box = (int(width / 2 - side * down / 2), 0, int(width / 2 + side * down / 2), height)
     image = image.crop(box)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    data = io.BytesIO()
-    image.convert("RGB").save(data, "JPEG", quality=75)
-    return data.getvalue()
+    made = io.BytesIO()
+    image.convert("RGB").save(made, "JPEG", quality=75)
+    return made.getvalue()

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
@@ -11,10 +10,12 @@ from port.training.caffe_log import CaffeLog
 from port.training.upgrade_log import log_net_upgrades, log_solver_upgrade
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, SolverParameter, V1LayerParameter
 from prototxt.errors import InputError
+from prototxt.files import read_ordinary
 from prototxt.read import read_net_as_it_is, read_solver_as_it_is
 from prototxt.text import message_text
 from prototxt.upgrade import needed_upgrades, upgrade_net, upgrade_solver_type
 from weights.files import atomic_path
+from weights.wire import MAX_FILE_BYTES
 
 
 def net_text(arguments: Sequence[str]) -> int:
@@ -69,7 +70,7 @@ def _read(path: str, kind: str, form: str) -> NetParameter | SolverParameter:
             raise InputError(f"{path}:{unknown[0].line}: Caffe has no field {unknown[0].path}")
         return net
     try:
-        return NetParameter.FromString(Path(path).read_bytes())
+        return NetParameter.FromString(read_ordinary(path, MAX_FILE_BYTES))
     except (DecodeError, OSError) as error:
         raise InputError(f"{path}: {error}") from error
 

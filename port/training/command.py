@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from port.last_resort import run_command
 from prototxt.caffe_pb2 import SolverParameter
-from prototxt.errors import InputError, errors_on_one_line
+from prototxt.errors import InputError
 from prototxt.read import read_solver
 
 EFFECTS = ("stop", "snapshot", "none")
@@ -104,5 +105,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command as `train_caffe_equiv.py`; errors and exit status as `port.cli.main` has them."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(train_command)
-    with errors_on_one_line():
-        app(arguments, prog_name="train_caffe_equiv.py")
+    run_command(lambda: app(arguments, prog_name="train_caffe_equiv.py"))

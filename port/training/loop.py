@@ -351,9 +351,9 @@ class Solver:
             InputError: a missing or damaged file, one of another net or another type of solver.
         """
         snapshot, sidecar = read_snapshot(path)
-        if sidecar and sidecar["type"] != self.optimizer.type:
+        if sidecar and sidecar.get("type") != self.optimizer.type:
             raise InputError(
-                f"{os.fspath(path)}: was written by type {sidecar['type']}, this solver is "
+                f"{os.fspath(path)}: was written by type {sidecar.get('type')}, this solver is "
                 f"{self.optimizer.type}: use the solver that it belongs to"
             )
         if snapshot.learned_net:
@@ -364,6 +364,11 @@ class Solver:
                 self._restore_random(sidecar)
         except InputError as error:
             raise InputError(f"{os.fspath(path)}: {error}") from error
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+            raise InputError(
+                f"{os.fspath(path)}: its sidecar does not hold what a sidecar holds "
+                f"({type(error).__name__}: {error}): remove it to resume as Caffe does, with fresh seeds"
+            ) from error
         self.log("sgd_solver.cpp:336", "SGDSolver: restoring history")
         self.iteration = self.optimizer.iteration = snapshot.iteration
         self._current_step = snapshot.current_step

@@ -1,5 +1,6 @@
 """A training run: the solver with its signals, log, progress bar and curves."""
 
+import contextlib
 import signal
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from port.ranks import joined_ranks, solver_rank
 from port.training.caffe_log import CaffeLog
 from port.training.loop import Solver
 from port.training.net import TrainingNet
+from port.training.snapshots import only_run
 from port.training.solver_nets import NetSource
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError, need_packages
@@ -80,7 +82,9 @@ def _train(param: SolverParameter, settings: TrainSettings, here: torch.device) 
 
     observers = [_tensorboard(settings.tensorboard)] if settings.tensorboard and solver_rank() == 0 else []
     signals = Signals(settings.sigint_effect, settings.sighup_effect)
-    with signals, progress_bar() as bar:
+    writes = solver_rank() == 0 and (param.snapshot or param.snapshot_after_train)
+    alone = only_run(param.snapshot_prefix) if writes else contextlib.nullcontext()
+    with alone, signals, progress_bar() as bar:
         if bar.console.is_terminal and not log.silent:
             log.write = lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             task = bar.add_task("training", total=param.max_iter)
@@ -104,10 +108,17 @@ def _train(param: SolverParameter, settings: TrainSettings, here: torch.device) 
 
 
 class Signals:
-    """SIGINT and SIGHUP as requests to the solver inside a `with`, and what they were again after it."""
+    """SIGINT, SIGTERM and SIGHUP as requests to the solver inside a `with`, and what they were again after it.
+
+    A SIGTERM, by which schedulers end jobs, does what a SIGINT does.
+    """
 
     def __init__(self, sigint_effect: str, sighup_effect: str):
-        self._effects = {signal.SIGHUP: sighup_effect, signal.SIGINT: sigint_effect}
+        self._effects = {
+            signal.SIGHUP: sighup_effect,
+            signal.SIGINT: sigint_effect,
+            signal.SIGTERM: sigint_effect,
+        }
         self._got: set[int] = set()
 
     def __enter__(self) -> "Signals":

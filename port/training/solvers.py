@@ -67,7 +67,10 @@ class CaffeSolver(Optimizer):
         self.iteration = 0
         self.clipped: tuple[np.float32, np.float32, np.float32] | None = None
         self.check_settings()
-        super().__init__(params, {"lr": lr, "lr_mult": 1.0, "decay_mult": 1.0})
+        params = list(params)
+        super().__init__(params or [torch.zeros(0)], {"lr": lr, "lr_mult": 1.0, "decay_mult": 1.0})
+        if not params:  # Caffe runs a net without weights, PyTorch refuses it
+            self.param_groups.clear()
 
     def check_settings(self) -> None:
         """Raises InputError for settings that Caffe refuses with this solver."""

@@ -1,5 +1,6 @@
 """PASCAL VOC's twenty classes, as the authors' notebook orders, names and colours them."""
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -43,14 +44,18 @@ def class_index(text: str) -> int:
     Raises:
         InputError: a name that no class has, or a number outside 0 … 19.
     """
-    plain = _plain(text)
     names = [_plain(name) for name in CLASSES]
-    if plain in names:
-        return names.index(plain)
-    if plain.isdigit() and int(plain) < len(CLASSES):
-        return int(plain)
+    if _plain(text) in names:
+        return names.index(_plain(text))
+    if (number := class_number(text.strip())) is not None:
+        return number
     known = ", ".join(f"{i} {name}" for i, name in enumerate(CLASSES))
     raise InputError(f'label "{text.strip()}": no such class; the classes are {known}')
+
+
+def class_number(text: str) -> int | None:
+    """The index that a text is the decimal number of, or None: "-1", "1.4" and "²" are none."""
+    return int(text) if re.fullmatch("[0-9]{1,4}", text) and int(text) < len(CLASSES) else None
 
 
 def class_indices(text: str) -> list[int]:

@@ -72,6 +72,10 @@ def _attempt(work: Callable[[Item], Result], item: Item) -> Result | InputError:
         return work(item)
     except InputError as error:
         return error
+    except MemoryError as error:
+        return InputError(
+            f"memory does not suffice for {item} ({error}): give smaller ones, or fewer --workers"
+        )
 
 
 def _cores() -> int:

@@ -9,7 +9,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from port.voc.classes import CLASSES, COLOURS, IGNORE
@@ -18,6 +17,7 @@ from port.voc.label_images import read_label_image, read_map, same_size
 from port.voc.lists import Entry, read_entries, read_names
 from prototxt.errors import InputError
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 matplotlib.use("Agg")
 
@@ -30,7 +30,7 @@ Numbers = dict[str, Any]
 def write_evaluation(numbers: Numbers, json_: Path | None, chart: Path | None) -> None:
     """Print the table of `evaluate_labels`' or `evaluate_attention`'s numbers, and write what is asked for."""
     of_labels = "miou" in numbers
-    Console().print(_label_table(numbers) if of_labels else _attention_table(numbers))
+    plain_console().print(_label_table(numbers) if of_labels else _attention_table(numbers))
     if json_:
         with atomic_path(json_) as beside:
             beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")

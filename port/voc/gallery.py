@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from port.images import read_image
@@ -24,8 +23,9 @@ from port.voc.evaluate import attention_numbers, confusion, label_numbers, map_c
 from port.voc.label_images import read_label_image, read_map, same_size
 from port.voc.lists import Entry, read_entries, read_names
 from port.voc.settings import Folders
-from prototxt.errors import InputError
+from prototxt.errors import InputError, printable
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 _HERE = Path(__file__).parent
 
@@ -123,8 +123,8 @@ def print_gallery(gallery: Gallery) -> None:
     if gallery.columns:
         shown = Table("what", "images", "IoU %", "")
         for column in gallery.columns:
-            shown.add_row(*column.facts())
-        Console().print(shown)
+            shown.add_row(*map(printable, column.facts()))
+        plain_console().print(shown)
 
 
 def gather_gallery(folders: Folders, list_: Path, workers: int = 1) -> Gallery:

@@ -1,5 +1,6 @@
 """Images whose pixels are class indices, and 8-bit maps: read strictly, written whole."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,9 @@ from PIL import Image
 from port.images import quiet_opencv
 from port.voc.classes import CLASSES, IGNORE, PALETTE
 from prototxt.errors import InputError
+from prototxt.files import MAX_IMAGE, read_ordinary
+from runtime.data.decoding import check_pixels, decode_image
+from runtime.data.reading import naming
 from weights.files import atomic_path
 
 
@@ -22,9 +26,14 @@ def read_label_image(path: Path) -> np.ndarray:
         InputError: a missing or torn file, a colour or 16-bit image, another palette, a value that is no class.
     """
     try:
-        with Image.open(path) as image:
+        data = read_ordinary(path, MAX_IMAGE)
+        with naming(f"{path}"):
+            check_pixels(data)
+        with Image.open(io.BytesIO(data)) as image:
             image.load()
             mode, palette, labels = image.mode, image.getpalette("RGB"), np.array(image)
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         told = getattr(error, "strerror", None) or "it does not decode"
         raise InputError(f"{path}: cannot be read ({told}): a label image is due") from error
@@ -62,11 +71,11 @@ def read_map(path: Path, what: str, mend: str) -> np.ndarray:
         InputError: a missing or torn file, or anything but 8-bit grey.
     """
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = read_ordinary(path, MAX_IMAGE)
     except OSError as error:
         raise InputError(f"{path}: {what} cannot be read ({error.strerror}): {mend}") from error
-    with quiet_opencv():
-        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    with quiet_opencv(), naming(f"{path}"):
+        values = decode_image(data, cv2.IMREAD_UNCHANGED)
     if values is None:
         raise InputError(f"{path}: {what} does not decode as an image: {mend}")
     if values.dtype != np.uint8:

@@ -1,11 +1,13 @@
 """Lists of images, with their classes or without."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from port.voc.classes import CLASSES
+from port.voc.classes import CLASSES, class_number
 from prototxt.errors import InputError
+from prototxt.files import read_text
 
 
 @dataclass(frozen=True)
@@ -26,27 +28,40 @@ def read_names(path: Path) -> tuple[list[Entry], list[InputError]]:
     """Image names: the stem of each line's first word, so that lists of paths (`/JPEGImages/a.jpg …`) do too.
 
     Returns:
-        The entries, without labels, and an error for each line that names an image again.
+        The entries, without labels, and an error for each line that names an image again, or none.
 
     Raises:
         InputError: a list that cannot be read or is empty.
     """
-    return _unique([(Entry(Path(words[0]).stem, (), where)) for where, words in _lines(path)])
+    entries, failed = [], []
+    for where, words in _lines(path):
+        name = Path(words[0]).stem
+        if name in ("", "..") or not name.isprintable():
+            failed.append(
+                InputError(f"{where}: {words[0]}: is no name of an image: correct or remove the line")
+            )
+        else:
+            entries.append(Entry(name, (), where))
+    entries, again = _unique(entries)
+    return entries, failed + again
 
 
 def read_entries(path: Path) -> tuple[list[Entry], list[InputError]]:
     """Lines `NAME CLASS [CLASS …]`, classes from 0, as `train_cls.txt` has them.
 
     Returns:
-        The entries, and an error for each line that names no class, an unknown one, or an image again.
+        The entries, and an error for each line that names no class, an unknown one, an image again, or one
+        outside of the dataset's folder: results are written under these names.
 
     Raises:
         InputError: a list that cannot be read or is empty.
     """
     entries, failed = [], []
     for where, (name, *labels) in _lines(path):
-        wrong = [label for label in labels if not (label.isdecimal() and int(label) < len(CLASSES))]
-        if not labels:
+        wrong = [label for label in labels if class_number(label) is None]
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts or not name.isprintable():
+            failed.append(InputError(f"{where}: {name}: leads out of the folder: give a name within it"))
+        elif not labels:
             failed.append(InputError(f"{where}: {name}: names no class: write {name} CLASS [CLASS …]"))
         elif wrong:
             failed.append(
@@ -64,8 +79,8 @@ def list_line(name: str, labels: tuple[int, ...]) -> str:
 
 def check_stems(images: Sequence[Path]) -> None:
     """Raises InputError where two images' results would share a name."""
-    stems = [path.stem for path in images]
-    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    stems = Counter(path.stem for path in images)
+    twice = next((stem for stem, count in stems.items() if count > 1), None)
     if twice:
         raise InputError(f'two images are called "{twice}": their results would share a name: run them apart')
 
@@ -83,7 +98,7 @@ def _unique(entries: list[Entry]) -> tuple[list[Entry], list[InputError]]:
 
 def _lines(path: Path) -> list[tuple[str, list[str]]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         told = getattr(error, "strerror", None) or "not text"
         raise InputError(f"{path}: cannot be read ({told}): give a list of image names") from error

@@ -10,7 +10,6 @@ import typer
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from port.report import pages
@@ -39,6 +38,7 @@ from port.voc.weak_labels import (
 )
 from prototxt.errors import InputError
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 matplotlib.use("Agg")
 
@@ -81,7 +81,7 @@ def run_pipeline(out: Path, asked: PipelineSettings) -> None:
         workers=asked.workers,
         device=asked.device,
     )
-    report(*check_pipeline(needs, measure=asked.check or not (out / "seenet").exists()), Console())
+    report(*check_pipeline(needs, measure=asked.check or not (out / "seenet").exists()), plain_console())
     if images.saliency is None:
         typer.echo(
             f"warning: {voc}: no saliency maps, which the paper's rule needs (seenet saliency; docs/voc.md): "
@@ -124,7 +124,7 @@ def run_pipeline(out: Path, asked: PipelineSettings) -> None:
     table = Table(*head, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    plain_console().print(table)
     write_page(out / "pipeline.html", outcomes, images, how)
     numbers = {o.source.name: {"labels": o.labels, "segmentation": o.segmentation} for o in outcomes}
     with atomic_path(out / "pipeline.json") as beside:

@@ -1,6 +1,5 @@
 """Label images by a segmentation net and a dense CRF."""
 
-import hashlib
 import os
 import signal
 import threading
@@ -23,8 +22,10 @@ from port.voc.lists import check_stems, read_names
 from port.voc.segmentation import KINDS, SegmentationNet, class_probabilities
 from port.voc.settings import OVERLAYS, CrfSettings, Views
 from port.voc.stream import keep_settings, present_files, stream
-from prototxt.errors import InputError
-from weights.files import atomic_path
+from prototxt.errors import InputError, printable
+from prototxt.files import sha256_of
+from runtime.data.output import no_output_files
+from weights.files import atomic_path, only_writer
 
 SETTINGS = "segment.json"
 
@@ -86,6 +87,7 @@ class Photo:
     path: Path
 
 
+@no_output_files()
 def segment_dataset(
     voc: Path, list_: Path, out: Path, settings: Segmenting, workers: int = 2, device: str = "cpu"
 ) -> Segmented:
@@ -109,13 +111,15 @@ def segment_dataset(
     photos = [Photo(entry.name, voc / "JPEGImages" / f"{entry.name}.jpg") for entry in entries]
     net = _open(settings, device)
     files = {name for photo in photos for name in settings.files(photo.name)}
-    keep_settings(out / SETTINGS, files, settings.record(), "label images")
-    present = present_files(out, files)
-    todo = [photo for photo in photos if not settings.files(photo.name) <= present]
-    done = Segmented(before=len(photos) - len(todo), failed=failed)
-    return _collect(_segment(todo, out, settings, net, workers), done)
+    with only_writer(out / ".segment.lock", f"{out}"):
+        keep_settings(out / SETTINGS, files, settings.record(), "label images")
+        present = present_files(out, files)
+        todo = [photo for photo in photos if not settings.files(photo.name) <= present]
+        done = Segmented(before=len(photos) - len(todo), failed=failed)
+        return _collect(_segment(todo, out, settings, net, workers), done)
 
 
+@no_output_files()
 def segment_images(
     images: Sequence[Path], out: Path, settings: Segmenting, workers: int = 2, device: str = "cpu"
 ) -> Segmented:
@@ -233,7 +237,7 @@ def image_table(done: Segmented) -> Table:
     for name, counts in done.counts.items():
         found = [kind for kind in np.argsort(-counts[1:], kind="stable") + 1 if counts[kind]]
         shares = (f"{CLASSES[kind - 1]} {counts[kind] / counts.sum():.1%}" for kind in found)
-        table.add_row(name, ", ".join(shares) or "background only")
+        table.add_row(printable(name), ", ".join(shares) or "background only")
     return table
 
 
@@ -249,4 +253,7 @@ def class_table(done: Segmented) -> Table:
 
 
 def _sha256(path: str | os.PathLike) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error

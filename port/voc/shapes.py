@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from port.images import write_png
@@ -21,6 +20,7 @@ from port.voc.settings import KINDS
 from port.voc.shapes_drawing import Picture, draw_picture
 from prototxt.errors import InputError
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 VAL_EVERY = 5
 """Every fifth image is for validation, whatever the number of images."""
@@ -70,7 +70,7 @@ def print_facts(facts: Mapping[str, Any], title: str) -> None:
     table = Table("what", "value", title=title)
     for name, value in facts.items():
         table.add_row(name.replace("_", " "), f"{value:.3f}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _make_one(

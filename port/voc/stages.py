@@ -17,10 +17,13 @@ from google.protobuf import text_format
 
 import port
 from port.caffe_layers.voc_data import settings_of
+from port.last_resort import Stopped
+from port.training.snapshots import read_snapshot
 from prototxt import read_net, read_solver
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
-from weights.files import atomic_path
+from prototxt.files import read_text, sha256_of
+from weights.files import atomic_path, only_writer
 from weights.progress import ProgressLines, progress_bar
 
 STAGE = "stage.json"
@@ -41,8 +44,13 @@ def run_stage(name: str, folder: Path, settings: Mapping[str, Any], work: Callab
         A key for later stages' settings: it changes whenever these settings do.
 
     Raises:
-        InputError: a folder with files that no stage made; whatever `work` raises.
+        InputError: a folder with files that no stage made, or that another process is at; whatever `work` raises.
     """
+    with only_writer(folder.parent / f".{folder.name}.lock", f"{folder}"):
+        return _run_stage(name, folder, settings, work)
+
+
+def _run_stage(name: str, folder: Path, settings: Mapping[str, Any], work: Callable[[], None]) -> str:
     told = json.loads(json.dumps(settings))
     key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     before = _read(folder)
@@ -88,7 +96,7 @@ def train_in(
     """
     param = _solver(solver, folder, data, seed, iterations)
     final = folder / f"net_iter_{param.max_iter}.caffemodel"
-    if final.is_file():
+    if _holds_something(final):
         return final
     command = [
         sys.executable,
@@ -99,9 +107,9 @@ def train_in(
         device,
         "--palette-labels",
     ]
-    snapshots = sorted(folder.glob("net_iter_*.solverstate"), key=_iteration)
-    if snapshots:
-        command += ["--snapshot", snapshots[-1].name]
+    newest = _newest_whole(folder)
+    if newest:
+        command += ["--snapshot", newest.name]
     elif weights:
         command += ["--weights", str(weights.resolve())]
     last = ""
@@ -118,7 +126,7 @@ def train_in(
     ):
         what = f"training {folder.parent.name}/{folder.name}"
         task = bar.add_task(what, total=param.max_iter)
-        done = _iteration(snapshots[-1]) if snapshots else 0
+        done = _iteration(newest) if newest else 0
         lines = ProgressLines(
             what, param.max_iter, "iterations", lambda told: typer.echo(told, err=True), done
         )
@@ -131,16 +139,15 @@ def train_in(
                     bar.update(task, completed=int(at[1]))
                     if bar.disable:
                         lines.update(int(at[1]))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             bar.update(task, description="stopping: writing a snapshot")
-            process.send_signal(
-                signal.SIGINT
-            )  # it may have it from the terminal already: one is as good as two
+            # It may have it from the terminal already: one is as good as two.
+            process.send_signal(signal.SIGINT)
             log.write(process.stderr.read())
             raise
-    if process.returncode or not final.is_file():
+    if process.returncode or not _holds_something(final):
         raise InputError(
-            f"{folder}: training stopped: {last.removeprefix('error: ')}: mend that, and run this again"
+            f"{folder}: training stopped: {last.removeprefix('error: ')}: correct that, and run this again"
         )
     return final
 
@@ -165,7 +172,7 @@ def last_weights(folder: Path) -> Path:
     Raises:
         InputError: there is none.
     """
-    found = folder.glob("net_iter_*.caffemodel")
+    found = filter(_holds_something, folder.glob("net_iter_*.caffemodel"))
     last = max(found, key=_iteration, default=None)
     if last is None:
         raise _missing(folder, "net_iter_*.caffemodel")
@@ -182,7 +189,7 @@ def file_key(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        return sha256_of(path)[:16]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
@@ -255,8 +262,25 @@ def _point(net: NetParameter, data: Mapping[str, str], seed: int | None, solver:
         raise InputError(f"{solver}: its net reads no images by a VOCDataLayer or ImageSegData")
 
 
+def _newest_whole(folder: Path) -> Path | None:
+    """The newest snapshot that can be read: a loss of power may have left half of the last one, or nothing of it."""
+    for path in sorted(folder.glob("net_iter_*.solverstate"), key=_iteration, reverse=True):
+        try:
+            read_snapshot(path)
+        except InputError as error:
+            typer.echo(f"passed over: {error}", err=True)
+        else:
+            return path
+    return None
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
 def _iteration(snapshot: Path) -> int:
-    return int(snapshot.stem.split("_")[-1])
+    last = snapshot.stem.split("_")[-1]
+    return int(last) if last.isascii() and last.isdecimal() else -1
 
 
 def _missing(folder: Path, name: str) -> InputError:
@@ -267,14 +291,14 @@ def _read(folder: Path) -> dict[str, Any]:
     if not folder.is_dir() or not any(folder.iterdir()):
         return {}
     try:
-        kept = json.loads((folder / STAGE).read_text(encoding="utf-8"))
+        kept = json.loads(read_text(folder / STAGE))
         return {name: kept[name] for name in ("settings", "done")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{folder}: holds files, but no {STAGE} that says what made them: name another folder"
         ) from error
 
 
 def _write(folder: Path, settings: dict[str, Any], done: bool) -> None:
-    with atomic_path(folder / STAGE) as beside:
+    with atomic_path(folder / STAGE, sync=True) as beside:
         beside.write_text(json.dumps({"settings": settings, "done": done}, indent=1) + "\n", encoding="utf-8")

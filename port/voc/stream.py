@@ -1,8 +1,6 @@
 """A network over a dataset: reading ahead of it, writing behind it, and going on where it was stopped."""
 
 import json
-import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -11,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prototxt.errors import InputError
-from weights.files import atomic_path
+from prototxt.files import read_text
+from weights.files import atomic_path, remove_partial
 from weights.progress import counted
 
 Item = TypeVar("Item")
@@ -99,16 +98,20 @@ def _result(future: Future) -> Any:
         return future.result()
     except InputError as error:
         return error
+    except MemoryError as error:
+        return InputError(
+            f"memory does not suffice for an image ({error}): give smaller ones, or fewer --workers"
+        )
 
 
 def present_files(out: Path, own: set[str]) -> set[str]:
-    """Which of `own`, paths within `out`, are there. What a killed run left half-written of them is removed."""
+    """Which of `own`, paths within `out`, are there. What killed runs left half-written is removed.
+
+    An empty file counts for nothing: it is what a loss of power leaves of one that was just written.
+    """
     for folder in {(out / name).parent for name in own}:
-        for name in os.listdir(folder) if folder.is_dir() else ():
-            left = re.fullmatch(r"\.(.+)\.\w{8}(\.\w+)", name)
-            if left and (folder / f"{left[1]}{left[2]}").relative_to(out).as_posix() in own:
-                (folder / name).unlink(missing_ok=True)
-    return {name for name in own if (out / name).exists()}
+        remove_partial(folder)
+    return {name for name in own if (out / name).is_file() and (out / name).stat().st_size}
 
 
 def keep_settings(path: Path, own: Iterable[str], settings: dict, what: str) -> None:
@@ -123,17 +126,17 @@ def keep_settings(path: Path, own: Iterable[str], settings: dict, what: str) -> 
     """
     out = path.parent
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(read_text(path))
     except FileNotFoundError:
         kept = None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read: choose another --out") from error
     if kept is None:
         if any((out / name).exists() for name in own):
             raise InputError(
                 f"{out}: holds {what}, and no {path.name} tells their settings: choose another --out"
             )
-        with atomic_path(path) as beside:
+        with atomic_path(path, sync=True) as beside:
             beside.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     elif kept != settings:
         other = ", ".join(

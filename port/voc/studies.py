@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from port.attention.figures import coloured, picture_grid
@@ -31,6 +30,7 @@ from port.voc.weak_labels import (
     train_classifier,
 )
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 matplotlib.use("Agg")
 
@@ -64,7 +64,7 @@ def write_studies(out: Path, plan: Design, workers: int, device: str) -> None:
             beside.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
     for name in plan.sets:
         own = [run for run in runs if run["set"] == name]
-        Console().print(studies_table(own, name))
+        plain_console().print(studies_table(own, name))
         with atomic_path(out / f"{name}.png") as beside:
             studies_chart(own, name).savefig(beside, dpi=110, format="png")
         side_by_side(out / f"{name}_maps.png", out, plan, name)

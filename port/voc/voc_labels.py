@@ -16,7 +16,9 @@ from port.voc.label_images import read_label_image
 from port.voc.lists import Entry, list_line, read_names
 from port.voc.settings import MASK_FOLDERS, check_source, first_folder
 from prototxt.errors import InputError
+from prototxt.files import read_ordinary
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 PAPER_COUNTS = {"train": 10582, "val": 1449, "test": 1456}
 """[P]'s images of VOC 2012: training with the augmented annotations, validation, test."""
@@ -54,7 +56,7 @@ def write_list(out: Path, lines: Sequence[tuple[str, tuple[int, ...]]]) -> None:
     """Write lines `NAME CLASS [CLASS …]`, and print how many images each class has."""
     with atomic_path(out) as beside:
         beside.write_text("".join(list_line(*line) for line in lines), encoding="utf-8")
-    _print_counts(lines, Console())
+    _print_counts(lines, plain_console())
 
 
 def paper_note(list_: Path, count: int) -> str:
@@ -84,7 +86,7 @@ def _labels_of(images: Path, folder: Path, source: str, entry: Entry) -> tuple[i
 
 def _xml_labels(path: Path) -> list[int]:
     try:
-        root = ElementTree.fromstring(path.read_bytes())
+        root = ElementTree.fromstring(read_ordinary(path, 1 << 24))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): --from masks needs no XML") from error
     except (ElementTree.ParseError, ValueError) as error:

@@ -181,12 +181,11 @@ class AnnotatedImages(DatabaseImages):
 
     def load(self, drawn: list[_Item]) -> tuple[np.ndarray, ...]:
         images, labels = [], []
-        with self.environment.begin() as reading:
-            for item in drawn:
-                with naming(self._place(item.key)):
-                    image, label = self._image(reading.get(item.key))
-                    images.append(self._done(image.transpose(1, 2, 0), item))
-                    labels.append(label)
+        for item in drawn:
+            with naming(self._place(item.key)):
+                image, label = self._image(self.database.get(item.key))
+                images.append(self._done(image.transpose(1, 2, 0), item))
+                labels.append(label)
         data = stack_images(images, self.items(drawn))
         if not self.labelled:
             return (data,)
@@ -235,7 +234,9 @@ class AnnotatedImages(DatabaseImages):
         except DecodeError:
             raise InputError("is no AnnotatedDatum message: is this a database of SSD's?") from None
 
-    def _image(self, value: bytes) -> tuple[np.ndarray, int]:
+    def _image(self, value: bytes | None) -> tuple[np.ndarray, int]:
+        if value is None:
+            raise InputError("is not found again: is the database whole, and nobody writing to it?")
         datum = self._datum(value).datum
         if not datum.encoded:
             raise InputError("AnnotatedData needs encoded images: make the database with --encoded")

@@ -1,26 +1,23 @@
 """Data's source: Datum messages in an LMDB."""
 
 import logging
-import os
-import weakref
-from typing import Any, cast
+import math
+from pathlib import Path
+from typing import Any
 
 import cv2
-import lmdb
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from prototxt.caffe_pb2 import DataParameter, Datum, LayerParameter
 from prototxt.errors import InputError
+from runtime.data.lmdb_file import LmdbFile
 from runtime.data.prefetch import Share
 from runtime.data.reading import decode, naming, stack_images
 from runtime.data.transformer import Transformer
 from runtime.rng import CaffeRNG
 
 log = logging.getLogger(__name__)
-
-_open_ones: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
-"""LMDB environments by path: a process may open each only once, and two layers may read the same."""
 
 LEVELDB = (
     "LevelDB is not supported: make an LMDB from the images (convert_imageset -backend lmdb), "
@@ -49,14 +46,13 @@ class DatabaseImages:
             raise InputError("data_param.batch_size: give 1 or more")
         self.transformer = self._transformer(param)
         self.transformer.seed(rng)
-        self.environment = open_database(self.param.source)
-        self.cursor = self.environment.begin().cursor()
+        self.database = open_database(self.param.source)
+        self.cursor = self.database.cursor()
         if not self.cursor.first():
             raise InputError(f"{self.param.source}: holds no items")
         self.offset = 0
-        key, value = self.cursor.item()
-        with naming(self._place(key)):
-            shape = self.transformer.shape(*self._image(value)[0].shape)
+        with naming(self._place(self.cursor.key())):
+            shape = self.transformer.shape(*self._image(self.cursor.value())[0].shape)
         self.shapes = [(self.param.batch_size, *shape), (self.param.batch_size,)][: 1 + labelled]
         self.transformer.seed(rng)  # again, and then the thread's own generator, as ImageData does
         self.thread_seed = int(rng.words(1)[0])
@@ -66,7 +62,7 @@ class DatabaseImages:
 
     def __len__(self) -> int:
         """How many items the database holds."""
-        return self.environment.stat()["entries"]
+        return len(self.database)
 
     def draw(self) -> Drawn:
         keys = [self._next()[0] for _ in range(self.param.batch_size)]
@@ -77,18 +73,17 @@ class DatabaseImages:
         rank, count = self.share()
         while self.offset % count != rank:
             self._advance()
-        item = self.cursor.item()
+        item = self.cursor.key(), self.cursor.value()
         self._advance()
         return item
 
     def load(self, drawn: Drawn) -> tuple[np.ndarray, ...]:
         images, labels = [], []
-        with self.environment.begin() as reading:
-            for key, words in zip(*drawn, strict=True):
-                with naming(self._place(key)):
-                    image, label = self._image(cast(bytes, reading.get(key)))
-                    images.append(self.transformer(image, words))
-                    labels.append(label)
+        for key, words in zip(*drawn, strict=True):
+            with naming(self._place(key)):
+                image, label = self._image(self.database.get(key))
+                images.append(self.transformer(image, words))
+                labels.append(label)
         data = stack_images(images, self.items(drawn))
         return (data, np.array(labels, np.float32))[: 1 + self.labelled]
 
@@ -109,7 +104,7 @@ class DatabaseImages:
                 f"{self.param.source} has no item {bytes.fromhex(state['key'])!r}, with which the saved "
                 "state goes on: resume with the same database, or without the saved random state"
             )
-        self.offset = state["offset"]
+        self.offset = int(state["offset"])
         self.transformer.restore(state["transform"])
 
     def _advance(self) -> None:
@@ -121,8 +116,10 @@ class DatabaseImages:
     def _place(self, key: bytes) -> str:
         return item_name(self.param.source, key)
 
-    def _image(self, value: bytes) -> tuple[np.ndarray, int]:
+    def _image(self, value: bytes | None) -> tuple[np.ndarray, int]:
         """(channels, height, width), uint8 or float32, and the label."""
+        if value is None:
+            raise InputError("is not found again: is the database whole, and nobody writing to it?")
         return self._decoded(parse_datum(value))
 
     def _decoded(self, datum: Datum) -> tuple[np.ndarray, int]:
@@ -132,25 +129,16 @@ class DatabaseImages:
         return datum_image(datum, flag), datum.label
 
 
-def open_database(source: str) -> lmdb.Environment:
+def open_database(source: str) -> LmdbFile:
     """An LMDB to read.
 
     Raises:
         InputError: a folder that is missing or holds no LMDB.
     """
-    if not os.path.isdir(source):
-        raise InputError(f"{source or 'data_param.source'}: no such folder: give the one with data.mdb in it")
-    if os.path.exists(os.path.join(source, "CURRENT")) and not os.path.exists(
-        os.path.join(source, "data.mdb")
-    ):
+    folder = Path(source)
+    if source and (folder / "CURRENT").exists() and not (folder / "data.mdb").exists():
         raise InputError(f"{source}: {LEVELDB}")
-    try:
-        path = os.path.realpath(source)
-        environment = _open_ones.get(path) or lmdb.open(path, readonly=True, lock=False, create=False)
-        _open_ones[path] = environment
-    except lmdb.Error as error:
-        raise InputError(f"{source}: is no LMDB that can be read ({error})") from error
-    return environment
+    return LmdbFile(source)
 
 
 def item_name(source: str, key: bytes) -> str:
@@ -188,6 +176,6 @@ def datum_image(datum: Datum, flag: int = cv2.IMREAD_UNCHANGED) -> np.ndarray:
 def _raw(datum: Datum) -> np.ndarray:
     shape = datum.channels, datum.height, datum.width
     values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
-    if min(shape) < 1 or values.size != np.prod(shape):
+    if min(shape) < 1 or values.size != math.prod(shape):
         raise InputError(f"{values.size} values for (channels, height, width) {shape}")
     return values.reshape(shape)

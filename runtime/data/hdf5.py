@@ -9,7 +9,8 @@ from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from runtime.c_random import process_random
 from runtime.data.prefetch import Share
-from runtime.data.reading import read_names
+from runtime.data.reading import naming, read_names
+from weights.hdf5 import check_stored, member, open_hdf5
 
 Tops = tuple[np.ndarray, ...]
 
@@ -74,6 +75,10 @@ class HDF5Rows:
                 f"the saved order is of {len(state['files'])} files, {self.param.source} lists "
                 f"{len(self.files)}, or shuffle was changed: resume with the same net and list"
             )
+        if sorted(state["files"]) != list(range(len(self.files))) or state["file"] not in range(
+            len(self.files)
+        ):
+            raise ValueError("an order does not name each file once, or its position lies outside")
         self.file_order, self.file = list(state["files"]), state["file"]
         self._load_file()
         if len(state["rows"]) != len(self.row_order):
@@ -81,7 +86,10 @@ class HDF5Rows:
                 f"{self._path()}: {len(self.row_order)} rows, the saved order is of {len(state['rows'])}: "
                 "resume with the same files"
             )
-        self.row_order, self.row, self.offset = list(state["rows"]), state["row"], state["offset"]
+        count = len(self.row_order)
+        if sorted(state["rows"]) != list(range(count)) or state["row"] not in range(count):
+            raise ValueError("an order does not name each row once, or its position lies outside")
+        self.row_order, self.row, self.offset = list(state["rows"]), state["row"], int(state["offset"])
         if self.param.shuffle:
             process_random.restore(state["random"])
 
@@ -102,13 +110,8 @@ class HDF5Rows:
 
     def _load_file(self) -> None:
         path = self._path()
-        try:
-            with h5py.File(path, "r") as file:
-                self.values = [_dataset(file, name, path) for name in self.names]
-        except OSError as error:
-            raise InputError(
-                f"{self.param.source}: {path}: cannot be read as HDF5 ({str(error).splitlines()[0]})"
-            ) from error
+        with naming(self.param.source), open_hdf5(path, "HDF5 data file") as file:
+            self.values = [_dataset(file, name, path) for name in self.names]
         lengths = {len(values) for values in self.values}
         if len(lengths) > 1:
             told = ", ".join(
@@ -139,11 +142,12 @@ class HDF5Rows:
 
 
 def _dataset(file: h5py.File, name: str, path: str) -> np.ndarray:
-    found = file.get(name)
+    found = member(file, name)
     if not isinstance(found, h5py.Dataset):
         raise InputError(f'{path}: has no dataset "{name}", which is what the top is called')
     if found.dtype.kind not in "fiu":
         raise InputError(f'{path}: dataset "{name}" is of type {found.dtype}: numbers are due')
-    if not found.ndim:
+    if not found.shape:
         raise InputError(f'{path}: dataset "{name}" is a single number: it needs a first axis, of rows')
-    return found[...].astype(np.float32)
+    check_stored(found)
+    return found.astype(np.float32)[...]

@@ -50,6 +50,9 @@ class ListOrder:
         """Raises InputError where one of them shuffles and the other does not."""
         if (state["shuffle"] is None) != (self.rng is None):
             raise InputError("the saved order is of another shuffle setting: resume with the same net")
+        count = len(self.indices)
+        if sorted(state["order"]) != list(range(count)) or state["position"] not in range(count):
+            raise ValueError("an order does not name each image once, or its position lies outside")
         self.indices, self.position = list(state["order"]), state["position"]
         if self.rng:
             self.rng.restore(state["shuffle"])

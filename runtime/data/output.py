@@ -1,12 +1,27 @@
 """HDF5Output's file: what one pass computed."""
 
-import h5py
+import contextlib
+from collections.abc import Iterator
+
 import numpy as np
 
 from prototxt.caffe_pb2 import HDF5OutputParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
-from weights.files import atomic_path, plain_os_errors
+from weights.hdf5 import new_hdf5
+
+_held_back = 0
+
+
+@contextlib.contextmanager
+def no_output_files() -> Iterator[None]:
+    """Within it HDF5Output layers write nothing: for what looks at a net and should not change the disk."""
+    global _held_back
+    _held_back += 1
+    try:
+        yield
+    finally:
+        _held_back -= 1
 
 
 class HDF5Pass:
@@ -21,11 +36,13 @@ class HDF5Pass:
 
     def write(self, data: np.ndarray, label: np.ndarray) -> None:
         """Raises InputError for a second pass, and where the file cannot be written."""
+        if _held_back:
+            return
         if self.written:
             raise InputError(
                 f"{self.path} holds one pass already, and no more, as in Caffe: run the net once"
             )
-        with atomic_path(self.path) as beside, plain_os_errors(), h5py.File(beside, "w") as file:
+        with new_hdf5(self.path) as file:
             for name, values in (("data", data), ("label", label)):
                 file.create_dataset(name, data=values.reshape(legacy_shape(values.shape)))
         self.written = True

@@ -6,16 +6,28 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from prototxt.errors import InputError
+from prototxt.files import MAX_IMAGE, read_ordinary, read_text
+from runtime.data.decoding import check_pixels, decode_image
 
 LABELS = range(-(1 << 31), 1 << 31)
 """Caffe's labels are C integers."""
+
+
+def integer(text: str) -> int:
+    """A decimal number; Python's own `int` also takes underscores and the digits of other scripts.
+
+    Raises:
+        ValueError: it is none, or far longer than a 32-bit one.
+    """
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+        raise ValueError(f"{text[:50]!r} is not a whole number")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -64,8 +76,15 @@ def read_entries(path: str) -> list[Listed]:
 
 
 def _atoi(text: str) -> int:
-    found = re.match(r"[ \t\n\v\f\r]*([-+]?[0-9]+)", text)
-    return int(found[1]) if found else 0
+    found = re.match(r"[ \t\n\v\f\r]*([-+]?)([0-9]+)", text)
+    if not found:
+        return 0
+    sign, digits = found[1], found[2].lstrip("0")
+    return int(f"{sign}{digits[:_MOST_DIGITS] or 0}")
+
+
+_MOST_DIGITS = 18
+"""Of a label that is out of range in any case: Python refuses to read numbers of thousands of digits."""
 
 
 def read_paired_list(path: str) -> list[Listed]:
@@ -109,7 +128,9 @@ def read_pixels(path: str, colour: bool, size: tuple[int, int] | None, where: st
     Raises:
         InputError: a file that is missing or does not decode.
     """
-    image = decode(_read(path, where), cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
+    data = _read(path, where)
+    with naming(f"{where}: {path}"):
+        image = decode(data, cv2.IMREAD_COLOR if colour else cv2.IMREAD_GRAYSCALE)
     return _resized(image, size, path, where)
 
 
@@ -130,9 +151,11 @@ def read_labels(
     """
     data = _read(path, where)
     if not _has_palette(data):
-        image = decode(data, cv2.IMREAD_GRAYSCALE)
+        with naming(f"{where}: {path}"):
+            image = decode(data, cv2.IMREAD_GRAYSCALE)
     elif indices:
-        image = _indices(data)
+        with naming(f"{where}: {path}"):
+            image = _indices(data)
     else:
         raise InputError(
             f"{where}: {path} has a palette: Caffe would take its colours' brightness for classes: store "
@@ -144,6 +167,7 @@ def read_labels(
 
 def _indices(data: bytes) -> np.ndarray | None:
     """(height, width, 1) of a palette PNG's indices, or None where it does not decode."""
+    check_pixels(data)
     try:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image)[:, :, None]
@@ -157,7 +181,7 @@ def _has_palette(data: bytes) -> bool:
 
 def _read(path: str, where: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_ordinary(path, MAX_IMAGE)
     except OSError as error:
         raise InputError(f"{where}: {path} cannot be read ({error.strerror}): check root_folder") from error
 
@@ -175,8 +199,12 @@ def _resized(
 
 
 def decode(data: bytes, flag: int) -> np.ndarray | None:
-    """(height, width, channels) of an encoded image, or None where it does not decode."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    """(height, width, channels) of an encoded image, or None where it does not decode.
+
+    Raises:
+        InputError: one of too many pixels.
+    """
+    image = decode_image(data, flag)
     return None if image is None else with_channels(image)
 
 
@@ -207,8 +235,7 @@ def read_lines(path: str) -> list[str]:
     if not path:
         raise InputError("no source: name the list file")
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            lines = file.read().split("\n")
+        lines = read_text(path, errors="surrogateescape").split("\n")
     except OSError as error:
         raise InputError(f"{os.fspath(path)}: cannot be read ({error.strerror}): check the path") from error
     if lines[-1] == "":

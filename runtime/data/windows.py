@@ -7,7 +7,6 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,7 +14,8 @@ import numpy as np
 
 from prototxt.caffe_pb2 import LayerParameter, WindowDataParameter
 from prototxt.errors import InputError
-from runtime.data.reading import decode, naming
+from prototxt.files import MAX_IMAGE, read_ordinary, read_text
+from runtime.data.reading import LABELS, decode, integer, naming
 from runtime.data.transformer import Transformer
 from runtime.rng import CaffeRNG
 
@@ -139,7 +139,7 @@ class ImageWindows:
     def _bytes(self, image: int) -> bytes:
         path = self.images[image]
         try:
-            return Path(path).read_bytes()
+            return read_ordinary(path, MAX_IMAGE)
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}): check root_folder") from error
 
@@ -214,7 +214,7 @@ def _read_windows(param: WindowDataParameter) -> tuple[dict[int, str], list[tupl
     with white space between. Caffe looks images up by position, so that the numbers must run from 0.
     """
     try:
-        words = iter(Path(param.source).read_text(encoding="utf-8", errors="surrogateescape").split())
+        words = iter(read_text(param.source, errors="surrogateescape").split())
     except OSError as error:
         raise InputError(f"{param.source}: cannot be read ({error.strerror}): check the path") from error
     images: dict[int, str] = {}
@@ -241,16 +241,18 @@ def _read_image(
 ) -> None:
     if mark != "#":
         raise ValueError(f"{mark!r} stands where # INDEX is due")
-    given = int(next(words))
+    given = integer(next(words))
     if given != number:
         raise ValueError(f"is numbered {given}: number the images 0, 1, 2, …")
     images[number] = param.root_folder + next(words)
-    channels, _, _, count = [int(next(words)) for _ in range(4)]
+    channels, _, _, count = [integer(next(words)) for _ in range(4)]
     if channels != 3:
         raise ValueError(f"has {channels} channels: images are read in colour, with 3")
     for _ in range(count):
-        label, overlap = int(next(words)), np.float32(next(words))
-        corners = [int(next(words)) for _ in range(4)]
+        label, overlap = integer(next(words)), np.float32(next(words))
+        corners = [integer(next(words)) for _ in range(4)]
+        if not all(number in LABELS for number in (label, *corners)):
+            raise ValueError("has a number that is out of range for a 32-bit integer")
         windows.append((Window(number, label, *corners), overlap))
 
 

@@ -114,7 +114,9 @@ def net_graph(
         name = f"{layer.name}_{layer.type}"
         in_place = len(layer.bottom) == len(layer.top) == 1 and layer.bottom[0] == layer.top[0]
         colour = _IN_PLACE if in_place else choose_color_by_layertype(layer.type)
-        nodes[name] = Node(get_layer_label(layer, rankdir, display_lrm).strip('"'), "record", colour)
+        lines = _label_lines(layer, display_lrm)
+        label = (" " if rankdir in ("TB", "BT") else "\n").join(lines)
+        nodes[name] = Node(label, "record", colour)
         for blob in layer.bottom:
             nodes[f"{blob}_blob"] = Node(blob, "octagon", _BLOB)
             edges.append(Edge(f"{blob}_blob", name))
@@ -136,6 +138,10 @@ def _in_phase(layer: LayerParameter, phase: int) -> bool:
 
 def get_layer_label(layer: LayerParameter, rankdir: str, display_lrm: bool = False) -> str:
     """What a layer's node says, in double quotes; lines end in `\\n` (two characters) where space is vertical."""
+    return '"' + (" " if rankdir in ("TB", "BT") else r"\n").join(_label_lines(layer, display_lrm)) + '"'
+
+
+def _label_lines(layer: LayerParameter, display_lrm: bool) -> list[str]:
     kind = layer.type
     if kind == "Pooling":
         kind += f" {get_pooling_types_dict()[layer.pooling_param.pool]}"
@@ -143,7 +149,7 @@ def get_layer_label(layer: LayerParameter, rankdir: str, display_lrm: bool = Fal
     if display_lrm and layer.type in _LEARNING and any(get_layer_lr_mult(layer)):
         weight, bias = get_layer_lr_mult(layer)
         parts.append(f"lr mult: {weight:.1f}, {bias:.1f}")
-    return '"' + (" " if rankdir in ("TB", "BT") else r"\n").join(parts) + '"'
+    return parts
 
 
 def _window(layer: LayerParameter) -> Iterator[str]:

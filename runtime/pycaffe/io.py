@@ -8,7 +8,6 @@ import contextlib
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +16,8 @@ from scipy import ndimage
 
 from prototxt import caffe_pb2
 from prototxt.caffe_pb2 import BlobProto, BlobProtoVector, Datum
+from prototxt.files import MAX_IMAGE, read_ordinary
+from runtime.data.decoding import check_pixels, decode_image
 
 __all__ = [
     "Transformer",
@@ -222,7 +223,7 @@ def load_image(filename: str | os.PathLike, color: bool = True) -> np.ndarray:
         ValueError: a file that does not decode, or of several images, which pycaffe would stack on a fourth
             axis that nothing of it takes.
     """
-    data = Path(filename).read_bytes()
+    data = read_ordinary(filename, MAX_IMAGE)
     image = _decoded(data)
     if image is None:
         raise ValueError(f"{os.fspath(filename)}: does not decode as an image")
@@ -241,12 +242,13 @@ def load_image(filename: str | os.PathLike, color: bool = True) -> np.ndarray:
 
 def _decoded(data: bytes) -> np.ndarray | None:
     """The pixels as OpenCV orders channels, with whatever depth and channels the file has."""
+    check_pixels(data)
     if data.startswith(b"\xff\xd8"):  # OpenCV rounds CMYK another way
         with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as jpeg:
             if jpeg.mode == "CMYK":
                 return np.asarray(jpeg.convert("RGB"))[:, :, ::-1]
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    return decode_image(data, flags)
 
 
 _LUMINANCE = np.array([0.2125, 0.7154, 0.0721])

@@ -77,10 +77,9 @@ def segment_command(
         if crf
         else None
     )
-    from rich.console import Console
-
     from port.voc.each import report_failures
     from port.voc.segment import Segmenting, class_table, image_table, segment_dataset, segment_images
+    from weights.progress import plain_console
 
     settings = Segmenting(
         prototxt=prototxt,
@@ -90,7 +89,7 @@ def segment_command(
         overlays=overlays,
         to_bgr=to_bgr,
     )
-    console = Console()
+    console = plain_console()
     if images:
         done = segment_images(images, out, settings, workers, device)
         told = image_table(done)

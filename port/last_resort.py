@@ -1,0 +1,121 @@
+"""How a command ends when it cannot go on: one line on stderr, whatever happened."""
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+
+from prototxt.errors import InputError, printable
+
+BAD_INPUT, FAULT, INTERRUPTED = 2, 3, 130
+"""Exit statuses: the user's to correct; ours; stopped by Ctrl-C or SIGTERM (128 + SIGINT, as shells have it)."""
+
+TRACEBACK = "--traceback"
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM: apart from KeyboardInterrupt, of which typer makes an "Aborted." of its own."""
+
+
+def run_command(app: Callable[[], object]) -> None:
+    """Run `app` and exit; what it raises becomes one line and an exit status.
+
+    An InputError is 2, as are memory that does not suffice and output that cannot be written; Ctrl-C and
+    SIGTERM are 130; anything else is a fault of this project: 3, and the full report is written to a file.
+    With `--traceback` among the arguments a fault is raised as it is.
+    """
+    show_faults = TRACEBACK in sys.argv[1:]
+    if show_faults:
+        sys.argv.remove(TRACEBACK)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status = _run(app)
+    except (KeyboardInterrupt, Stopped):
+        status = _tell(
+            "interrupted: nothing is left half written; what was finished before is kept", INTERRUPTED
+        )
+    except InputError as error:
+        status = _tell(str(error), BAD_INPUT)
+    except Exception as error:
+        if (known := _known(error)) is not None:
+            status = _tell(known, BAD_INPUT)
+        elif show_faults:
+            raise
+        else:
+            status = _tell(_fault(error), FAULT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    sys.exit(status)
+
+
+def _run(app: Callable[[], object]) -> int:
+    """The exit status with which `app` ends by itself, its output written."""
+    try:
+        app()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()  # as `… | head` does: nobody wants the rest
+    return status
+
+
+def _stop(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    raise Stopped
+
+
+def _known(error: Exception) -> str | None:
+    """The line for what is neither bad input nor a fault: memory and output."""
+    # PyTorch's by name: it takes a second to import, and most commands do without.
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    if isinstance(error, MemoryError) or of_torch:
+        told = str(error).splitlines()[0] if str(error) else "no more is to be had"
+        return f"memory does not suffice ({told}): give a smaller input or batch, or free some"
+    if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+        _drop_output()
+        return f"the output cannot be written ({error.strerror}): free some space, or send it elsewhere"
+    return None
+
+
+def _drop_output() -> None:
+    """Let what still waits for stdout go nowhere: Python would try once more at its end, and complain."""
+    with contextlib.suppress(OSError, ValueError):  # not a real file, as in tests
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fault(error: Exception) -> str:
+    command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    told = " ".join(str(error).split())[:200]
+    return (
+        f"{type(error).__name__}: {told}, in: {command}: this is a fault of ours, "
+        f"{_report(command, error)}; {TRACEBACK} shows it"
+    )
+
+
+def _report(command: str, error: Exception) -> str:
+    """Where the full report is."""
+    try:
+        handle, path = tempfile.mkstemp(prefix="seenet-report-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{command}\n\n")
+            traceback.print_exception(error, file=file)
+    except OSError as failed:
+        return f"the full report cannot be written ({failed.strerror})"
+    return f"the full report is {path}"
+
+
+def _tell(line: str, status: int) -> int:
+    with contextlib.suppress(OSError):  # stderr is gone too
+        print(f"error: {printable(line)}", file=sys.stderr)
+    return status
