@@ -71,56 +71,49 @@ class ROIPooling(Layer):
 def _largest(x: Tensor, image: Tensor, starts: list[Tensor], stops: list[Tensor], empty: Tensor) -> Tensor:
     """Where in its map each bin's largest value is, row · width + column; -1 where none is above `LEAST`."""
     _, channels, height, width = x.shape
+    area = height * width
     values = x.detach().permute(0, 2, 3, 1).contiguous()
     values = values.where(values > LEAST, LEAST)  # what is not a number is never the largest
-    places = torch.arange(height * width, dtype=torch.int32, device=x.device)
-    places = places.view(1, height, width, 1).expand(values.shape)
+    # One number for both: the value's rank, and of equal values the earlier place is the larger.
+    ranks = values.unique(return_inverse=True)[1].add_(int(values.amin() > LEAST))
+    places = torch.arange(area - 1, -1, -1, device=x.device).view(1, height, width, 1)
+    table = ranks.mul_(area).add_(places)
     heights, widths = ((stop - start).clamp(min=1) for start, stop in zip(starts, stops, strict=True))
     region, i, j = torch.nonzero(~empty, as_tuple=True)
     tall, wide = (n.float().log2().floor().long() for n in (heights[region, i], widths[region, j]))
-    source = torch.full((*empty.shape, channels), -1, dtype=torch.int32, device=x.device)
-    down = (values, places)
+    # Where tables are read whose maxima begin at a bin's first, and end at its last, row and column.
+    first, last = (
+        image[region] * height + row for row in (starts[0][region, i], stops[0][region, i] - (1 << tall))
+    )
+    left, right = starts[1][region, j], stops[1][region, j] - (1 << wide)
+    largest = torch.zeros(len(region), channels, dtype=torch.long, device=x.device)
     for a in range(int(tall.max()) + 1 if len(tall) else 0):
-        both = down
-        mine = tall == a
+        both, mine = table, tall == a
         for b in range(int(wide[mine].max()) + 1 if mine.any() else 0):
             at = torch.nonzero(mine & (wide == b)).flatten()
             if len(at):
-                r, rows, columns = region[at], i[at], j[at]
-                top, left = starts[0][r, rows], starts[1][r, columns]
-                low, right = stops[0][r, rows] - (1 << a), stops[1][r, columns] - (1 << b)
-                corners = [
-                    tuple(table[image[r], y, z] for table in both)
-                    for y, z in ((top, left), (top, right), (low, left), (low, right))
-                ]
-                value, place = corners[0]
-                for other in corners[1:]:
-                    value, place = _larger((value, place), other)
-                source[r, rows, columns] = place.where(value > LEAST, -1)
+                flat = both.view(-1, channels)
+                found = flat.index_select(0, first[at] * width + left[at])
+                for y, z in ((first, right), (last, left), (last, right)):
+                    torch.maximum(found, flat.index_select(0, y[at] * width + z[at]), out=found)
+                largest[at] = found
             both = _doubled(both, 2, 1 << b)
-        down = _doubled(down, 1, 1 << a)
-    return source.long()
+        table = _doubled(table, 1, 1 << a)
+    source = torch.full((*empty.shape, channels), -1, device=x.device)
+    source[~empty] = torch.where(largest < area, -1, area - 1 - largest % area)
+    return source
 
 
-_Table = tuple[Tensor, Tensor]
-
-
-def _larger(one: _Table, other: _Table) -> _Table:
-    """The larger values with their places; of equal ones the earlier place."""
-    value, place = one
-    take = (other[0] > value) | ((other[0] == value) & (other[1] < place))
-    return other[0].where(take, value), other[1].where(take, place)
-
-
-def _doubled(table: _Table, axis: int, step: int) -> _Table:
+def _doubled(table: Tensor, axis: int, step: int) -> Tensor:
     """Maxima over twice as many places along an axis; where they would reach over its end, as many as there are."""
-    size = table[0].shape[axis]
-    if step >= size:
+    ahead = table.shape[axis] - step
+    if ahead <= 0:
         return table
-    ahead = tuple(
-        torch.cat([t.narrow(axis, step, size - step), t.narrow(axis, size - step, step)], axis) for t in table
+    result = table.clone()
+    torch.maximum(
+        table.narrow(axis, 0, ahead), table.narrow(axis, step, ahead), out=result.narrow(axis, 0, ahead)
     )
-    return _larger(table, ahead)
+    return result
 
 
 @layer("PSROIPooling")
