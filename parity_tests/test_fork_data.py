@@ -87,6 +87,7 @@ def test_labelmaps_are_edges(engine: str, folder: Path) -> None:
     [
         ('source: "names.txt" label_type: NONE', [255, 255, 255]),
         ('source: "names.txt" label_type: NONE ignore_label: 21', [21, 21, 21]),
+        ('source: "names.txt" has_label: false', [255, 255, 255]),
         ('source: "numbers.txt" label_type: IMAGE', [7, 255, 0]),
     ],
 )

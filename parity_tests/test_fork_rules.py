@@ -12,6 +12,7 @@ import pytest
 from parity_tests.recordings import ENGINES, ONE_LAYER, PHASES, error
 from prototxt import parse_net
 from prototxt.errors import InputError
+from prototxt.forks import meaning
 from prototxt.layers.ctc import edit_distance
 from prototxt.plan import plan_net
 from runtime import Net
@@ -75,6 +76,7 @@ CASES = [
         (2, 2, 4, 4),
         exact=False,  # the published gradient is a mean
     ),
+    _case("eltwise_of_one", 'type: "Eltwise" eltwise_param { operation: SUM coeff: 0.625 }', MAP),
     _case("padding", 'type: "Padding" padding_param { pad_beg: 1 pad_end: 2 }', MAP),
     _case("padding_crop", 'type: "Padding" padding_param { pad_beg: -1 pad_end: -2 }', MAP),
     _case("transpose", 'type: "Transpose" transpose_param { dim: 3 dim: 0 dim: 2 dim: 1 }', MAP),
@@ -407,3 +409,26 @@ def test_edit_distance() -> None:
     assert [
         edit_distance(*words) for words in (("kitten", "sitting"), ("", "abc"), ("abc", ""), ("ab", "ab"))
     ] == [3, 3, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "fork"),
+    [
+        ('type: "BN"', "PSPNet"),
+        ('type: "BN" bn_param { slope_filler { value: 1 } }', "PSPNet"),
+        ('type: "BN" bn_param { bn_mode: INFERENCE }', "SegNet"),
+        ('type: "BN" bn_param { shift_filler { value: 1 } }', "SegNet"),
+        ('type: "Upsample" bottom: "a"', "MobileNet-YOLO"),
+        ('type: "Upsample" bottom: "a" bottom: "b"', "SegNet"),
+        ('type: "SoftmaxWithLoss"', ""),
+        ('type: "SoftmaxWithLoss" loss_param { weight_by_label_freqs: true }', "SegNet"),
+        ('type: "L1Loss" bottom: "a" bottom: "b"', "NVCaffe"),
+        ('type: "L1Loss" bottom: "a"', "FlowNet2"),
+        ('type: "L1Loss" bottom: "a" bottom: "b" l1_loss_param { plateau: 1 }', "FlowNet2"),
+        ('type: "Correlation" correlation_param { kernel_size: 1 }', "FlowNet2"),
+        ('type: "Correlation" correlation_param { displacement: 1 }', "Tiny-DSOD"),
+    ],
+)
+def test_which_forks_layer_is_meant(layer: str, fork: str) -> None:
+    (message,) = parse_net(f'layer {{ name: "l" {layer} }}').layer
+    assert meaning(message) == fork

@@ -357,6 +357,7 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
     "BatchNormParameter.scale_filler": ("BatchNorm",),
     "DropoutParameter.sample_weights_test": ("Dropout",),
     "DropoutParameter.scale_train": ("Dropout",),
+    "ImageDataParameter.has_label": ("ImageSegData",),
     "LossParameter.class_weighting": ("SoftmaxWithLoss",),
     "LossParameter.normalization": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
     "LossParameter.pre_fixed_normalizer": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),

@@ -69,9 +69,11 @@ def split(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([shapes[0]] * tops)
 
 
-@layer_type("Eltwise", bottoms=(2, MANY), reads_bottoms=True, reads_tops=True)
+@layer_type("Eltwise", bottoms=(1, MANY), reads_bottoms=True, reads_tops=True)
 def eltwise(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.eltwise_param
+    if len(shapes) == 1 and not param.coeff:  # one bottom times a coeff is FlowNet2's
+        raise InputError("Eltwise takes 2 or more bottom blobs, not 1")
     if len(param.coeff) not in (0, len(shapes)):
         raise InputError(
             f"eltwise_param: {len(param.coeff)} coeff for {len(shapes)} bottoms: give none or one for each"

@@ -17,7 +17,7 @@ def warp_ctc_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
         raise InputError(
             f"ctc_loss_param: blank_index {layer.ctc_loss_param.blank_index} is not among {classes} classes"
         )
-    if last != 1 or not steps or legacy_shape(labels)[0] != streams:
+    if len(scores) < 3 or last != 1 or not steps or not labels or labels[0] != streams:
         raise InputError(
             f"the bottoms must be (steps, streams, classes) and (streams, labels), not {text(scores)} "
             f"and {text(labels)}"
@@ -29,11 +29,11 @@ def warp_ctc_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 def ctc_greedy_decoder(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """With labels as a second bottom, two shares: of what is right by edit distance, and of lines all right."""
     steps, streams, classes, last = legacy_shape(shapes[0])
-    if last != 1 or not steps or not classes:
+    if len(shapes[0]) < 3 or last != 1 or not steps or not classes:
         raise InputError(f"the scores must be (steps, streams, classes), not {text(shapes[0])}")
     if len(shapes) == 1:
         return Declared([(streams, steps, 1, 1)])
-    if legacy_shape(shapes[1])[0] != streams or math.prod(shapes[1][2:]) != 1:
+    if not shapes[1] or shapes[1][0] != streams or math.prod(shapes[1][2:]) != 1:
         raise InputError(f"the labels must be ({streams} streams, labels), not {text(shapes[1])}")
     return Declared([(1, 2, 1, 1)])
 

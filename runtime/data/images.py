@@ -139,6 +139,8 @@ class PairedImages(_ListedImages):
         settings = param.image_data_param
         obeyed = tops != 2 and settings.HasField("label_type")
         self.label_type = settings.label_type if obeyed else ImageDataParameter.PIXEL
+        if not settings.has_label:  # DeepLab v1's older word for NONE
+            self.label_type = ImageDataParameter.NONE
         super().__init__(param, rng)
         self.shapes = [*self.shapes, (settings.batch_size, 1, 1, 2)][:tops]
 
