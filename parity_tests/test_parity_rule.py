@@ -381,7 +381,7 @@ def test_layers_are_known_by_index(tmp_path: Path) -> None:
     # From a file, by Caffe's rule: the later of one name, to the first layer of that name.
     held, remarks = fill_weights(net, net.plan, [LayerWeights("ip", blobs=x.blobs) for x in weights[:2]], 0)
     assert np.array_equal(held[1][0], weights[1].blobs[0]) and not held[2][0].any()
-    assert remarks == ["weights has no weights for ip, , , x.y/z, x.y: filled as the prototxt says"]
+    assert remarks == ['weights has no weights for ip, "", "", x.y/z, x.y: filled as the prototxt says']
 
 
 @pytest.mark.parametrize("index", [1, 2, 3, 5, 6])
@@ -402,6 +402,35 @@ def test_caffes_own_net_with_layers_of_one_name(tmp_path: Path) -> None:
     folder = Path(__file__).parent / "cases" / "01-duplicate-layer-names"
     report = compare(folder / "net.prototxt", folder / "net.caffemodel")
     assert report.within, report.notes
+
+
+def test_opencv_is_left_out_where_it_supports_nothing(tmp_path: Path) -> None:
+    folder = Path(__file__).parent / "cases" / "01-duplicate-layer-names"
+    report = compare(folder / "duplicate_names.prototxt")
+    assert report.within and [engine.name for engine in report.engines] == ["port", "reference"]
+    assert "opencv is not compared: it supports none of the net's layers" in report.remarks
+
+
+def test_a_script_s_layer_that_writes_its_bottom(
+    seenet: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "halving.py").write_text(
+        "import caffe\n"
+        "class Halve(caffe.Layer):\n"
+        "    def setup(self, bottom, top): pass\n"
+        "    def reshape(self, bottom, top): top[0].reshape(*bottom[0].shape)\n"
+        "    def forward(self, bottom, top):\n"
+        "        bottom[0].data[...] *= 0.5\n"
+        "        top[0].data[...] = bottom[0].data + 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    script = "python_param { module: 'halving' layer: 'Halve' }"
+    path = written(
+        tmp_path,
+        MAP + CONV + layer("half", "Python", script, ("conv",)) + layer("abs", "AbsVal", "", ("half",)),
+    )
+    status, out, err = seenet("parity", "--prototxt", path, "--allow-module", "halving", "--engines", "port")
+    assert (status, err) == (0, ""), out
 
 
 # ---- inputs

@@ -1,7 +1,7 @@
 """What a net is fed with: a photograph and labels as published, and the rest drawn from a seed."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,7 @@ def published_inputs(
     image: np.ndarray | None = None,
     labels: Sequence[int] | None = None,
     test_size: int | None = None,
+    allow_modules: Collection[str] = (),
 ) -> dict[str, np.ndarray]:
     """Inputs of a net as the published procedure feeds them; for what is None there is none.
 
@@ -75,12 +76,13 @@ def published_inputs(
         labels: VOC class indices, to be set in a label blob of 1×1×1×20.
         test_size: the image is resized to this square; None: to the input's own height and width, in a net with
             SeeNet's masks to 256².
+        allow_modules: Python modules that the net's Python layers may load.
 
     Raises:
         InputError: an image for a net without an input of images, labels for one without labels.
     """
     where = os.fspath(prototxt)
-    plan = plan_of(read_net(prototxt), TEST, where)
+    plan = plan_of(read_net(prototxt), TEST, where, allow_modules)
     inputs = {}
     if image is not None:
         found = _image_input(plan)

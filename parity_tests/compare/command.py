@@ -58,7 +58,7 @@ def parity_command(
     from weights.progress import plain_console, progress_bar
 
     photograph = None if image is None else read_image(image, to_bgr)
-    inputs = published_inputs(prototxt, photograph, classes, test_size)
+    inputs = published_inputs(prototxt, photograph, classes, test_size, allow_module or ())
     with progress_bar() as bar:
         report = compare(
             prototxt,

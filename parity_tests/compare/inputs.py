@@ -43,7 +43,7 @@ def fill_weights(
     check_finite(layers, where)
     shapes = [[blob.data.shape for blob in layer.blobs] for layer in net.layers]
     found, _ = net_weights.matched(plan, shapes, layers, where, hdf5=is_file and is_hdf5(weights))
-    lacking = [plan.layers[i].name for i in weighted if i not in found]
+    lacking = [plan.layers[i].name or '""' for i in weighted if i not in found]
     if weighted and len(lacking) == len(weighted):
         raise InputError(f"{where}: has weights for none of the net's layers ({', '.join(lacking)})")
     write_held(net, {i: found[i] for i in weighted if i in found})

@@ -76,6 +76,9 @@ def compare(
             reports[name] = runner.judge(name, truth)
         except _AbsentError as error:
             absent[name] = str(error)
+    if engines is None and not reports["opencv"].rows:  # nobody asked for it
+        remarks.append("opencv is not compared: it supports none of the net's layers")
+        chosen.remove("opencv")
     if set(absent) == set(chosen):
         raise InputError("; ".join(f"engine {name}: {why}" for name, why in absent.items()))
     return ParityReport(
@@ -445,7 +448,8 @@ def _decisions(plan: Plan, blobs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
     position where all are 0: nothing was decided there.
     """
     decisions = {}
-    for mask in masks_of(plan):
+    masks = masks_of(plan)
+    for name, mask in zip(unique_names(mask.layer for mask in masks), masks, strict=True):
         if mask.features != mask.top and {mask.features, mask.top} <= set(blobs):
             features, top = np.sign(blobs[mask.features]), np.sign(blobs[mask.top])
             did = {
@@ -453,7 +457,7 @@ def _decisions(plan: Plan, blobs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
                 NEGATED: features * top < 0,
                 ERASED: (features != 0) & (top == 0),
             }
-            decisions[mask.layer] = sum(bit * channels.any(axis=1) for bit, channels in did.items())
+            decisions[name] = sum(bit * channels.any(axis=1) for bit, channels in did.items())
     return decisions
 
 
