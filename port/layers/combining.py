@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from port.layer import Layer, layer
 from prototxt.caffe_pb2 import EltwiseParameter
 from prototxt.layers.combining import joining_axis, slice_sizes
+from prototxt.layers.declare import legacy_shape
 
 
 @layer("Eltwise")
@@ -77,8 +78,10 @@ class ChannelScale(Layer):
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         param = self.param.channel_scale_param
-        factor = scale.reshape(len(x), 1, *x.shape[2:])
-        return _Scaled.apply(x, factor, param.do_forward, param.do_backward_feature, param.do_backward_scale)
+        shape = legacy_shape(tuple(x.shape))
+        factor = scale.reshape(shape[0], 1, *shape[2:])
+        ways = param.do_forward, param.do_backward_feature, param.do_backward_scale
+        return _Scaled.apply(x.reshape(shape), factor, *ways).reshape(x.shape)
 
 
 class _Scaled(torch.autograd.Function):

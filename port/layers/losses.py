@@ -197,7 +197,7 @@ class L1Loss(Loss):
     def loss(self, *bottoms: Tensor) -> Tensor:
         difference = bottoms[0] - bottoms[1] if len(bottoms) > 1 else bottoms[0]
         if meaning(self.param) != "FlowNet2":
-            return difference.abs().sum() / len(difference)
+            return difference.abs().sum() / legacy_shape(tuple(difference.shape))[0]
         param = self.param.l1_loss_param
         difference = difference.reshape(legacy_shape(tuple(difference.shape)))
         known = ~difference.detach().isnan()

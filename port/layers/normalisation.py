@@ -1,5 +1,6 @@
 """Layers that bring values to a common scale."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -169,7 +170,10 @@ class BN(Layer):
         x = x.reshape(legacy_shape(tuple(shape)))
         if self.segnet:
             if param.bn_mode == BNParameter.INFERENCE:
-                return x * scale + shift
+                # The further tops are never written.
+                return (x * scale + shift, torch.zeros_like(scale), torch.zeros_like(scale))[
+                    : len(self.plan.tops)
+                ]
             value = x.detach()
             mean = value.mean(_EACH_CHANNEL, keepdim=True)
             variance = value.square().mean(_EACH_CHANNEL, keepdim=True) - mean.square()
@@ -198,7 +202,8 @@ class NormL2(Layer):
     """Each item over its length, sqrt(sum of squares + 1e-7)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _NormL2.apply(x.flatten(1)).reshape(legacy_shape(tuple(x.shape)))
+        num, *item = legacy_shape(tuple(x.shape))
+        return _NormL2.apply(x.reshape(num, math.prod(item))).reshape(num, *item)
 
 
 class _NormL2(torch.autograd.Function):

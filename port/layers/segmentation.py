@@ -1,5 +1,6 @@
 """Layers of the forks for segmentation: biases by label, accuracy, pooling over superpixels."""
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -68,7 +69,8 @@ class BiasChannel(Layer):
         param = self.param.bias_channel_param
         shape = legacy_shape(tuple(scores.shape))
         num, classes = shape[:2]
-        numbers, counted = _numbers_but(labels.reshape(num, -1), classes, [-1, *param.ignore_label])
+        each = labels.reshape(num, math.prod(labels.shape[1:]))
+        numbers, counted = _numbers_but(each, classes, [-1, *param.ignore_label])
         image, place = counted.nonzero(as_tuple=True)
         number = numbers[counted]
         bias = scores.new_zeros(num, classes, shape[2] * shape[3])

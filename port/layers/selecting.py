@@ -87,7 +87,7 @@ class LabelSpecificAdd(Layer):
                 bias = param.bias_base + (1 + param.bias_gamma * self.passes) ** param.bias_power - 1
                 self.bias = min(max(bias, param.bias_min), param.bias_max)
                 self.passes += 1
-            rows = scores.detach().flatten(1)
+            rows = scores.detach().reshape(len(scores), math.prod(scores.shape[1:]))
             numbers = class_numbers(labels.flatten()[: len(rows)], rows.shape[1])[:, None]
             above = rows.gather(1, numbers) > -self.bias
             added = torch.zeros_like(rows).scatter_(1, numbers, self.bias * above.to(rows))

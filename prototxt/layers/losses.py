@@ -4,7 +4,6 @@ import math
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from prototxt.forks import meaning
 from prototxt.layers.declare import (
     Declared,
     Shape,
@@ -110,8 +109,7 @@ def l1(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """NVCaffe's takes two bottoms; FlowNet2's, known by its `l1_loss_param` or a lone bottom, one or two."""
     if len(set(shapes)) > 1:
         raise InputError(f"the bottoms must have one shape, not {text(shapes[0])} and {text(shapes[1])}")
-    if meaning(layer) == "FlowNet2":
-        legacy_shape(shapes[0])
+    legacy_shape(shapes[0])
     return Declared([()])
 
 

@@ -54,6 +54,6 @@ def filter_(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 def label_specific_add(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """happynear's: `bias` is added to the score of each item's label. A second top has the bias."""
     scores, labels = shapes
-    if math.prod(labels) < scores[0]:
+    if not scores or math.prod(labels) < scores[0]:
         raise InputError(f"give one label for each item of {text(scores)}, not {text(labels)}")
     return Declared([scores, (1,)][:tops])

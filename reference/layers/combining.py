@@ -6,6 +6,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import EltwiseParameter
 from prototxt.layers.combining import joining_axis, slice_sizes
+from prototxt.layers.declare import legacy_shape
 from reference.layer import Arrays, Gradients, Layer, layer
 
 
@@ -132,11 +133,16 @@ class ChannelScale(Layer):
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
         (x, scale), (dy,), param = bottoms, top_diffs, self.param.channel_scale_param
         dx = dy * self._spread(scale, x) if param.do_backward_feature else dy
-        ds = (x * dy).sum(axis=1).reshape(scale.shape) if param.do_backward_scale else np.zeros_like(scale)
+        ds = (
+            (x * dy).reshape(legacy_shape(x.shape)).sum(axis=1).reshape(scale.shape)
+            if param.do_backward_scale
+            else np.zeros_like(scale)
+        )
         return [dx, ds]
 
     def _spread(self, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
-        return scale.reshape(len(x), 1, *x.shape[2:])
+        num, _, height, width = legacy_shape(x.shape)
+        return np.broadcast_to(scale.reshape(num, 1, height, width), legacy_shape(x.shape)).reshape(x.shape)
 
 
 @layer("Silence")

@@ -1,10 +1,12 @@
 """Fully connected layers: of vectors, and of indices."""
 
+import math
+
 import numpy as np
 
 from prototxt.layers.inner_product import annealed, margin_settings
 from reference.checks import class_indices, refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 
 
 @layer("InnerProduct")
@@ -85,8 +87,8 @@ class InnerDistance(Layer):
 
     def _difference(self, x: np.ndarray, centers: np.ndarray | None) -> np.ndarray:
         """(items, centres, values)"""
-        centers = self.weight(0) if centers is None else centers.reshape(len(centers), -1)
-        return x.reshape(-1, 1, centers.shape[1]) - centers
+        centers = self.weight(0) if centers is None else flat_from(centers, 1)
+        return x.reshape(math.prod(x.shape) // max(centers.shape[1], 1), 1, centers.shape[1]) - centers
 
 
 @layer("LargeMarginInnerProduct", "MarginInnerProduct")

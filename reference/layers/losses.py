@@ -218,7 +218,7 @@ class L1Loss(_Loss):
     def run(self, *bottoms: np.ndarray) -> np.floating:
         first, *second = bottoms
         difference = first - second[0] if second else first
-        self.count = self.dtype.type(len(first))
+        self.count = self.dtype.type(legacy_shape(first.shape)[0])
         if meaning(self.param) != "FlowNet2":
             self.slopes = np.sign(difference)
             return np.abs(difference).sum() / self.count

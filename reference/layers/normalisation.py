@@ -1,5 +1,7 @@
 """Layers that divide by a local or global size: LRN, MVN, BatchNorm."""
 
+import math
+
 import numpy as np
 
 from prototxt.caffe_pb2 import BNParameter, LRNParameter
@@ -172,7 +174,7 @@ class BN(Layer):
     def run(self, x: np.ndarray) -> list[np.ndarray]:
         shape, x = x.shape, x.reshape(legacy_shape(x.shape))
         if self.plain:
-            return [x * self.weight(0) + self.weight(1)][: len(self.plan.tops)]
+            return [x * self.weight(0) + self.weight(1), None, None][: len(self.plan.tops)]
         mean, variance = self._statistics(x)
         self.deviation = np.sqrt(variance + self.eps)
         self.normal = (x - mean) / self.deviation
@@ -215,15 +217,19 @@ class NormL2(Layer):
     """Each item over its length; arcface's."""
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        return (x.reshape(len(x), -1) / self._length(x)).reshape(legacy_shape(x.shape))
+        return (self._rows(x) / self._length(x)).reshape(legacy_shape(x.shape))
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
-        x, y, dy = (blob.reshape(len(blob), -1) for blob in (bottoms[0], tops[0], top_diffs[0]))
+        x, y, dy = map(self._rows, (bottoms[0], tops[0], top_diffs[0]))
         dx = (dy - y * (y * dy).sum(axis=1, keepdims=True)) / self._length(x)
         return dx.reshape(bottoms[0].shape)
 
+    def _rows(self, x: np.ndarray) -> np.ndarray:
+        num, *item = legacy_shape(x.shape)
+        return x.reshape(num, math.prod(item))
+
     def _length(self, x: np.ndarray) -> np.ndarray:
-        rows = x.reshape(len(x), -1)
+        rows = self._rows(x)
         return np.sqrt((rows * rows).sum(axis=1, keepdims=True) + self.dtype.type(1e-7))
 
 

@@ -6,7 +6,7 @@ from prototxt.caffe_pb2 import BiasChannelParameter, SuperpixelPoolingParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
 from reference.checks import class_indices, refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
 
 
@@ -64,10 +64,10 @@ class BiasChannel(Layer):
     def run(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         param = self.param.bias_channel_param
         top = scores.reshape(legacy_shape(scores.shape)).copy()
-        num, classes = top.shape[:2]
+        classes = top.shape[1]
         foreground, background = self.dtype.type(param.fg_bias), self.dtype.type(param.bg_bias)
-        labels, counted = class_indices_but(labels.reshape(num, -1), classes, [-1, *param.ignore_label])
-        rows = top.reshape(num, classes, -1)
+        labels, counted = class_indices_but(flat_from(labels, 1), classes, [-1, *param.ignore_label])
+        rows = flat_from(top, 2)
         if param.label_type != BiasChannelParameter.PIXEL:
             for row, listed, valid in zip(rows, labels, counted, strict=True):
                 for label in listed[valid]:  # once for each time that it is listed
