@@ -1,8 +1,9 @@
 """The `seenet` command: names its subcommands, and loads a subcommand's module when that is called."""
 
 import importlib
+import importlib.metadata
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -112,6 +113,12 @@ def _listed() -> None:
     """Stands in the list of commands for one that is not loaded; Caffe's tools read their flags themselves."""
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"seenet-caffe {importlib.metadata.version('seenet-caffe')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=_Commands,
     add_completion=False,
@@ -119,6 +126,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="SeeNet and any Caffe net on PyTorch, with the evidence.",
 )
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and end."),
+    ] = False,
+) -> None:
+    """SeeNet and any Caffe net on PyTorch, with the evidence."""
+
+
 for _name, (_, _summary) in {**COMMANDS, **TOOLS, **SCRIPTS}.items():
     app.command(_name, help=_summary)(_listed)
 
