@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -185,6 +186,11 @@ def test_the_list_says_what_the_command_says(command: str) -> None:
     module, function = where.split(":")
     doc = inspect.getdoc(getattr(importlib.import_module(module), function))
     assert doc.splitlines()[0] == summary
+
+
+def test_the_version() -> None:
+    ((status, out, _),), heavy = run([["--version"]])
+    assert status == 0 and re.fullmatch(r"seenet-caffe \d+\.\d+\.\d+\n", out) and not heavy
 
 
 def test_an_unknown_command() -> None:

@@ -489,7 +489,7 @@ def test_types_are_right(written: dict[str, Path], tmp_path: Path) -> None:
             + layer("LSTM", "lstm", "data mark", extra="recurrent_param { num_output: 2 }"),
             "LSTM",
         ),
-        (data(2, 3, 8, 8) + layer("Pooling", "p", "data", "p q", "kernel_size: 2"), "second top"),
+        (data(2, 3, 8, 8) + layer("Pooling", "p", "data", "p q", "kernel_size: 2 pad: 1"), "second top"),
         (data(2, 3, 8, 8) + layer("SPP", "spp", "data", param="pyramid_height: 2"), "SPP"),
         (data(2, 3, 8, 8) + layer("Scale", "s", "data", param="axis: 2"), "other axes"),
     ],

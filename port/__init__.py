@@ -4,9 +4,11 @@ The public names load their modules, and torch, when they are first used: `seene
 """
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from port.attention.attend import attend
     from port.attention.maps import attention_maps
     from port.models.crelu import CReLU
     from port.models.deeplab import DeepLabLargeFOV
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from port.net import CaffeNet
     from prototxt.errors import InputError
 
-__all__ = ["CReLU", "CaffeNet", "DeepLabLargeFOV", "InputError", "SeeNet", "attention_maps"]
+__all__ = ["CReLU", "CaffeNet", "DeepLabLargeFOV", "InputError", "SeeNet", "attend", "attention_maps"]
 
 _HOMES = {
     "CReLU": "port.models.crelu",
@@ -22,11 +24,14 @@ _HOMES = {
     "DeepLabLargeFOV": "port.models.deeplab",
     "InputError": "prototxt.errors",
     "SeeNet": "port.models.seenet",
+    "attend": "port.attention.attend",
     "attention_maps": "port.attention.maps",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("seenet-caffe")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)

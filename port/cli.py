@@ -1,6 +1,7 @@
 """The `seenet` command: names its subcommands, and loads a subcommand's module when that is called."""
 
 import importlib
+import importlib.metadata
 import sys
 from typing import Annotated, Any
 
@@ -123,6 +124,12 @@ def _listed() -> None:
     """Stands in the list of commands for one that is not loaded; Caffe's tools read their flags themselves."""
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"seenet-caffe {importlib.metadata.version('seenet-caffe')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=_Commands,
     add_completion=False,
@@ -140,6 +147,10 @@ def _set_max_memory(gib: float | None) -> float | None:
 
 @app.callback()
 def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and end."),
+    ] = False,
     max_memory: Annotated[
         float | None,
         typer.Option(
@@ -150,7 +161,7 @@ def _options(
         ),
     ] = None,
 ) -> None:
-    """Options of every command: they are given before its name, and take effect while they are read."""
+    """SeeNet and any Caffe net on PyTorch, with the evidence."""
 
 
 for _name, (_, _summary) in {**COMMANDS, **TOOLS, **SCRIPTS}.items():

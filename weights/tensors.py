@@ -181,14 +181,18 @@ def write_pth(
     Raises:
         InputError: where the file cannot be written or the layers cannot be named.
     """
+    write_pth_state(path, to_state_dict(layers, path), progress)
+
+
+def write_pth_state(
+    path: str | os.PathLike, arrays: Mapping[str, np.ndarray], progress: Callable[[int], None] | None = None
+) -> None:
+    """As `write_pth`, of arrays that have their names already."""
     import torch
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
-        state = {
-            name: torch.from_numpy(np.asarray(blob, order="C"))
-            for name, blob in to_state_dict(layers, path).items()
-        }
+        state = {name: torch.from_numpy(np.asarray(blob, order="C")) for name, blob in arrays.items()}
     with atomic_path(path) as beside, plain_os_errors(), open(beside, "wb") as file:
         torch.save(state, cast(IO[bytes], _Counted(file, progress)) if progress else file)
 

@@ -22,6 +22,7 @@ from prototxt.errors import InputError
 from weights.files import atomic_path
 from weights.layer_weights import LayerWeights, stored_blobs
 from weights.names import param_names, unique_names
+from weights.tensors import write_pth_state
 
 _VGG = {
     13: (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
@@ -50,17 +51,16 @@ def write_torch_state(path: str | os.PathLike, state: dict[str, np.ndarray]) -> 
     if suffix not in (".safetensors", ".pth", ".pt", ".npz"):
         raise InputError(f"{path}: PyTorch's names go into a .safetensors, .pth or .npz: name it so")
     state = {name: np.ascontiguousarray(value) for name, value in state.items()}
+    if suffix in (".pth", ".pt"):
+        write_pth_state(path, state)
+        return
     with atomic_path(path) as beside:
         if suffix == ".safetensors":
             from safetensors.numpy import save_file
 
             save_file(state, beside)
-        elif suffix == ".npz":
-            np.savez(beside, **state)
         else:
-            import torch
-
-            torch.save({name: torch.tensor(value) for name, value in state.items()}, beside)
+            np.savez(beside, **state)
 
 
 def _merged(layers: Sequence[LayerWeights], where: object) -> dict[str, np.ndarray]:

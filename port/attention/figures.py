@@ -26,7 +26,14 @@ def overlay(attention: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def attention_figure(path: Path, image: np.ndarray, labels: Sequence[int], maps: np.ndarray) -> None:
-    """Write the figure as PNG.
+    """Write `attention_panels` as PNG."""
+    figure = attention_panels(image, labels, maps)
+    with atomic_path(path) as beside:
+        figure.savefig(beside, dpi=110)
+
+
+def attention_panels(image: np.ndarray, labels: Sequence[int], maps: np.ndarray) -> Figure:
+    """The photograph, and each class's attention.
 
     Args:
         image: (height, width, 3) uint8, BGR.
@@ -47,8 +54,7 @@ def attention_figure(path: Path, image: np.ndarray, labels: Sequence[int], maps:
     for axis in axes:
         axis.set_xticks([])
         axis.set_yticks([])
-    with atomic_path(path) as beside:
-        figure.savefig(beside, dpi=110)
+    return figure
 
 
 def coloured(attention: np.ndarray, image: np.ndarray, label: int) -> np.ndarray:
