@@ -28,6 +28,11 @@ def recorded(name: str) -> tuple[list | dict, dict[str, np.ndarray]]:
         return json.loads((GOLDEN / f"{name}.json").read_text()), dict(arrays)
 
 
+def added(folder: str) -> list[str]:
+    """Recordings of one case each, as `python -m parity_tests.record` writes them, under `reference/golden/folder`."""
+    return [f"{folder}/{path.stem}" for path in sorted((GOLDEN / folder).glob("*.json"))]
+
+
 def error(actual: np.ndarray, golden: np.ndarray, scale: float | None = None) -> float:
     """Largest absolute difference over the recording's largest magnitude (or `scale`)."""
     actual, golden = np.asarray(actual), np.asarray(golden)

@@ -141,6 +141,12 @@ LAYERS = {
     'image_data_param { source: "list.txt" batch_size: 3 shuffle: true rand_skip: 4 }',
     "ImageSegData": 'type: "ImageSegData" transform_param { mirror: true crop_size: 23 mean_value: 90 } '
     'image_data_param { source: "pairs.txt" batch_size: 3 shuffle: true }',
+    "ImageSegData of 3 tops": 'type: "ImageSegData" top: "size" transform_param { mirror: true crop_size: 23 '
+    'mean_value: 90 } image_data_param { source: "pairs.txt" batch_size: 3 shuffle: true label_type: PIXEL }',
+    "ImageLabelmapData": 'type: "ImageLabelmapData" transform_param { mirror: true crop_size: 11 mean_value: 90 } '
+    'image_data_param { source: "pairs.txt" batch_size: 3 shuffle: true }',
+    "DenseImageData": 'type: "DenseImageData" dense_image_data_param { source: "pairs.txt" batch_size: 3 '
+    "shuffle: true mirror: true crop_height: 9 crop_width: 7 rand_skip: 3 }",
     "Data": f'type: "Data" {AUGMENT} data_param {{ source: "lmdb" batch_size: 3 backend: LMDB }}',
     "HDF5Data": 'type: "HDF5Data" hdf5_data_param { source: "h5.txt" batch_size: 3 shuffle: true }',
     "VOC": 'type: "Python" python_param { module: "voc_layers" layer: "VOCDataLayer" '

@@ -5,11 +5,11 @@ from types import ModuleType
 
 import pytest
 
-from parity_tests.recordings import ENGINES, ONE_LAYER, PHASES, error, recorded
+from parity_tests.recordings import ENGINES, ONE_LAYER, PHASES, added, error, recorded
 from prototxt import parse_net
 from runtime import Net
 
-SUITES = ("layers", "deeplab_layers")
+SUITES = ("layers", "deeplab_layers", *added("layer_cases"))
 
 
 def _cases() -> list:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from prototxt import caffe_pb2
+from prototxt.layers.declare import LAYER_TYPES
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {
@@ -35,8 +36,13 @@ EXCEPT = {
     ("port/cli.py", "parity_tests.bench.command"),
 }
 
-ENGINE_ONLY = {"__init__", "checks", "python"}
-"""Files of an engine's `layers/` that are no family: its list, its checks; the port's Python layers."""
+NO_FAMILY = {
+    "prototxt": {"declare", "windows", "memory", "python"},
+    "reference": set(),
+    "port": {"python"},
+}
+"""Room → files of its `layers/` that are no family of layers: what families share, and Python layers, which the
+reference runs as they are."""
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
@@ -70,13 +76,49 @@ def test_public_names_are_there(room: str) -> None:
         module.nothing  # noqa: B018
 
 
-def test_engines_have_the_same_layer_files() -> None:
-    """A layer type is found under the same file name in both."""
-    port, reference = (
-        {path.stem for path in (ROOT / engine / "layers").glob("*.py")} - ENGINE_ONLY
-        for engine in ("port", "reference")
-    )
-    assert port == reference
+def test_rooms_have_the_same_families_of_layers() -> None:
+    """A layer type is declared, and computed twice, under one file name; each room's list imports them all."""
+    families = {
+        room: {path.stem for path in (ROOT / room / "layers").glob("*.py")} - others - {"__init__"}
+        for room, others in NO_FAMILY.items()
+    }
+    assert families["reference"] == families["prototxt"], "reference/layers, prototxt/layers"
+    assert families["port"] == families["prototxt"], "port/layers, prototxt/layers"
+    for room, names in families.items():
+        listed = imported_names((ROOT / room / "layers" / "__init__.py").read_text(encoding="utf-8"))
+        assert names <= listed, f"{room}/layers/__init__.py does not import {', '.join(names - listed)}"
+
+
+@pytest.mark.parametrize("engine", ["reference", "port"])
+def test_a_type_is_computed_under_the_name_it_is_declared_under(engine: str) -> None:
+    layers = importlib.import_module(f"{engine}.layer").LAYERS
+    importlib.import_module(f"{engine}.layers")
+    assert set(layers) <= set(LAYER_TYPES), "computed, and not declared"
+    for family in (ROOT / "prototxt" / "layers").glob("*.py"):
+        tree = ast.parse(family.read_text(encoding="utf-8"))
+        for name in declared_types(tree) & set(layers):
+            assert layers[name].__module__ == f"{engine}.layers.{family.stem}", name
+
+
+def declared_types(tree: ast.AST) -> set[str]:
+    """The types that a family's file declares, by `layer_type("A", "B", …)` or `opened_type(…)`."""
+    return {
+        argument.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _called(node.func) in ("layer_type", "opened_type")
+        for argument in node.args
+        if isinstance(argument, ast.Constant)
+    }
+
+
+def imported_names(text: str) -> set[str]:
+    """The names that `import` statements bind."""
+    return {
+        alias.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
 
 
 _MODULE = re.compile(rf"(?:{'|'.join(MAY_IMPORT)})(?:\.\w+)+")

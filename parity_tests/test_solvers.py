@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import port.pycaffe as caffe
-from parity_tests.recordings import WHOLE_NET, error, he_uniform, recorded, sampled
+from parity_tests.recordings import WHOLE_NET, added, error, he_uniform, recorded, sampled
 from port.training.caffe_log import CaffeLog
 from port.training.loop import Solver, check_solver
 from port.training.net import TrainingNet
@@ -20,7 +20,11 @@ from prototxt.errors import InputError
 from prototxt.read import text_format
 from weights import LayerWeights, SolverSnapshot, write_solverstate
 
-CASES, ARRAYS = recorded("solver")
+CASES = [
+    pytest.param(suite, case, id=case["name"])
+    for suite in ("solver", *added("training_cases"))
+    for case in recorded(suite)[0]
+]
 SEENET_CASES, SEENET_ARRAYS = recorded("seenet_train")
 QUIET = CaffeLog(silent=True)
 
@@ -66,45 +70,50 @@ def grouped(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, list[np.nda
     return found
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in CASES])
-def test_every_kept_iteration(case: dict) -> None:
-    name = case["name"]
+def batches_of(case: dict, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Each input's batches, by blob name."""
+    prefix = f"{case['name']}/batch/"
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+@pytest.mark.parametrize(("suite", "case"), CASES)
+def test_every_kept_iteration(suite: str, case: dict) -> None:
+    name, arrays = case["name"], recorded(suite)[1]
     solver = solver_of(case["solver"], case["net"])
-    set_weights(solver.net, grouped(f"{name}/init", ARRAYS))
-    feed(solver.net, {key: ARRAYS[f"{name}/batch/{key}"] for key in ("data", "label")})
+    set_weights(solver.net, grouped(f"{name}/init", arrays))
+    feed(solver.net, batches_of(case, arrays))
     for iteration in case["kept_iterations"]:
         solver.step(iteration - solver.iteration)
-        for layer, blobs in grouped(f"{name}/after/{iteration}", ARRAYS).items():
+        for layer, blobs in grouped(f"{name}/after/{iteration}", arrays).items():
             for weight, golden in zip(solver.net.net.named_layers()[layer].blobs, blobs, strict=True):
                 assert error(weight.detach().numpy(), golden) <= WHOLE_NET, f"{layer} after {iteration}"
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in CASES])
-def test_pycaffe_update_by_update(case: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("suite", "case"), CASES)
+def test_pycaffe_update_by_update(suite: str, case: dict, tmp_path: Path) -> None:
     """The same through pycaffe, whose scripts run passes on their own and call apply_update."""
-    name = case["name"]
+    name, arrays = case["name"], recorded(suite)[1]
+    batches = batches_of(case, arrays)
     (tmp_path / "solver.prototxt").write_text(
         text_format.MessageToString(param_of(case["solver"], case["net"]))
     )
     solver = caffe.get_solver(tmp_path / "solver.prototxt")
     assert type(solver).__name__ == param_of(case["solver"], case["net"]).type + "Solver"
-    for layer, blobs in grouped(f"{name}/init", ARRAYS).items():
+    for layer, blobs in grouped(f"{name}/init", arrays).items():
         for blob, array in zip(solver.net.params[layer], blobs, strict=True):
             blob.data[...] = array
     for iteration in range(1, case["kept_iterations"][-1] + 1):
         solver.net.clear_param_diffs()
         for k in range(case["iter_size"]):
             batch = ((iteration - 1) * case["iter_size"] + k) % case["batches"]
-            outputs = solver.net.forward(
-                data=ARRAYS[f"{name}/batch/data"][batch], label=ARRAYS[f"{name}/batch/label"][batch]
-            )
+            outputs = solver.net.forward(**{blob: values[batch] for blob, values in batches.items()})
             solver.net.backward()
         golden_loss = case["loss_of_last_pass"][iteration - 1]
-        assert abs(float(outputs["loss"]) - golden_loss) <= WHOLE_NET * abs(golden_loss)
+        assert abs(float(outputs[solver.net.outputs[0]]) - golden_loss) <= WHOLE_NET * abs(golden_loss)
         solver.apply_update()
         assert solver.iter == iteration
         if iteration in case["kept_iterations"]:
-            for layer, blobs in grouped(f"{name}/after/{iteration}", ARRAYS).items():
+            for layer, blobs in grouped(f"{name}/after/{iteration}", arrays).items():
                 for blob, golden in zip(solver.net.params[layer], blobs, strict=True):
                     assert error(blob.data, golden) <= WHOLE_NET, f"{layer} after {iteration}"
 

@@ -81,6 +81,10 @@ COMMANDS = {
         "port.training.command:train_command",
         "Train a net as `caffe train` does: same seed, same draws, same updates, same log, same files.",
     ),
+    "translate": (
+        "port.translate.command:translate_command",
+        "Write a net as PyTorch code: model.py, its weights, a test, and the comparison with Caffe's numbers.",
+    ),
     "voc-labels": (
         "port.voc.commands.voc_labels:voc_labels_command",
         "Write each image's classes, from 0, in rising order, and hold the counts against the paper's.",

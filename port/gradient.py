@@ -73,3 +73,44 @@ class _Refused(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         raise InputError(ctx.message)
+
+
+def without_gradient(top: Tensor, *bottoms: Tensor) -> Tensor:
+    """`top`, of which the backward pass runs, as Caffe's does, and gives the bottoms nothing."""
+    if not (torch.is_grad_enabled() and any(bottom.requires_grad for bottom in bottoms)):
+        return top
+    return _Nothing.apply(top, *bottoms)
+
+
+class _Nothing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, top: Tensor, *bottoms: Tensor) -> Tensor:
+        ctx.bottoms = len(bottoms)
+        return top.view_as(top)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[None, ...]:
+        return (None,) * (1 + ctx.bottoms)
+
+
+def with_gradient(x: Tensor, value: Tensor, gradient: Callable[[], Tensor]) -> Tensor:
+    """`value`, one number, with `gradient()`, shaped like `x`, as its derivative by `x`.
+
+    Args:
+        gradient: called in the backward pass.
+    """
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return value
+    return _WithGradient.apply(x, value, gradient)
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, value: Tensor, gradient: Callable[[], Tensor]) -> Tensor:
+        ctx.gradient = gradient
+        return value.view_as(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad * ctx.gradient(), None, None

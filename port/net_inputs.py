@@ -7,14 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from port.attention.maps import prepared_views
+from port.attention.maps import MEAN_BGR
 from port.net import plan_of
 from port.voc.classes import CLASSES
 from prototxt.caffe_pb2 import TEST, PythonParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import LAYER_TYPES
+from prototxt.layers.declare import LAYER_TYPES, Shape
 from prototxt.plan import Plan
 from prototxt.read import read_net
+from runtime.resizing import resize_cubic
+
+PUBLISHED_SIZE = 256
+"""The side to which SeeNet's published script resizes photographs."""
+
+GREY_BGR = (0.114, 0.587, 0.299)
+"""The weights of blue, green and red in a grey value (ITU-R BT.601), as in OpenCV."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ _MASKS = (("crelu_layer", "CReLULayer"), ("scan_background_layer", "BackgroundMa
 
 def masks_of(plan: Plan) -> list[Mask]:
     """SeeNet's masks in a net, in its order."""
-    before = _unsplit(plan)
+    before = unsplit(plan, plan.blobs)
     return [
         Mask(layer.name, *(before[i] for i in (*layer.bottoms, layer.tops[0])))
         for layer in plan.layers
@@ -45,38 +52,47 @@ def _is_mask(python: PythonParameter) -> bool:
     return (python.module, python.layer) in _MASKS
 
 
-def _unsplit(plan: Plan) -> dict[int, str]:
-    """Each blob's name; of a splits' copy, the name of what was copied."""
-    names = dict(enumerate(plan.blobs))
+def unsplit(plan: Plan, names: Sequence[str]) -> dict[int, str]:
+    """Each blob's name, of `names`; of a splits' copy, the name of what was copied."""
+    found = dict(enumerate(names))
     for layer in plan.layers:
         if layer.type == "Split":
-            names |= dict.fromkeys(layer.tops, names[layer.bottoms[0]])
-    return names
+            found |= dict.fromkeys(layer.tops, found[layer.bottoms[0]])
+    return found
 
 
 def published_inputs(
     prototxt: str | os.PathLike,
     image: np.ndarray | None = None,
     labels: Sequence[int] | None = None,
-    test_size: int = 256,
+    test_size: int | None = None,
 ) -> dict[str, np.ndarray]:
     """Inputs of a net as the published procedure feeds them; for what is None there is none.
 
     Args:
-        image: (height, width, 3) uint8, BGR: resized to test_size² by INTER_CUBIC on float64, minus the mean.
+        image: (height, width, 3) uint8, BGR: resized by INTER_CUBIC on float64, minus the mean; for an input of
+            one channel then made grey. Repeated as often as the input's batch is large.
         labels: VOC class indices, to be set in a label blob of 1×1×1×20.
+        test_size: the image is resized to this square; None: to the input's own height and width, in a net with
+            SeeNet's masks to 256².
 
     Raises:
-        InputError: an image for a net without an input of colour images, labels for one without labels.
+        InputError: an image for a net without an input of images, labels for one without labels.
     """
     where = os.fspath(prototxt)
     plan = plan_of(read_net(prototxt), TEST, where)
     inputs = {}
     if image is not None:
-        name = _image_input(plan)
-        if name is None:
-            raise InputError(f"{where}: no input is a colour image (N×3×height×width): leave out the image")
-        inputs[name] = prepared_views(image, test_size, flip=False)
+        found = _image_input(plan)
+        if found is None:
+            raise InputError(
+                f"{where}: no input is an image (N×3×height×width or N×1×height×width): leave out the image"
+            )
+        name, (num, channels, height, width) = found
+        if test_size is None and masks_of(plan):
+            test_size = PUBLISHED_SIZE
+        size = (height, width) if test_size is None else (test_size, test_size)
+        inputs[name] = np.repeat(_prepared(image, channels, *size), num, axis=0)
     if labels is not None:
         read_by_masks = {mask.label for mask in masks_of(plan)}
         names = [plan.blobs[i] for i in plan.inputs if plan.blobs[i] in {"label", *read_by_masks}]
@@ -104,7 +120,7 @@ def complete_inputs(
     if unknown:
         raise InputError(f'{where}: has no input "{unknown[0]}", but {", ".join(net.inputs)}')
     generator = np.random.RandomState(seed)
-    labels = _label_inputs(plan)
+    labels = label_inputs(plan)
     inputs = {}
     for name in sorted(net.inputs, key=lambda name: name in labels):  # a label's shape may hang on the others
         if name in given:
@@ -128,26 +144,52 @@ def _label_shape(net: Any, plan: Plan, label: str) -> tuple[int, ...]:
     return num, 1, 1, classes
 
 
-def _label_inputs(plan: Plan) -> list[str]:
+def label_inputs(plan: Plan) -> list[str]:
     """Inputs that are called "label", or read where layers expect labels, markers or indices."""
-    names = _unsplit(plan)
+    names = unsplit(plan, plan.blobs)
     read_so = {mask.label for mask in masks_of(plan)}
     for layer in plan.layers:
-        bottoms = (*LAYER_TYPES[layer.type].no_forced_gradient, *_INDICES.get(layer.type, ()))
+        bottoms = index_bottoms(layer.type)
         read_so |= {names[layer.bottoms[i]] for i in bottoms if i < len(layer.bottoms)}
     inputs = [plan.blobs[i] for i in plan.inputs]
     return [name for name in inputs if name == "label" or name in read_so]
 
 
+def index_bottoms(layer_type: str) -> tuple[int, ...]:
+    """Which bottoms of a layer type hold labels, markers or indices."""
+    return (*LAYER_TYPES[layer_type].no_forced_gradient, *_INDICES.get(layer_type, ()))
+
+
 _INDICES = {"Accuracy": (1,), "BatchReindex": (1,), "Embed": (0,)}
 
 
-def _image_input(plan: Plan) -> str | None:
-    """The first input that is declared as N×3×height×width."""
-    for layer in plan.layers:
-        if layer.type == "Input":
-            shapes = list(layer.param.input_param.shape)
-            for top, shape in zip(layer.tops, shapes * len(layer.tops), strict=False):
-                if len(shape.dim) == 4 and shape.dim[1] == 3:
-                    return plan.blobs[top]
+def _image_input(plan: Plan) -> tuple[str, Shape] | None:
+    """The first input, or top of a MemoryData layer, of N×3×height×width or N×1×height×width, with its shape.
+
+    What has three channels goes first: a map of one channel beside an image is a mask.
+    """
+    shapes = {plan.blobs[i]: plan.shapes[i] for i in plan.inputs} | memory_shapes(plan)
+    images = [(name, shape) for name, shape in shapes.items() if len(shape) == 4 and min(shape) > 0]
+    for channels in (3, 1):
+        for name, shape in images:
+            if shape[1] == channels and (channels == 3 or shape[2:] != (1, 1)):
+                return name, shape
     return None
+
+
+def _prepared(image: np.ndarray, channels: int, height: int, width: int) -> np.ndarray:
+    """(1, channels, height, width) float32."""
+    resized = resize_cubic(image.astype(np.float64), width, height) - np.array(MEAN_BGR)
+    if channels == 1:
+        resized = resized @ np.array(GREY_BGR)[:, None]
+    return np.ascontiguousarray(resized.transpose(2, 0, 1)[None], np.float32)
+
+
+def memory_shapes(plan: Plan) -> dict[str, Shape]:
+    """The tops of MemoryData layers: blob name → shape."""
+    return {
+        plan.blobs[top]: plan.shapes[top]
+        for layer in plan.layers
+        if layer.type == "MemoryData"
+        for top in layer.tops
+    }

@@ -352,8 +352,12 @@ PRECISION: frozenset[str] = frozenset(
 """Those of them that ask for another precision."""
 
 SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
+    "DropoutParameter.sample_weights_test": ("Dropout",),
+    "DropoutParameter.scale_train": ("Dropout",),
+    "LossParameter.class_weighting": ("SoftmaxWithLoss",),
     "LossParameter.normalization": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
     "LossParameter.pre_fixed_normalizer": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
+    "LossParameter.weight_by_label_freqs": ("SoftmaxWithLoss",),
 }
 """Fields that forks added to BVLC's messages, and fields of BVLC's to whose enums they added values, that are
 supported: by these layer types, by all if none is named. The layer type itself must be declared too."""
@@ -380,10 +384,10 @@ def meaning(layer: LayerParameter) -> str:
         rcnn = len(layer.bottom) == 4 or layer.HasField("smooth_l1_loss_param")
         return "Faster R-CNN" if rcnn else "SSD"
     if kind == "SoftmaxWithLoss":
-        segnet = layer.loss_param.HasField("weight_by_label_freqs") or layer.loss_param.class_weighting
-        return "SegNet" if segnet else ""
+        weighs = layer.loss_param.HasField("weight_by_label_freqs") or layer.loss_param.class_weighting
+        return "SegNet" if weighs else ""
     if kind == "L1Loss":
-        return "FlowNet2" if layer.HasField("l1_loss_param") else "NVCaffe"
+        return "FlowNet2" if layer.HasField("l1_loss_param") or len(layer.bottom) == 1 else "NVCaffe"
     if kind == "Correlation":
         dsod = any(layer.correlation_param.HasField(name) for name in ("displacement", "dilation"))
         return "Tiny-DSOD" if dsod else "FlowNet2"

@@ -138,7 +138,8 @@ def _lines_of_layers(text: str) -> dict[str, list[int]]:
     """The lines at which top-level `layer` and `layers` entries start, by layer name."""
     starts: dict[str, list[int]] = {}
     line, start = 1, 0
-    key, path, named = "", [], False  # the last field name seen; the fields whose braces are open
+    path: list[str] = []
+    key, named = "", False  # the last field name seen; the fields whose braces are open
     for token in _TOKEN.findall(text):
         if token == "\n":
             line += 1

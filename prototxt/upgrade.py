@@ -6,6 +6,7 @@ And the words of forks for what BVLC's Caffe has too, under another name: `hole`
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from prototxt.caffe_pb2 import (
     BatchNormParameter,
@@ -270,7 +271,7 @@ def _say_crop(net: NetParameter, where: str) -> None:
     names = [layer.name for layer in net.layer if layer.type == "Crop" and not layer.HasField("crop_param")]
     if names:
         log.warning(
-            '%s: layer "%s": Crop without crop_param has the offset 0, as in BVLC\'s Caffe; in HED, DSS and '
+            '%s: layer "%s": Crop without crop_param has the offset 0, as in BVLC\'s Caffe; in HED and '
             'DeeperCut it has the one that aligns the maps: write type: "AutoCrop" for that',
             where,
             names[0],
@@ -333,7 +334,7 @@ def _upgrade_v0(entry: V1LayerParameter, new: LayerParameter, where: str) -> Non
             raise InputError(f'{where}: layer "{old.name}": field {field.name} cannot be upgraded')
 
 
-def _assign(new: LayerParameter, param: str, field: str, value: object) -> None:
+def _assign(new: LayerParameter, param: str, field: str, value: Any) -> None:
     message = getattr(new, param)
     if not field:
         message.CopyFrom(value)

@@ -1,5 +1,6 @@
 """The base of the reference's layers, and the registry that finds them by Caffe's type name."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -115,6 +116,11 @@ class Layer:
         for blob, wanted, array in zip(bottom, propagate_down, _listed(result, len(bottom)), strict=True):
             if wanted and array is not None:
                 blob.diff[...] = array
+
+
+def flat_from(x: np.ndarray, axis: int) -> np.ndarray:
+    """`x` with the axes from `axis` on as one. (`reshape(…, -1)` does not take an array without values.)"""
+    return x.reshape(*x.shape[:axis], math.prod(x.shape[axis:]))
 
 
 def _listed(result: np.ndarray | Arrays | None, count: int) -> Arrays:

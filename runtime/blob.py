@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from prototxt.layers.memory import GIVE_THEIR_DIFF
+
 
 class _Memory:
     """A flat array that several blobs may share."""
@@ -116,9 +118,9 @@ def share_memory(layer_type: str, bottom: Blob, tops: Sequence[Blob]) -> None:
     """Put a layer's tops in its bottom's memory as Caffe does when the layer is reshaped, before each forward pass.
 
     Split shares the data. Reshape, and Concat and Slice of one blob, share the diff too, and do nothing backwards.
-    Flatten shares its top's diff with the bottom in the backward pass.
+    Flatten, and Permute where it moves nothing, share their top's diff with the bottom in the backward pass.
     """
     for top in tops:
         top.share_data(bottom)
-        if layer_type not in ("Split", "Flatten"):
+        if layer_type not in ("Split", *GIVE_THEIR_DIFF):
             top.share_diff(bottom)

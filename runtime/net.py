@@ -67,7 +67,7 @@ class Net:
         allow_modules: Collection[str] | None = None,
     ):
         if args and isinstance(args[0], str | os.PathLike):  # pycaffe's older order
-            weights, *args = args
+            weights, args = args[0], args[1:]
         positional = dict(zip(("phase", "level", "stages", "weights"), args, strict=False))
         phase = positional.get("phase", phase)
         if phase not in (TRAIN, TEST):
@@ -341,7 +341,8 @@ class Net:
         forwards = self._batch({name: kwargs[name] for name in self.inputs if name in kwargs})
         backwards = self._batch({name: kwargs[name] for name in self.outputs if name in kwargs})
         outs, grads = [], []
-        for inputs, top_diffs in zip_longest(forwards, backwards, fillvalue={}):
+        nothing: dict[str, np.ndarray] = {}
+        for inputs, top_diffs in zip_longest(forwards, backwards, fillvalue=nothing):
             outs.append(_copies(self.forward(blobs, **inputs)))
             grads.append(_copies(self.backward(diffs, **top_diffs)))
         return self._joined(outs, _length(kwargs)), self._joined(grads, _length(kwargs))

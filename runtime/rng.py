@@ -64,16 +64,16 @@ class CaffeRNG:
             InputError: unless low ≤ high, both finite, and not both the largest float.
         """
         given = f"uniform numbers from {low:g} to {high:g}"
-        low, high = np.float32(low), np.float32(high)
-        if not (np.isfinite(low) and np.isfinite(high) and low <= high):
+        start, last = np.float32(low), np.float32(high)
+        if not (np.isfinite(start) and np.isfinite(last) and start <= last):
             raise InputError(f"{given}: give finite bounds, the smaller one first")
-        end = np.nextafter(high, LARGEST)
-        if end == low:
+        end = np.nextafter(last, LARGEST)
+        if end == start:
             raise InputError(f"{given}: there is no float above to end at, lower the bounds")
-        half_low, half_end = low / np.float32(2), end / np.float32(2)
+        half_low, half_end = start / np.float32(2), end / np.float32(2)
         if half_end - half_low > LARGEST / np.float32(2):  # the span overflows, so boost halves it
             return np.float32(2) * self._uniform_below(n, half_low, half_end)
-        return self._uniform_below(n, low, end)
+        return self._uniform_below(n, start, end)
 
     def _uniform_below(self, n: int, low: np.float32, end: np.float32) -> np.ndarray:
         out = np.empty(n, np.float32)
@@ -94,8 +94,8 @@ class CaffeRNG:
         Raises:
             InputError: unless std > 0.
         """
-        mean, std = np.float32(mean), np.float32(std)
-        if not std > 0:
+        centre, deviation = np.float32(mean), np.float32(std)
+        if not deviation > 0:
             raise InputError(f"gaussian numbers of deviation {std:g}: give a std above 0")
         out = np.empty(n, np.float32)
         filled = 0
@@ -107,8 +107,8 @@ class CaffeRNG:
             begun = words[used:]
             out[filled : filled + len(values)] = values
             filled += len(values)
-        out *= std
-        out += mean
+        out *= deviation
+        out += centre
         return out
 
     def bernoulli(self, n: int, p: float | np.float32) -> np.ndarray:

@@ -63,5 +63,6 @@ def _drawn(step: Step, made: Declared) -> list[np.ndarray]:
     values = [first_values(step.param, i, weight, rng) for i, weight in enumerate(made.weights)]
     for _ in range(made.steps - 1):
         for weight in made.redrawn:
-            fill(weight.shape, weight.filler, rng)
+            if weight.filler is not None:
+                fill(weight.shape, weight.filler, rng)
     return values

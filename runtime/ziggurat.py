@@ -70,7 +70,7 @@ NORMAL, _NORMAL_EDGES = _ziggurat(
 EXPONENTIAL, _ = _ziggurat(256, EXPONENTIAL_TAIL, EXPONENTIAL_AREA, lambda x: (-x).exp(), lambda y: -y.ln())
 
 # Indexed by a word's low byte: the layer twice over, once for each sign (odd is positive).
-_SIGN = np.tile(np.float32([-1, 1]), 128)
+_SIGN = np.tile(np.array([-1, 1], np.float32), 128)
 _STEP = _SIGN * np.repeat(NORMAL.width, 2) * PLACE_UNIT
 
 

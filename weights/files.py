@@ -164,7 +164,7 @@ def plain_os_errors() -> Iterator[None]:
         while cause is not None and not getattr(cause, "errno", None):
             cause = cause.__context__
         told = re.search(r"errno = (\d+)", str(error))
-        number = cause.errno if cause else int(told[1]) if told else None
+        number = getattr(cause, "errno", None) if cause else int(told[1]) if told else None
         if number is None:
             raise
         raise OSError(number, os.strerror(number)) from error

@@ -206,7 +206,7 @@ def write_hdf5(
         data = file.create_group("data")
         for layer in layers:
             group = data.require_group(layer.name)
-            stored_blobs(LayerWeights(layer.name, blobs=layer.present), path)
+            stored_blobs(LayerWeights(layer.name, blobs=[*layer.present]), path)
             for index, blob in enumerate(layer.blobs):
                 if blob is not None:
                     group.create_dataset(str(index), data=blob)

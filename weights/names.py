@@ -53,7 +53,7 @@ def to_state_dict(layers: Iterable[LayerWeights], where: object = "state dict") 
         InputError: for a blob that is left out, or one that is no float32 or float64.
     """
     layers = list(layers)
-    state = {}
+    state: dict[str, np.ndarray] = {}
     for name, layer in zip(unique_names(layer.name for layer in layers), layers, strict=True):
         blobs = stored_blobs(layer, where)
         params = param_names(layer.type, len(blobs))

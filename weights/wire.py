@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.message import Message
 
 from prototxt.caffe_pb2 import BlobProto, BlobShape
 from prototxt.errors import InputError
@@ -32,7 +33,7 @@ class WireError(ValueError):
     """The bytes are no message of this kind."""
 
 
-def field_number(message: type, name: str) -> int:
+def field_number(message: type[Message], name: str) -> int:
     return message.DESCRIPTOR.fields_by_name[name].number
 
 
@@ -160,12 +161,13 @@ def _numbers(message: memoryview, header: BlobProto, runs: list[tuple[int, memor
         if blob.double_data:
             return np.array(blob.double_data, np.float64)
         return np.array(blob.data, np.float32)
-    dtype, runs = (np.dtype("<f8"), doubles) if doubles else (np.dtype("<f4"), floats)
-    if not runs:
+    dtype = np.dtype("<f8" if doubles else "<f4")
+    found = doubles or floats
+    if not found:
         return np.empty(0, dtype)
-    if len(runs[0]) % dtype.itemsize:
-        raise WireError(f"{len(runs[0])} bytes are no whole number of {dtype.name} numbers")
-    return np.frombuffer(runs[0], dtype)
+    if len(found[0]) % dtype.itemsize:
+        raise WireError(f"{len(found[0])} bytes are no whole number of {dtype.name} numbers")
+    return np.frombuffer(found[0], dtype)
 
 
 def blob_pieces(blob: np.ndarray, four_numbers: bool = False) -> Pieces:
@@ -191,7 +193,7 @@ def blob_pieces(blob: np.ndarray, four_numbers: bool = False) -> Pieces:
 def raw_bytes(blob: np.ndarray) -> memoryview:
     """The numbers of an array, little-endian and in C order; a view wherever they lie so already."""
     little = np.ascontiguousarray(blob, blob.dtype.newbyteorder("<"))
-    return memoryview(little.reshape(-1).view(np.uint8))
+    return little.reshape(-1).view(np.uint8).data
 
 
 # ---- Writing

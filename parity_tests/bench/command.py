@@ -8,7 +8,7 @@ import typer
 from port.devices import check_device
 from prototxt.errors import InputError
 
-PARTS = ("forward", "job", "training", "convert", "memory")
+PARTS = ("forward", "job", "training", "convert", "detection", "memory")
 """What is measured, in this order; each is `bench_NAME` in `parity_tests.bench.parts`."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from parity_tests.bench.convert import plain_copy, vgg16_layers
+from parity_tests.bench.detection import detectors
 from parity_tests.bench.engines import OPENERS, Files, Forward, NotHere, onnx_file, open_engine
 from parity_tests.bench.timing import Timing, side_by_side
 from parity_tests.bench.training import SgdIteration, make_solver
@@ -187,6 +188,14 @@ def bench_convert(settings: Settings) -> Iterator[Part]:
     source.unlink()
     notes = ["convert: to .safetensors; load: every array, copied out of the mapped file"]
     yield Part(f"a caffemodel of {size:.0f} MB", "s", "plain read and write", timings, notes)
+
+
+def bench_detection(settings: Settings) -> Iterator[Part]:
+    """SSD300's last layer alone, beside OpenCV's; on the CPU."""
+    timings = settings.time("detection", detectors(settings.narrow))
+    ratio = timings["port"].ratio(timings["opencv"])
+    notes = [f"8,732 priors, 21 classes, 200 boxes kept; the port takes {ratio:.2f} times what OpenCV takes"]
+    yield Part("SSD300's DetectionOutput", "s", "opencv", timings, notes)
 
 
 def bench_memory(settings: Settings) -> Iterator[Part]:

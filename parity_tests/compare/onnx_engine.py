@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity_tests.compare.inputs import MASKS, is_mask
+from parity_tests.compare.inputs import FED, MASKS, fed_blobs, is_mask
 from parity_tests.compare.onnx_route import NotConvertibleError, convert_layers, layer_of, require
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from prototxt.plan import LayerPlan, Plan
 from weights import LayerWeights
+from weights.names import unique_names
+from weights.rebuilt import Held
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,14 +43,14 @@ _NOT_CONVERTED = (
 
 
 def run_onnx(
-    engine: str, plan: Plan, weights: Sequence[LayerWeights], inputs: Mapping[str, np.ndarray]
+    engine: str, plan: Plan, weights: Held, inputs: Mapping[str, np.ndarray]
 ) -> tuple[Arrays, dict[str, str]]:
     """Run a net by the ONNX route.
 
     Args:
         engine: "onnxruntime" or "onnx2torch".
-        weights: of the plan's layers, by their names.
-        inputs: a float32 array for each of the plan's inputs.
+        weights: of the plan's layers, by index.
+        inputs: a float32 array for each top of an Input or MemoryData layer, by name.
 
     Returns:
         The blobs by name, as the last layer that writes them leaves them; and the layers that are not
@@ -59,11 +61,9 @@ def run_onnx(
     """
     require("onnx", "caffe2onnx", engine)
     steps, names = _steps(plan)
-    by_name = {layer.name: layer.blobs for layer in weights}
-    run = _Run(
-        _RUNTIMES[engine], {s.param.name: by_name[s.plan.name] for s in steps if s.plan.name in by_name}
-    )
-    run.values.update({names[blob]: inputs[plan.blobs[blob]] for blob in plan.inputs})
+    held = {s.param.name: weights[s.plan.index] for s in steps if s.plan.index in weights}
+    run = _Run(_RUNTIMES[engine], held)
+    run.values.update({names[blob]: inputs[plan.blobs[blob]] for blob in fed_blobs(plan)})
     segment: list[_Step] = []
     for step in steps:
         if is_mask(step.param):
@@ -76,8 +76,11 @@ def run_onnx(
     # Splits' copies go by the name of what they copy, which comes before them.
     blobs = {name: plan.blobs[blob] for blob, name in reversed(names.items())}
     arrays = {blobs[name]: array for name, array in run.values.items()}
+    keys = unique_names(layer.name for layer in plan.layers)
     return arrays, {
-        s.plan.name: _told(plan, run.refused[s.param.name]) for s in steps if s.param.name in run.refused
+        keys[s.plan.index]: _told(plan, run.refused[s.param.name])
+        for s in steps
+        if s.param.name in run.refused
     }
 
 
@@ -100,9 +103,9 @@ class _Step:
 def _steps(plan: Plan) -> tuple[list[_Step], dict[int, str]]:
     """The layers but inputs and splits, and the blobs' names, those of splits' copies included."""
     steps: list[_Step] = []
-    names = {blob: f"input{i}" for i, blob in enumerate(plan.inputs)}
+    names = {blob: f"input{i}" for i, blob in enumerate(fed_blobs(plan))}
     for i, layer in enumerate(plan.layers):
-        if layer.type == "Input":
+        if layer.type in FED:
             continue
         if layer.type == "Split":
             names.update(dict.fromkeys(layer.tops, names[layer.bottoms[0]]))

@@ -20,28 +20,30 @@ import torch
 from google.protobuf import text_format
 from torch import nn
 
-from parity_tests.compare.inputs import MASKS, is_mask
+from parity_tests.compare.inputs import FED, MASKS, is_mask
 from port.images import quiet_opencv
 from prototxt.caffe_pb2 import BlobShape, LayerParameter, NetParameter
 from prototxt.plan import LayerPlan, Plan
 from weights import LayerWeights, write_caffemodel
+from weights.names import unique_names
+from weights.rebuilt import Held
 
 _NOT_OPENCVS = ("bottom", "top", "blobs", "param", "include", "exclude", "propagate_down", "loss_weight")
 
 
 def run_opencv(
-    plan: Plan, weights: Sequence[LayerWeights], inputs: Mapping[str, np.ndarray]
+    plan: Plan, weights: Held, inputs: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Run a net in OpenCV.
 
     Args:
-        weights: of the plan's layers, by their names.
-        inputs: a float32 array for each of the plan's inputs.
+        weights: of the plan's layers, by index.
+        inputs: a float32 array for each top of an Input or MemoryData layer, by name.
 
     Returns:
         The blobs by name, as the last layer that writes them leaves them (OpenCV gives every blob at least
-        two axes); and the layers that OpenCV does not carry, by name, each with the reason. A layer that
-        reads from one of these is not carried either.
+        two axes); and the layers that OpenCV does not support, by name, each with the reason. A layer that
+        reads from one of these is not supported either.
     """
     steps, last_top = _steps(plan)
     with custom_layers(), quiet_opencv(), tempfile.TemporaryDirectory() as folder:
@@ -56,7 +58,8 @@ def run_opencv(
             except cv2.error as error:
                 refused |= _culprit(carried, inputs, model, error)
     blobs = {blob: values[top] for blob, top in last_top.items() if top in values}
-    return blobs, {step.plan.name: refused[step.name] for step in steps if step.name in refused}
+    keys = unique_names(layer.name for layer in plan.layers)
+    return blobs, {keys[step.plan.index]: refused[step.name] for step in steps if step.name in refused}
 
 
 # ---- the net as OpenCV gets it
@@ -100,7 +103,7 @@ def _steps(plan: Plan) -> tuple[list[_Step], dict[str, str]]:
     """The layers as steps; and for each blob but inputs and splits' copies the name of its last top."""
     steps, names, last_top = [], {}, {}
     for i, layer in enumerate(plan.layers):
-        if layer.type == "Input":
+        if layer.type in FED:
             names.update({top: _input(plan.blobs[top]) for top in layer.tops})
         elif layer.type == "Split":
             names.update(dict.fromkeys(layer.tops, names[layer.bottoms[0]]))
@@ -117,12 +120,11 @@ def _input(blob: str) -> str:
     return f"input {blob}"
 
 
-def _weights(steps: Sequence[_Step], weights: Sequence[LayerWeights]) -> list[LayerWeights]:
-    by_name = {layer.name: layer.blobs for layer in weights}
+def _weights(steps: Sequence[_Step], weights: Held) -> list[LayerWeights]:
     return [
-        LayerWeights(step.name, step.plan.type, by_name[step.plan.name])
+        LayerWeights(step.name, step.plan.type, list(weights[step.plan.index]))
         for step in steps
-        if step.plan.name in by_name
+        if step.plan.index in weights
     ]
 
 

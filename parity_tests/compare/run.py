@@ -1,10 +1,12 @@
 """One net through several engines, held blob by blob against float64.
 
 Truth is the NumPy reference in float64, the yardstick the float32 reference's own difference from it; every
-engine gets the same float32 weights and inputs.
+engine gets the same float32 weights and inputs. The port has two ways to run a net, pycaffe's `Net` and
+`CaffeNet` (which `seenet export` writes out): both are judged, by the rule in `rule.py`.
 """
 
 import gc
+import hashlib
 import importlib
 import math
 import os
@@ -15,19 +17,24 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 
+from parity_tests.compare.alone import Alone
 from parity_tests.compare.engines import ENGINES, check_engines
-from parity_tests.compare.inputs import Weights, fill_weights, write_weights
-from parity_tests.compare.report import EngineReport, ParityReport, Row
-from port.net import plan_of
-from port.net_inputs import complete_inputs, masks_of
+from parity_tests.compare.inputs import Weights, feed_inputs, fill_inputs, fill_weights
+from parity_tests.compare.report import CAFFE_NET, NET, EngineReport, Face, ParityReport, Row
+from parity_tests.compare.rule import Errors
+from port.net import CaffeNet, plan_of
+from port.net_inputs import masks_of, unsplit
 from prototxt.caffe_pb2 import TEST
 from prototxt.errors import InputError
-from prototxt.plan import Plan
+from prototxt.plan import LayerPlan, Plan
 from prototxt.read import read_net
 from runtime.data.output import no_output_files
-from weights import LayerWeights
+from runtime.rng import set_random_seed
 from weights.layer_weights import shape_text
+from weights.names import unique_names
+from weights.rebuilt import write_held
 
 Tick = Callable[[str, int, int], None]
 """Told (what runs, layers done, layers in all)."""
@@ -100,7 +107,7 @@ def _choose(
     objection = _objection_to_caffe(plan, allow_modules) if engines is None or "caffe" in engines else ""
     if engines is None:
         chosen = ["port", "reference", "opencv"]
-        return (chosen, [f"caffe takes no part: {objection}"]) if objection else ([*chosen, "caffe"], [])
+        return (chosen, [f"caffe is not compared: {objection}"]) if objection else ([*chosen, "caffe"], [])
     if objection:
         raise InputError(f"engine caffe: {objection}")
     return list(dict.fromkeys(engines)), []
@@ -135,6 +142,10 @@ class _AbsentError(Exception):
     """An engine that cannot run, for which the others need not wait."""
 
 
+Watch = Callable[[int, Sequence[np.ndarray]], None]
+"""Told (layer index, its tops) after each layer that ran."""
+
+
 @dataclass
 class _Truth:
     """What float64 says, and how far the float32 reference is off.
@@ -142,27 +153,38 @@ class _Truth:
     Attributes:
         blobs: float64, inputs included.
         compared: the computed ones among them, in order.
+        sources: the tops of the layers without bottoms, by layer index.
         decisions: what each mask did at each position.
         own: the float32 reference's largest differences, filled in when it has run.
     """
 
     blobs: dict[str, np.ndarray]
     compared: list[str]
+    sources: dict[int, list[np.ndarray]]
     decisions: dict[str, np.ndarray]
     own: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class _Runner:
-    """Runs one net in one engine after another, with the same weights and inputs."""
+    """Runs one net in one engine after another, with the same weights and inputs.
+
+    Blobs are called by their names in the plan, the unnamed losses with a suffix.
+    """
 
     where: str
     plan: Plan
     allow_modules: Collection[str]
     seed: int
     tick: Tick
-    weights: list[LayerWeights] = field(default_factory=list)
+    weights: dict[int, list[np.ndarray]] = field(default_factory=dict)
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = unique_names(self.plan.blobs)
+        copies = {top for layer in self.plan.layers if layer.type == "Split" for top in layer.tops}
+        self.names = {i: name for i, name in enumerate(names) if i not in copies}
+        self.origins = unsplit(self.plan, names)
 
     def find_truth(
         self, weights: Weights | None, inputs: Mapping[str, np.ndarray]
@@ -170,15 +192,25 @@ class _Runner:
         """Decide the weights and inputs and run the reference in float64: truth, seconds, remarks."""
         net = self.net("reference", dtype=np.float64)
         self.weights, remarks = fill_weights(net, self.plan, weights, self.seed)
-        self.inputs = complete_inputs(net, self.plan, inputs, self.seed, self.where)
-        blobs, seconds = self.run_net("reference", net, "truth (float64)")
+        self.inputs = fill_inputs(net, self.plan, inputs, self.seed, self.where)
+        sources: dict[int, list[np.ndarray]] = {}
+
+        def keep(index: int, tops: Sequence[np.ndarray]) -> None:
+            if not self.plan.layers[index].bottoms:
+                sources[index] = [top.copy() for top in tops]
+
+        blobs, seconds = self.run_net("reference", net, "truth (float64)", keep)
         for name, array in blobs.items():
             if not np.isfinite(array).all():
                 remarks.append(f"{name} is not finite in float64 either: the inputs or weights are to blame")
-        return _Truth(blobs, _computed_blobs(self.plan), _decisions(self.plan, blobs)), seconds, remarks
+        computed = [top for layer in self.plan.layers if layer.type != "Input" for top in layer.tops]
+        compared = [self.names[i] for i in sorted(set(computed)) if i in self.names]
+        decisions = _decisions(self.plan, blobs)
+        return _Truth(blobs, compared, sources, decisions), seconds, remarks
 
     def net(self, engine: str, **settings: Any) -> Any:
-        """A net of one of the pycaffe engines; genuine Caffe's knows no `allow_modules`."""
+        """A net of one of the pycaffe engines; genuine Caffe's has no `allow_modules`."""
+        _load(engine).set_random_seed(self.seed)  # for data layers that draw when they are set up
         if engine != "caffe":
             return _load(engine).Net(self.where, TEST, allow_modules=self.allow_modules, **settings)
         try:
@@ -189,21 +221,24 @@ class _Runner:
     def feed(self, engine: str, net: Any) -> None:
         """Weights, inputs, and the seed for layers that draw, such as DummyData."""
         _load(engine).set_random_seed(self.seed)
-        write_weights(net, self.weights)
-        for name, array in self.inputs.items():
-            net.blobs[name].reshape(*array.shape)
-            net.blobs[name].data[...] = array
+        write_held(net, self.weights)
+        feed_inputs(net, self.plan, self.inputs)
 
-    def run_net(self, engine: str, net: Any, what: str) -> tuple[dict[str, np.ndarray], float]:
+    def run_net(
+        self, engine: str, net: Any, what: str, watch: Watch | None = None
+    ) -> tuple[dict[str, np.ndarray], float]:
         """The net's blobs after one forward pass, as views, and the seconds that it took."""
         self.feed(engine, net)
-        start = time.perf_counter()
-        for i in range(len(net.layers)):
-            self.tick(what, i, len(net.layers))
-            self.forward_layer(engine, net, i)
-        self.tick(what, len(net.layers), len(net.layers))
-        seconds = time.perf_counter() - start
-        return {name: net.blobs[name].data for name in _plain_blobs(self.plan)}, seconds
+        seconds = 0.0
+        for layer in self.plan.layers:
+            self.tick(what, layer.index, len(self.plan.layers))
+            start = time.perf_counter()
+            self.forward_layer(engine, net, layer.index)
+            seconds += time.perf_counter() - start
+            if watch:
+                watch(layer.index, [net._blobs[i].data for i in layer.tops])
+        self.tick(what, len(self.plan.layers), len(self.plan.layers))
+        return {name: net._blobs[i].data for i, name in self.names.items()}, seconds
 
     def forward_layer(self, engine: str, net: Any, i: int) -> None:
         """Run layer `i` for the last time: what it keeps for a backward pass, as large as its blobs, goes."""
@@ -211,8 +246,28 @@ class _Runner:
         if engine != "caffe":
             net.layers[i] = net.layer_dict[net._layer_names[i]] = None
 
+    def run_caffe_net(self, net: CaffeNet, what: str, watch: Watch) -> dict[str, np.ndarray]:
+        """`CaffeNet`'s blobs after one forward pass."""
+        set_random_seed(self.seed)
+        with torch.no_grad():
+            for index, arrays in self.weights.items():
+                for blob, array in zip(net.layers[index].blobs, arrays, strict=True):
+                    blob.copy_(torch.from_numpy(array))
+        for layer in self.plan.layers:
+            if layer.type == "MemoryData":
+                net.layers[layer.index].reset(*(self.inputs[self.plan.blobs[top]] for top in layer.tops))
+        inputs = {i: torch.from_numpy(self.inputs[self.plan.blobs[i]].copy()) for i in self.plan.inputs}
+
+        def observe(layer: LayerPlan, bottoms: tuple, tops: tuple) -> None:
+            self.tick(what, layer.index + 1, len(self.plan.layers))
+            watch(layer.index, [top.numpy() for top in tops])
+
+        with torch.no_grad():
+            values = net.run(inputs, observe)
+        return {name: values[i].numpy() for i, name in self.names.items()}
+
     def run_outside(self, engine: str, truth: _Truth) -> tuple[dict[str, np.ndarray], dict[str, str], float]:
-        """As `run_net`, with the layers that the engine does not carry; the time is with reading the net."""
+        """As `run_net`, with the layers that the engine does not have; the time is with reading the net."""
         start = time.perf_counter()
         self.tick(engine, 0, 1)
         if engine == "opencv":
@@ -231,9 +286,13 @@ class _Runner:
         except InputError as error:
             raise _AbsentError(str(error)) from error
 
-    def judge(self, engine: str, truth: "_Truth") -> EngineReport:
+    # ---- judging
+
+    def judge(self, engine: str, truth: _Truth) -> EngineReport:
         """Run one engine and hold it against truth."""
         gc.collect()  # the engine before may have left its net in reference cycles
+        if engine == "port":
+            return self.judge_port(truth)
         not_carried: dict[str, str] = {}
         if engine in ("opencv", "onnxruntime", "onnx2torch"):
             blobs, not_carried, seconds = self.run_outside(engine, truth)
@@ -244,59 +303,107 @@ class _Runner:
             if name in blobs:
                 difference = _difference(blobs[name], truth.blobs[name])
                 own = truth.own.setdefault(name, difference)  # the float32 reference comes first
-                largest = float(np.abs(truth.blobs[name]).max(initial=0))
-                rows.append(Row(engine, name, largest, difference, own))
-        if any(row.beyond for row in rows):
-            rows = self.look_closer(engine, rows, blobs)
-        decided = _decisions(self.plan, blobs)
-        flips = {mask: _flips(decided[mask], truth.decisions[mask]) for mask in decided}
-        return EngineReport(engine, seconds, rows, flips, not_carried)
+                rows.append(Row(engine, name, _largest(truth.blobs[name]), difference, own))
+        if any(row.beyond and math.isfinite(row.difference) for row in rows):
+            alone = self.alone(blobs)
+            rows = [replace(row, alone=alone[row.blob]) if row.beyond else row for row in rows]
+        return EngineReport(engine, seconds, rows, _flips_of(self.plan, blobs, truth.decisions), not_carried)
 
-    def look_closer(self, engine: str, rows: list[Row], blobs: Mapping[str, np.ndarray]) -> list[Row]:
-        """Judge the layers alone behind each row that is beyond the rule, up to the first that is out."""
-        if any(math.isinf(row.difference) for row in rows):
-            return rows
-        mine = theirs = self.alone(blobs)
-        if engine != "reference":
-            theirs = self.alone(self.run_net("reference", self.net("reference"), "reference again")[0])
-        closer = list(rows)
-        for i, row in enumerate(rows):
-            if row.beyond:
-                closer[i] = replace(row, alone=(mine[row.blob], theirs[row.blob]))
-            if not closer[i].within:
-                break
-        return closer
+    def judge_port(self, truth: _Truth) -> EngineReport:
+        """pycaffe's Net and CaffeNet: each layer of both on its own bottoms, and both against truth."""
+        errors: dict[str, dict[int, list[Errors]]] = {NET: {}, CAFFE_NET: {}}
+        marks: dict[int, bytes] = {}
+        alone = self.references(truth)
+
+        def judge_net(index: int, tops: Sequence[np.ndarray]) -> None:
+            errors[NET][index] = alone.judge(index, tops)
+            marks[index] = _mark(tops)
+
+        blobs, seconds = self.run_net("port", self.net("port"), "port", judge_net)
+        parting: list[int] = []  # layers where CaffeNet does not give pycaffe's Net's very bytes
+
+        def compare_with_net(index: int, tops: Sequence[np.ndarray]) -> None:
+            if _mark(tops) != marks[index]:
+                parting.append(index)
+
+        values = self.run_caffe_net(self.caffe_net(), "port, CaffeNet", compare_with_net)
+        errors[CAFFE_NET] = dict(errors[NET])
+        if parting:
+            alone = self.references(truth)
+
+            def judge_caffe_net(index: int, tops: Sequence[np.ndarray]) -> None:
+                if index < parting[0]:
+                    alone.follow(index, tops)
+                else:
+                    errors[CAFFE_NET][index] = alone.judge(index, tops)
+
+            values = self.run_caffe_net(self.caffe_net(), "port, CaffeNet again", judge_caffe_net)
+        rows = []
+        for name in truth.compared:
+            faces = {}
+            for face, found in ((NET, blobs), (CAFFE_NET, values)):
+                worst = max(
+                    (
+                        error
+                        for layer in self.plan.layers
+                        for top, error in zip(layer.tops, errors[face][layer.index], strict=False)
+                        if self.origins[top] == name
+                    ),
+                    key=lambda error: error.excess,
+                )
+                faces[face] = Face(_difference(found[name], truth.blobs[name]), worst)
+            rows.append(
+                Row(
+                    "port",
+                    name,
+                    _largest(truth.blobs[name]),
+                    max(face.difference for face in faces.values()),
+                    truth.own[name],
+                    faces=faces,
+                    apart=_difference(values[name], blobs[name]),
+                )
+            )
+        flips = [_flips_of(self.plan, found, truth.decisions) for found in (blobs, values)]
+        return EngineReport(
+            "port", seconds, rows, {mask: max(f[mask] for f in flips) for mask in flips[0]}, {}
+        )
+
+    def caffe_net(self) -> CaffeNet:
+        set_random_seed(self.seed)
+        return CaffeNet(self.where, TEST, allow_modules=self.allow_modules)
+
+    def references(self, truth: _Truth) -> Alone:
+        nets = [self.net("reference", dtype=dtype) for dtype in (np.float64, np.float32)]
+        for net in nets:
+            self.feed("reference", net)
+        return Alone(self.plan, *nets, truth.sources)
 
     def alone(self, blobs: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """How far each blob is from what float64 makes of the bottoms in `blobs`, layer by layer."""
+        """How far each blob is from what float64 makes of the bottoms in `blobs`, layer by layer.
+
+        For engines of which only the final blobs are known. A blob that was worked on in place, in its own memory
+        or another blob's, is held against all that float64 does to it from there on.
+        """
         net = self.net("reference", dtype=np.float64)
         self.feed("reference", net)
-        names = self.plan.blobs
-        done_by = {top: i for i, layer in enumerate(self.plan.layers) for top in layer.tops}
-        differences = {}
-        for i, layer in enumerate(self.plan.layers):
+        memory = self.plan.memory
+        done_by = {memory[top]: layer.index for layer in self.plan.layers for top in layer.tops}
+        differences = dict.fromkeys(blobs, math.inf)
+        for layer in self.plan.layers:
             for bottom in layer.bottoms:
-                if done_by[bottom] < i and names[bottom] in blobs:  # else in place: as float64 left it
-                    net.blobs[names[bottom]].data[...] = blobs[names[bottom]]
-            self.forward_layer("reference", net, i)
+                if done_by[memory[bottom]] < layer.index and self.origins[bottom] in blobs:
+                    net._blobs[bottom].data[...] = blobs[self.origins[bottom]]
+            self.forward_layer("reference", net, layer.index)
             for top in layer.tops:
-                if done_by[top] == i and names[top] in blobs:
-                    differences[names[top]] = _difference(blobs[names[top]], net.blobs[names[top]].data)
+                if done_by[memory[top]] == layer.index:
+                    for blob in (top, *self.plan.memory_mates.get(top, ())):
+                        name = self.names.get(blob)
+                        if name in blobs:
+                            differences[name] = _difference(blobs[name], net._blobs[blob].data)
         return differences
 
 
 # ---- the blobs
-
-
-def _plain_blobs(plan: Plan) -> list[str]:
-    """All blobs but the splits' copies."""
-    copies = {top for layer in plan.layers if layer.type == "Split" for top in layer.tops}
-    return list(dict.fromkeys(name for i, name in enumerate(plan.blobs) if i not in copies))
-
-
-def _computed_blobs(plan: Plan) -> list[str]:
-    written = {plan.blobs[top] for layer in plan.layers if layer.type != "Input" for top in layer.tops}
-    return [name for name in _plain_blobs(plan) if name in written]
 
 
 def _difference(array: np.ndarray, truth: np.ndarray) -> float:
@@ -305,6 +412,19 @@ def _difference(array: np.ndarray, truth: np.ndarray) -> float:
         return math.inf
     largest = float(np.abs(array - truth).max(initial=0))
     return math.inf if math.isnan(largest) else largest
+
+
+def _largest(array: np.ndarray) -> float:
+    return float(np.abs(array).max(initial=0))
+
+
+def _mark(arrays: Sequence[np.ndarray]) -> bytes:
+    """Equal for arrays of equal bytes."""
+    made = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        made.update(f"{array.shape}".encode())
+        made.update(np.ascontiguousarray(array))
+    return made.digest()
 
 
 def _with_axes_of(truth: np.ndarray, array: np.ndarray) -> np.ndarray:
@@ -333,6 +453,10 @@ def _decisions(plan: Plan, blobs: Mapping[str, np.ndarray]) -> dict[str, np.ndar
             }
             decisions[mask.layer] = sum(bit * channels.any(axis=1) for bit, channels in did.items())
     return decisions
+
+
+def _flips_of(plan: Plan, blobs: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {mask: _flips(found, truth[mask]) for mask, found in _decisions(plan, blobs).items()}
 
 
 def _flips(decided: np.ndarray, truth: np.ndarray) -> int:

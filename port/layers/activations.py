@@ -1,5 +1,8 @@
 """Caffe's neuron layers: each value of the top comes from one value of the bottom."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,7 @@ from torch import Tensor
 
 from port.gradient import with_slope
 from port.layer import Layer, layer
-from prototxt.layers.activations import log_of_base
+from prototxt.layers.activations import log_of_base, selu_dropout_map
 from runtime.rng import caffe_rng
 
 
@@ -16,6 +19,54 @@ class ReLU(Layer):
     def forward(self, x: Tensor) -> Tensor:
         slope = self.param.relu_param.negative_slope
         return F.leaky_relu(x, slope) if slope else F.relu(x)
+
+
+@layer("ReLU6")
+class ReLU6(Layer):
+    """A leaky ReLU that ends at 6, where the gradient is 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        slope = self.param.relu6_param.negative_slope
+        value = x.detach()
+        top = torch.where(value > 0, value, slope * value).clamp(max=6)
+        return with_slope(x, top, lambda x: torch.where(x > 0, (x < 6).to(x.dtype), slope), value)
+
+
+@layer("NegReLU")
+class NegReLU(Layer):
+    """What is below 0; what is above, times `relu_param`'s slope."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        slope = self.param.relu_param.negative_slope
+        value = x.detach()
+        top = value.clamp(max=0) + slope * value.clamp(min=0)
+        return with_slope(x, top, lambda x: torch.where(x < 0, 1.0, slope), value)
+
+
+@layer("SeLU")
+class SeLU(Layer):
+    """lambda · x above 0, lambda · alpha · (exp(x) - 1) below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, alpha = getattr(self.param.selu_param, "lambda"), self.param.selu_param.alpha
+        value = x.detach()
+        top = scale * F.elu(value, alpha)
+        return with_slope(
+            x, top, lambda x: scale * torch.where(x > 0, 1, alpha * x.clamp(max=0).exp()), value
+        )
+
+
+@layer("SeLUDropout")
+class SeLUDropout(Layer):
+    """Dropout that sets units to `alpha` and keeps the mean and variance of a SELU's output; TEST: the identity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.phase != 0:
+            return x
+        param = self.param.selu_dropout_param
+        scale, shift = selu_dropout_map(param)
+        mask = torch.from_numpy(caffe_rng().bernoulli(x.numel(), 1.0 - param.dropout_ratio))
+        return scale * x.where(mask.to(x.device, torch.bool).reshape(x.shape), param.alpha) + shift
 
 
 @layer("PReLU")
@@ -153,15 +204,32 @@ class Log(Layer):
 class Dropout(Layer):
     """Zeroes units with probability `dropout_ratio` in TRAIN, scaling the rest; the identity in TEST.
 
-    The mask is drawn from Caffe's generator, so the same seed drops the same units.
+    The mask is drawn from Caffe's generator, so the same seed drops the same units. SegNet's
+    `sample_weights_test` drops in TEST too. With Fast R-CNN's `scale_train: false` TEST scales, by the share that
+    TRAIN keeps, and TRAIN does not.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.phase != 0:
-            return x
-        keep = 1.0 - self.param.dropout_param.dropout_ratio  # in double, as Caffe passes it on
-        mask = torch.from_numpy(caffe_rng().bernoulli(x.numel(), keep)).to(x)
-        return x * mask.reshape(x.shape) * float(np.float32(1.0 / keep))
+        param = self.param.dropout_param
+        keep = 1.0 - param.dropout_ratio  # in double, as Caffe passes it on
+        if self.phase != 0 and not param.sample_weights_test:
+            return x if param.scale_train else x * keep
+        shape = self.drawn(x)
+        mask = torch.from_numpy(caffe_rng().bernoulli(math.prod(shape), keep)).to(x)
+        kept = x * mask.reshape(shape)
+        return kept * float(np.float32(1.0 / keep)) if param.scale_train else kept
+
+    def drawn(self, x: Tensor) -> Sequence[int]:
+        """The shape of the mask."""
+        return x.shape
+
+
+@layer("SpatialDropout")
+class SpatialDropout(Dropout):
+    """Dropout of whole channels."""
+
+    def drawn(self, x: Tensor) -> Sequence[int]:
+        return (*x.shape[:2], *(1,) * (x.ndim - 2))
 
 
 def _sigmoid(x: Tensor) -> Tensor:

@@ -63,6 +63,39 @@ class _Product(torch.autograd.Function):
         return None, None, *grads
 
 
+@layer("Axpy")
+class Axpy(Layer):
+    """a · x + y, with one factor a for each channel of each image."""
+
+    def forward(self, a: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return a.reshape(*x.shape[:2], *(1,) * (x.ndim - 2)) * x + y
+
+
+@layer("ChannelScale")
+class ChannelScale(Layer):
+    """x times one factor for each place; forward, and the gradient of either bottom, can be left out."""
+
+    def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        param = self.param.channel_scale_param
+        factor = scale.reshape(len(x), 1, *x.shape[2:])
+        return _Scaled.apply(x, factor, param.do_forward, param.do_backward_feature, param.do_backward_scale)
+
+
+class _Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, factor: Tensor, forth: bool, to_x: bool, to_factor: bool) -> Tensor:
+        ctx.save_for_backward(x, factor)
+        ctx.back = to_x, to_factor
+        return x * factor if forth else x.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, factor), (to_x, to_factor) = ctx.saved_tensors, ctx.back
+        d_factor = (grad * x).sum(1, keepdim=True) if to_factor else torch.zeros_like(factor)
+        return grad * factor if to_x else grad, d_factor, None, None, None
+
+
 @layer("Concat")
 class Concat(Layer):
     """The bottoms, one behind the other along `axis`."""

@@ -42,6 +42,7 @@ class _Convolving(Layer):
         axes = len(self.plan.bottom_shapes[0])
         self.axis = canonical_axis(self.param.convolution_param.axis, axes)
         self.window = convolution_window(self.param.convolution_param, axes - self.axis - 1)
+        self.groups = self.param.convolution_param.group
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         return tuple(self._one(bottom) for bottom in bottoms)
@@ -50,7 +51,7 @@ class _Convolving(Layer):
         weight, bias = (*self.blobs, None)[:2]
         batch = bottom.shape[: self.axis]
         images = bottom if self.axis == 1 else bottom.reshape(-1, *bottom.shape[self.axis :])
-        window, groups = self.window, self.param.convolution_param.group
+        window, groups = self.window, self.groups
         spatial = len(window.kernel)
         if spatial not in _CONVOLVE:
             top = (_deconvolve_any if self.deconvolve else _convolve_any)(images, weight, window, groups)
@@ -106,9 +107,18 @@ def _grouped_product(x: Tensor, weight: Tensor, groups: int) -> Tensor:
     )
 
 
-@layer("Convolution")
+@layer("Convolution", "DepthwiseConvolution")
 class Convolution(_Convolving):
     """Cross-correlation over any number of spatial axes, with groups and dilation."""
+
+
+@layer("ConvolutionDepthwise")
+class ConvolutionDepthwise(_Convolving):
+    """Each channel's cross-correlation with its own kernel. `axis`, `group` and `num_output` are not read."""
+
+    def set_up(self) -> None:
+        self.axis, self.groups = 1, self.plan.bottom_shapes[0][1]
+        self.window = convolution_window(self.param.convolution_param, 2)
 
 
 @layer("Deconvolution")

@@ -35,7 +35,7 @@ def share_of(layer: LayerParameter) -> Share:
     return (lambda: (solver_rank(), solver_count())) if layer.phase == TRAIN else whole
 
 
-@layer("Data", "ImageData", "ImageSegData", "WindowData")
+@layer("Data", "ImageData", "ImageSegData", "ImageLabelmapData", "DenseImageData", "WindowData")
 class DataLayer(Layer):
     """A layer over a source of batches, which are read ahead; what is read ahead never shows.
 

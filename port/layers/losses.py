@@ -9,12 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from port.gradient import refuse_gradient, with_slope
 from port.labels import class_numbers
 from port.layer import Layer, as_tuple, layer
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
-from prototxt.layers.declare import Shape
+from prototxt.forks import meaning
+from prototxt.layers.declare import Shape, legacy_shape
 from prototxt.layers.losses import check_matrix
 from prototxt.layers.windows import canonical_axis
 from weights.binaryproto import read_binaryproto
@@ -107,6 +109,9 @@ class SoftmaxWithLoss(Loss):
         mode = param.normalization
         if not param.HasField("normalization") and param.HasField("normalize"):
             mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
+        if param.weight_by_label_freqs:  # SegNet's; the divisor stays a count
+            weights = torch.tensor(param.class_weighting, dtype=torch.float32).to(losses)
+            losses = losses * weights[numbers if ignored is None else numbers.where(numbers != ignored, 0)]
         valid = None if ignored is None else (numbers != ignored).sum()
         loss = normalised(losses.sum(), mode, outer, inner, valid)
         return (loss, x.detach().softmax(axis))[: len(self.plan.tops)]
@@ -179,12 +184,83 @@ class EuclideanLoss(Loss):
         return (a - b.reshape(a.shape)).square().sum() / len(a) / 2
 
 
+@layer("L1Loss")
+class L1Loss(Loss):
+    """The sum of |a - b| per image; FlowNet2's own layer of this name also of one bottom, and with settings.
+
+    Those: places that are not a number, or whose difference is below `plateau`, do not count; with
+    `l2_per_location`, each place's length sqrt(sum of squares + epsilon) is summed.
+    """
+
+    no_gradient: ClassVar[dict[int, str]] = {}
+
+    def loss(self, *bottoms: Tensor) -> Tensor:
+        difference = bottoms[0] - bottoms[1] if len(bottoms) > 1 else bottoms[0]
+        if meaning(self.param) != "FlowNet2":
+            return difference.abs().sum() / len(difference)
+        param = self.param.l1_loss_param
+        difference = difference.reshape(legacy_shape(tuple(difference.shape)))
+        known = ~difference.detach().isnan()
+        channels = difference.shape[1]
+        count = known.sum() / channels if param.normalize_by_num_entries else len(difference)
+        difference = difference.where(known, 0)
+        if param.l2_per_location:
+            squares = difference.square().sum(1) / (channels if param.l2_prescale_by_channels else 1)
+            if param.plateau > 0:
+                squares = squares.where(squares.detach() >= param.plateau**2, 0)
+            return (squares + param.epsilon).sqrt().sum() / count
+        value = difference.detach()
+        counted = known & (value.abs() >= param.plateau)
+        slope = torch.where(value > 0, 1, -1) * counted  # a difference of 0 counts as negative
+        return with_slope(difference, value.abs() * counted, lambda: slope).sum() / count
+
+
+@layer("CenterLoss")
+class CenterLoss(Loss):
+    """Half the squared distance (or the L1 distance) to the centre of each item's class, per item."""
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        centers = self.blobs[0]
+        numbers = class_numbers(labels, len(centers)).flatten()
+        l1 = self.param.center_loss_param.distance_type == "L1"
+        return _Center.apply(x, centers, numbers, l1)
+
+
+class _Center(torch.autograd.Function):
+    """The centre loss. The centres' gradient is an update of its own, which no loss weight scales.
+
+    For each item it is the sum of (centre - x) over the items of its class, over 1 + their number (happynear's
+    code; caffe-face has it once for each class). The signs that L1 needs are taken where the centres get a gradient:
+    else the items' gradient is the distance's.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, centers: Tensor, numbers: Tensor, l1: bool) -> Tensor:
+        difference = x.reshape(len(numbers), -1) - centers[numbers]
+        ctx.save_for_backward(difference, numbers)
+        ctx.l1, ctx.shape, ctx.classes = l1, x.shape, len(centers)
+        total = difference.abs().sum() if l1 else difference.square().sum() / 2
+        return total / len(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        slope, numbers = ctx.saved_tensors
+        d_centers = None
+        if ctx.needs_input_grad[1]:
+            slope = slope.sign() if ctx.l1 else slope
+            sums = slope.new_zeros(ctx.classes, slope.shape[1]).index_add_(0, numbers, -slope)
+            seen = torch.bincount(numbers, minlength=ctx.classes)[:, None].to(slope)
+            d_centers = sums / (seen + 1) * seen
+        return (slope * (grad / ctx.shape[0])).reshape(ctx.shape), d_centers, None, None
+
+
 @layer("HingeLoss")
 class HingeLoss(Loss):
     """What scores lack to a margin of 1, the label's above 0, the others below; squared by L2. Per image."""
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        rows = x.reshape(len(x), -1)
+        rows = x.reshape(len(x), math.prod(x.shape[1:]))
         numbers = class_numbers(labels.flatten()[: len(x)], rows.shape[1])
         signs = torch.ones_like(rows).scatter_(1, numbers[:, None], -1)
         lacking = (1 + signs * rows).relu()
@@ -205,7 +281,7 @@ class ContrastiveLoss(Loss):
     def loss(self, a: Tensor, b: Tensor, similar: Tensor) -> Tensor:
         param = self.param.contrastive_loss_param
         margin = param.margin
-        squares = (a - b.reshape(a.shape)).reshape(len(a), -1).square().sum(1)
+        squares = (a - b.reshape(a.shape)).square().reshape(len(a), math.prod(a.shape[1:])).sum(1)
         alike = similar.detach().flatten()[: len(a)].trunc() != 0
         square = squares.detach()
         if param.legacy_version:

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from port.layer import Layer, layer
-from prototxt.caffe_pb2 import LRNParameter
-from prototxt.layers.declare import legacy_shape
+from prototxt.caffe_pb2 import BNParameter, LRNParameter
+from prototxt.forks import meaning
+from prototxt.layers.declare import Shape, legacy_shape
 from prototxt.layers.windows import canonical_axis
 
 
@@ -63,6 +64,8 @@ def _across_channels(x: Tensor, param: LRNParameter) -> tuple[Tensor, Tensor]:
 
 def _channel_sums(x: Tensor, count: int) -> Tensor:
     """Sums over `count` channels, an odd number, around each; its own adjoint."""
+    if x.numel() == 0:
+        return x  # which avg_pool3d does not take
     padded = F.pad(x.unsqueeze(1), (0, 0, 0, 0, count // 2, count // 2))
     return F.avg_pool3d(padded, (count, 1, 1), 1, divisor_override=1).squeeze(1)
 
@@ -118,6 +121,83 @@ class BatchNorm(Layer):
             blob.mul_(fraction).add_(term)
 
 
+@layer("BN")
+class BN(Layer):
+    """Standardised channels, scaled and shifted; PSPNet's by the batch or by running statistics, SegNet's by the batch.
+
+    PSPNet's gradient is the batch's in TEST too; `frozen`, it has none for its weights. SegNet's INFERENCE scales and
+    shifts only, and its weights' gradients replace what was there.
+    """
+
+    def set_up(self) -> None:
+        param = self.param.bn_param
+        self.segnet = meaning(self.param) == "SegNet"
+        if not self.segnet:
+            for blob in self.owned if param.frozen else self.owned[2:]:
+                blob.requires_grad_(False)
+
+    def replaced_gradients(self, *shapes: Shape) -> Sequence[int]:
+        return (0, 1) if self.segnet else ()
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        param, (scale, shift, *running) = self.param.bn_param, self.blobs
+        shape = x.shape
+        x = x.reshape(legacy_shape(tuple(shape)))
+        if self.segnet:
+            if param.bn_mode == BNParameter.INFERENCE:
+                return x * scale + shift
+            value = x.detach()
+            mean = value.mean(_EACH_CHANNEL, keepdim=True)
+            variance = value.square().mean(_EACH_CHANNEL, keepdim=True) - mean.square()
+            normal = _Standardised.apply(x, mean, (variance + 1e-9).sqrt(), _EACH_CHANNEL, False)
+            return (normal * scale + shift, mean, variance)[: len(self.plan.tops)]
+        if param.frozen:
+            mean, variance = running
+            return ((x - mean) / (variance + param.eps).sqrt() * scale + shift).reshape(shape)
+        if self.phase == 1:
+            mean, variance = running
+        else:
+            variance, mean = _moments(x, _EACH_CHANNEL)
+            self._update(mean, variance)
+        normal = _Standardised.apply(x, mean, (variance + param.eps).sqrt(), _EACH_CHANNEL, False)
+        return (normal * scale + shift).reshape(shape)
+
+    @torch.no_grad()
+    def _update(self, *moments: Tensor) -> None:
+        momentum = self.param.bn_param.momentum
+        for blob, new in zip(self.blobs[2:], moments, strict=True):
+            blob.mul_(momentum).add_(new * (1 - momentum))
+
+
+@layer("NormL2")
+class NormL2(Layer):
+    """Each item over its length, sqrt(sum of squares + 1e-7)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _NormL2.apply(x.flatten(1)).reshape(legacy_shape(tuple(x.shape)))
+
+
+class _NormL2(torch.autograd.Function):
+    """Its backward takes the top for x over x's own length, so that the 1e-7 is not in it as it should be."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        length = (x.square().sum(1, keepdim=True) + 1e-7).sqrt()
+        top = x / length
+        ctx.save_for_backward(x, top)
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, top = ctx.saved_tensors
+        along = (top * grad).sum(1, keepdim=True)
+        return (grad - top * along) / (x.square().sum(1, keepdim=True) + 1e-7).sqrt()
+
+
+_EACH_CHANNEL = (0, 2, 3)
+
+
 def _moments(x: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Biased variance and mean over `axes`, which stay as ones."""
     return torch.var_mean(x.detach(), tuple(axes), correction=0, keepdim=True)
@@ -150,3 +230,46 @@ class _Standardised(torch.autograd.Function):
             return left / deviation, None, None, None, None
         common = grad.mean(ctx.axes, keepdim=True) + top * share
         return (grad - common) / deviation, None, None, None, None
+
+
+@layer("Normalize")
+class Normalize(Layer):
+    """SSD's: x over its norm, times a learnt scale, one for all or one for each channel.
+
+    The norm, with eps under its root, is an image's, or with `across_spatial: false` that of the channels at a place.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        param = self.param.norm_param
+        axes = tuple(range(1, x.ndim)) if param.across_spatial else (1,)
+        norm = (x.detach().square().sum(axes, keepdim=True) + param.eps).sqrt()
+        (scale,) = self.blobs
+        return _Normalized.apply(x, scale, norm, axes)
+
+
+class _Normalized(torch.autograd.Function):
+    """Its backward reads bottom and top again, as Caffe's does: the top for the scale's gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, norm: Tensor, axes: Sequence[int]) -> Tensor:
+        top = x / norm * _by_channel(scale, x)
+        ctx.save_for_backward(x, top, scale, norm)
+        ctx.axes = axes
+        return top
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, top, scale, norm = ctx.saved_tensors
+        dx = dscale = None
+        if ctx.needs_input_grad[0]:
+            share = (x * grad).sum(ctx.axes, keepdim=True) / norm.square()
+            dx = (grad - x * share) / norm * _by_channel(scale, x)
+        if ctx.needs_input_grad[1]:
+            products = (top * grad).movedim(1, 0).flatten(1).sum(1)
+            dscale = (products if scale.ndim else products.sum()) / scale
+        return dx, dscale, None, None
+
+
+def _by_channel(scale: Tensor, x: Tensor) -> Tensor:
+    return scale.view(-1, *(1,) * (x.ndim - 2)) if scale.ndim else scale

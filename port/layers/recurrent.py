@@ -6,6 +6,7 @@ from abc import abstractmethod
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from port.gradient import refuse_gradient, with_slope
 from port.layer import Layer, layer
@@ -116,3 +117,81 @@ def lstm_unit(cell: Tensor, gates: Tensor, cont: Tensor) -> tuple[Tensor, Tensor
     forget = with_slope(f, kept, lambda kept: kept * (1 - kept), kept)
     cell = forget * cell + torch.sigmoid(i) * torch.tanh(g)
     return cell, torch.sigmoid(o) * torch.tanh(cell)
+
+
+@layer("Lstm")
+class JunhyukLSTM(Layer):
+    """caffe-lstm's and CTPN's LSTM, whose gates are in the order input, forget, output, cell.
+
+    With markers the state goes on from pass to pass; without, each pass is a sequence of its own. Each stream has
+    its own recurrent input, as in the published GPU code; the CPU code gives the first one's to all.
+    """
+
+    def set_up(self) -> None:
+        self.register_buffer("state", None, persistent=False)
+
+    def forward(self, x: Tensor, cont: Tensor | None = None) -> Tensor:
+        steps, streams = x.shape[:2]
+        size = self.param.lstm_param.num_output
+        if cont is None:
+            markers = torch.ones(steps, streams, 1, dtype=x.dtype, device=x.device)
+            markers[0] = 0
+        else:
+            markers = cont.detach().reshape(steps, streams, 1)
+        state = self.state
+        if cont is None or state is None or state.shape != (2, streams, size):
+            state = x.new_zeros(2, streams, size)
+        limit = self.param.lstm_param.clipping_threshold
+        top, cells = _Lstm.apply(x.flatten(2), *self.blobs, markers, state, limit)
+        self.state = torch.stack([top[-1].detach(), cells[-1]])
+        return top
+
+
+class _Lstm(torch.autograd.Function):
+    """The published gradient: clipped before the gates; the recurrent weights' ignores where sequences begin.
+
+    For the state before the first step they take the first stream's share alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, w: Tensor, u: Tensor, b: Tensor, markers: Tensor, state: Tensor, limit: float
+    ) -> tuple[Tensor, Tensor]:
+        h, c = state
+        inputs = x @ w.T + b
+        outputs, cells, gates = [], [], []
+        for step, keep in zip(inputs, markers, strict=True):
+            i, f, o, g = (step + keep * (h @ u.T)).chunk(4, 1)
+            i, f, o, g = i.sigmoid(), f.sigmoid(), o.sigmoid(), g.tanh()
+            c = keep * f * c + i * g
+            h = o * c.tanh()
+            outputs.append(h)
+            cells.append(c)
+            gates.append(torch.stack([i, f, o, g]))
+        top, cells = torch.stack(outputs), torch.stack(cells)
+        ctx.save_for_backward(x, w, u, markers, state, top, cells, torch.stack(gates))
+        ctx.limit = limit
+        ctx.mark_non_differentiable(cells)
+        return top, cells
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x, w, u, markers, state, top, cells, gates = ctx.saved_tensors
+        before = torch.cat([state[1][None], cells])
+        dh = dc = torch.zeros_like(state[0])
+        slopes = []
+        for t in range(len(x) - 1, -1, -1):
+            (i, f, o, g), keep, bent = gates[t], markers[t], cells[t].tanh()
+            dh = dh + grad[t]
+            dc = dc + dh * o * (1 - bent.square())
+            into = [dc * g * i * (1 - i), dc * before[t] * keep * f * (1 - f), dh * bent * o * (1 - o)]
+            slope = torch.cat([*into, dc * i * (1 - g.square())], 1)
+            if ctx.limit > 0:
+                slope = slope.clamp(-ctx.limit, ctx.limit)
+            slopes.insert(0, slope)
+            dh, dc = keep * (slope @ u), keep * dc * f
+        slopes = torch.stack(slopes)
+        d_w = torch.einsum("tng,tni->gi", slopes, x)
+        d_u = torch.einsum("tng,tnh->gh", slopes[1:], top[:-1]) + torch.outer(slopes[0, 0], state[0][0])
+        return slopes @ w, d_w, d_u, slopes.sum((0, 1)), None, None, None

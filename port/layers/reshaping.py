@@ -1,11 +1,15 @@
 """Layers that move values about without changing them."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from port.layer import Layer, layer
 from prototxt.caffe_pb2 import ReductionParameter
-from prototxt.layers.reshaping import crop_starts
+from prototxt.layers.declare import legacy_shape
+from prototxt.layers.reshaping import crop_starts, moves_nothing, permuted_axes
 from prototxt.layers.windows import canonical_axis
 
 
@@ -26,7 +30,7 @@ class Tile(Layer):
         return torch.cat([x] * self.param.tile_param.tiles, axis)
 
 
-@layer("Crop")
+@layer("Crop", "AutoCrop")
 class Crop(Layer):
     """The first bottom cut to the second's sizes from `axis` on, `offset` from its start."""
 
@@ -51,5 +55,76 @@ class Reduction(Layer):
         elif param.operation == ReductionParameter.SUMSQ:
             rows = rows.square()
         elif param.operation == ReductionParameter.MEAN:
-            coeff /= rows.shape[-1]
+            count = rows.shape[-1]
+            coeff = coeff / count if count else math.nan  # Caffe: the sum of nothing times infinity
         return rows.sum(-1) * coeff
+
+
+@layer("ShuffleChannel")
+class ShuffleChannel(Layer):
+    """The channels, read as `group` rows, column by column."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.param.shuffle_channel_param.group, -1)).transpose(1, 2).flatten(1, 2)
+
+
+@layer("Reorg")
+class Reorg(Layer):
+    """Darknet's reorg: the values, read as a blob of stride² times fewer channels, their blocks made channels.
+
+    `reverse` is the inverse. The gradient is the inverse's, where the published code reads an unset buffer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        (top_shape,) = self.plan.top_shapes(tuple(x.shape))
+        stride, (num, channels, height, width) = self.param.reorg_param.stride, x.shape
+        blocks = channels // stride**2
+        if self.param.reorg_param.reverse:
+            parts = x.reshape(num, stride, stride, blocks, height, width).permute(0, 3, 4, 1, 5, 2)
+        else:
+            parts = x.reshape(num, blocks, height, stride, width, stride).permute(0, 3, 5, 1, 2, 4)
+        return parts.reshape(top_shape)
+
+
+@layer("Padding")
+class Padding(Layer):
+    """Zeros around the map; less of the map where the numbers are negative."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = [self.param.padding_param.pad_beg, self.param.padding_param.pad_end]
+        return F.pad(x.reshape(legacy_shape(tuple(x.shape))), sides * 2)
+
+
+@layer("Transpose")
+class Transpose(Layer):
+    """Top axis i is bottom axis `dim`[i]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(*self.param.transpose_param.dim)
+
+
+@layer("Reverse")
+class Reverse(Layer):
+    """The other way around along `axis`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(self.param.reverse_param.axis)
+
+
+@layer("Flip")
+class Flip(Layer):
+    """Mirrored: left and right, top and bottom, or both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        param = self.param.flip_param
+        axes = [axis for axis, chosen in ((2, param.flip_height), (3, param.flip_width)) if chosen]
+        return x.reshape(legacy_shape(tuple(x.shape))).flip(axes).reshape(x.shape)
+
+
+@layer("Permute")
+class Permute(Layer):
+    """The axes in another order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A view where nothing moves: the top is the bottom's memory, in Caffe.
+        return x.view_as(x) if moves_nothing(self.param) else x.permute(permuted_axes(self.param, x.ndim))

@@ -1,5 +1,7 @@
 """Layers that pick: the largest values, or items of a batch."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,7 @@ class ArgMax(Layer):
         axis = canonical_axis(param.axis, x.ndim) if param.HasField("axis") else None
         x = x.detach()
         if axis is None:
-            values, places = _largest(x.reshape(len(x), -1), param.top_k, 1)
+            values, places = _largest(x.reshape(len(x), math.prod(x.shape[1:])), param.top_k, 1)
             top = torch.stack([places, values], 1) if param.out_max_val else places
             return top.reshape(self.plan.top_shapes(tuple(x.shape))[0])
         values, places = _largest(x, param.top_k, axis)
@@ -64,3 +66,30 @@ def _largest(x: Tensor, count: int, axis: int) -> tuple[Tensor, Tensor]:
         values, places = backwards.sort(dim=axis, descending=True, stable=True)
         values, places = values.narrow(axis, 0, count), places.narrow(axis, 0, count)
     return values, (x.shape[axis] - 1 - places).to(x.dtype)
+
+
+@layer("LabelSpecificAdd")
+class LabelSpecificAdd(Layer):
+    """In TRAIN, adds the bias to the score of each item's label, where that is above -bias.
+
+    With `bias_base` the bias depends on how many passes there were. `transform_test` does nothing, as published.
+    """
+
+    def set_up(self) -> None:
+        self.bias = self.param.label_specific_add_param.bias
+        self.passes = self.param.label_specific_add_param.iteration
+
+    def forward(self, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        param = self.param.label_specific_add_param
+        top = scores
+        if self.phase == 0:
+            if param.HasField("bias_base"):
+                bias = param.bias_base + (1 + param.bias_gamma * self.passes) ** param.bias_power - 1
+                self.bias = min(max(bias, param.bias_min), param.bias_max)
+                self.passes += 1
+            rows = scores.detach().flatten(1)
+            numbers = class_numbers(labels.flatten()[: len(rows)], rows.shape[1])[:, None]
+            above = rows.gather(1, numbers) > -self.bias
+            added = torch.zeros_like(rows).scatter_(1, numbers, self.bias * above.to(rows))
+            top = scores + added.reshape(scores.shape)
+        return (top, scores.new_full((1,), self.bias if self.phase == 0 else 0))[: len(self.plan.tops)]

@@ -11,7 +11,7 @@ from port.blobs import Rereading
 from port.layer import LAYERS, PYTHON_LAYERS, Layer, as_tuple
 from port.net import make_layer, open_layer
 from prototxt.errors import InputError
-from prototxt.layers.memory import blobs_read, shares_memory
+from prototxt.layers.memory import blobs_read, gives_its_diff, shares_memory
 from prototxt.plan import LayerPlan, Step
 from runtime.blob import Blob, BlobVec, share_memory
 from runtime.net import EngineLayer, log
@@ -106,7 +106,7 @@ class _BlobLayer:
                 rereading.take(tensor, partial(_data, blob))
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
-        if self.type == "Flatten":
+        if gives_its_diff(self.plan):
             bottom[0].share_diff(top[0])
             return
         if shares_memory(self.plan) and self.type != "Split":

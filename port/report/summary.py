@@ -13,6 +13,7 @@ from port.net import open_layer
 from port.report.facts import LayerSummary, NetSummary
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
 from prototxt.errors import InputError, printable
+from prototxt.layers.data import LABEL_IMAGES
 from prototxt.layers.declare import LAYER_TYPES, Declared, Shape
 from prototxt.layers.memory import shares_memory
 from prototxt.limits import FLOAT
@@ -122,6 +123,8 @@ _TOLD_BY = {
     "Data": "data_param",
     "ImageData": "image_data_param",
     "ImageSegData": "image_data_param",
+    "ImageLabelmapData": "image_data_param",
+    "DenseImageData": "dense_image_data_param",
     "WindowData": "window_data_param",
     "HDF5Data": "hdf5_data_param",
 }
@@ -134,10 +137,11 @@ def _told_shapes(layer: LayerParameter) -> list[Shape]:
         InputError: where they do not tell.
     """
     settings, transform = getattr(layer, _TOLD_BY[layer.type]), layer.transform_param
-    height = transform.crop_size or transform.crop_height
-    width = transform.crop_size or transform.crop_width
+    dense = layer.dense_image_data_param
+    height = transform.crop_size or transform.crop_height or dense.crop_height
+    width = transform.crop_size or transform.crop_width or dense.crop_width
     colour = not transform.force_gray
-    if layer.type in ("ImageData", "ImageSegData"):
+    if layer.type in (*LABEL_IMAGES, "ImageData"):
         height, width = height or settings.new_height, width or settings.new_width
         colour = settings.is_color
     if not (height and width and settings.batch_size):
@@ -146,8 +150,8 @@ def _told_shapes(layer: LayerParameter) -> list[Shape]:
             f"--input {layer.top[0]}=16,3,224,224"
         )
     batch = settings.batch_size
-    label = (batch, 1, height, width) if layer.type == "ImageSegData" else (batch,)
-    return [(batch, 3 if colour else 1, height, width), label][: len(layer.top)]
+    label = (batch, 1, height, width) if layer.type in LABEL_IMAGES else (batch,)
+    return [(batch, 3 if colour else 1, height, width), label, (batch, 1, 1, 2)][: len(layer.top)]
 
 
 # ---- Rows

@@ -322,12 +322,23 @@ def _forget_fillers(layer: LayerParameter) -> None:
 
 def _told(layer: LayerParameter) -> tuple[list[list[int]], bool]:
     """Shapes for a data layer's tops, as its settings tell them, and whether they do not: `SIDE` pixels then."""
-    transform, memory, images = layer.transform_param, layer.memory_data_param, layer.image_data_param
-    height = transform.crop_size or transform.crop_height or memory.height or images.new_height
-    width = transform.crop_size or transform.crop_width or memory.width or images.new_width
+    from prototxt.layers.data import LABEL_IMAGES
+
+    transform, memory, dense = layer.transform_param, layer.memory_data_param, layer.dense_image_data_param
+    images = dense if layer.type == "DenseImageData" else layer.image_data_param
+    height = (
+        transform.crop_size
+        or transform.crop_height
+        or dense.crop_height
+        or memory.height
+        or images.new_height
+    )
+    width = (
+        transform.crop_size or transform.crop_width or dense.crop_width or memory.width or images.new_width
+    )
     channels = memory.channels or (1 if transform.force_gray or not images.is_color else 3)
     image = [1, channels, height or SIDE, width or SIDE]
-    label = [1, 1, *image[2:]] if layer.type == "ImageSegData" else [1]
+    label = [1, 1, *image[2:]] if layer.type in LABEL_IMAGES else [1]
     return [list(label if i else image) for i in range(len(layer.top))], not (height and width)
 
 

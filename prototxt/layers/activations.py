@@ -2,7 +2,7 @@
 
 import math
 
-from prototxt.caffe_pb2 import FillerParameter, LayerParameter
+from prototxt.caffe_pb2 import TRAIN, FillerParameter, LayerParameter, SeLUDropoutParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import (
     Declared,
@@ -15,16 +15,46 @@ from prototxt.layers.declare import (
     text,
 )
 
-layer_type("ReLU", "BNLL", "Clip", reads_bottoms=True)(same_shape)
+layer_type("ReLU", "ReLU6", "NegReLU", "SeLU", "BNLL", "Clip", reads_bottoms=True)(same_shape)
 layer_type("Sigmoid", "TanH", "Swish", reads_tops=True)(same_shape)
 layer_type("ELU", "Power", reads_bottoms=True, reads_tops=True)(same_shape)
-layer_type("Dropout", "Threshold")(same_shape)
+layer_type("Threshold")(same_shape)
+
+
+@layer_type("Dropout")
+def dropout(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    ratio = layer.dropout_param.dropout_ratio
+    if layer.phase == TRAIN and not 0 <= ratio < 1:
+        raise InputError(f"dropout_param: dropout_ratio {ratio:g} must be at least 0 and below 1")
+    return Declared([shapes[0]])
 
 
 @layer_type("AbsVal", reads_bottoms=True)
 def absolute(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     refuse_in_place(layer)
     return Declared([shapes[0]])
+
+
+@layer_type("SeLUDropout")
+def selu_dropout(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    if not 0 < layer.selu_dropout_param.dropout_ratio < 1:
+        raise InputError("selu_dropout_param: dropout_ratio must be between 0 and 1")
+    return Declared([shapes[0]])
+
+
+def selu_dropout_map(param: SeLUDropoutParameter) -> tuple[float, float]:
+    """(a, b): SeLUDropout gives a · x + b, with `alpha` for an x that is dropped; mean and variance stay."""
+    keep = 1.0 - param.dropout_ratio
+    a = (keep * (1 + param.alpha**2 * (1 - keep))) ** -0.5
+    return a, -a * (1 - keep) * param.alpha
+
+
+@layer_type("SpatialDropout")
+def spatial_dropout(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    (shape,) = shapes
+    if len(shape) < 2:
+        raise InputError(f"SpatialDropout drops channels: it needs at least 2 axes, not {text(shape)}")
+    return Declared([shape])
 
 
 @layer_type("PReLU", reads_bottoms=True, keeps_copy_in_place=True)

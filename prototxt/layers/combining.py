@@ -1,10 +1,11 @@
 """Layers that join, part or drop blobs."""
 
+import math
 from itertools import pairwise
 
 from prototxt.caffe_pb2 import ConcatParameter, EltwiseParameter, LayerParameter, SliceParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, refuse_in_place, text
+from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, legacy_shape, refuse_in_place, text
 from prototxt.layers.windows import canonical_axis
 
 
@@ -82,6 +83,31 @@ def eltwise(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     if len(set(shapes)) > 1:
         raise InputError(f"all bottoms must have one shape, not {', '.join(map(text, shapes))}")
     return Declared([shapes[0]])
+
+
+@layer_type("Axpy", bottoms=(3, 3), reads_bottoms=True)
+def axpy(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    scale, x, y = shapes
+    refuse_in_place(layer)
+    if len(x) < 2 or x != y or scale[:2] != x[:2] or any(size != 1 for size in scale[2:]):
+        raise InputError(
+            "the bottoms must be (num, channels), (num, channels, …) and the same again, not "
+            f"{', '.join(map(text, shapes))}"
+        )
+    return Declared([x])
+
+
+@layer_type("ChannelScale", bottoms=(2, 2), reads_bottoms=True)
+def channel_scale(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """happynear's: one factor for each place of each image, the same for all channels."""
+    x, scale = shapes
+    num, channels, *_ = legacy_shape(x)
+    refuse_in_place(layer)
+    if layer.channel_scale_param.global_scale:
+        raise InputError("channel_scale_param: global_scale is not supported")
+    if legacy_shape(scale)[0] != num or math.prod(scale) * channels != math.prod(x):
+        raise InputError(f"{text(scale)} must hold one factor for each place of {text(x)}")
+    return Declared([x])
 
 
 @layer_type("Silence", bottoms=(1, MANY), tops=(0, 0))

@@ -7,8 +7,10 @@ from prototxt.errors import InputError
 from prototxt.layers.declare import MANY, Declared, Shapes, Weight, layer_type, text
 from prototxt.layers.windows import canonical_axis, convolution_window
 
+_EACH = {"bottoms": (1, MANY), "tops": (1, MANY), "equal": True, "reads_bottoms": True}
 
-@layer_type("Convolution", "Deconvolution", bottoms=(1, MANY), tops=(1, MANY), equal=True, reads_bottoms=True)
+
+@layer_type("Convolution", "Deconvolution", "DepthwiseConvolution", **_EACH)
 def convolution(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param, shape = layer.convolution_param, shapes[0]
     axis = canonical_axis(param.axis, len(shape))
@@ -29,6 +31,23 @@ def convolution(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     if param.bias_term:
         weights.append(Weight((outputs,), param.bias_filler))
     return Declared([(*shape[:axis], outputs, *sizes)] * tops, weights)
+
+
+@layer_type("ConvolutionDepthwise", reads_bottoms=True)
+def convolution_depthwise(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """One kernel for each channel: `num_output` and `group` are not read (Tiny-DSOD's conv_dw_layer.cpp)."""
+    param, (shape,) = layer.convolution_param, shapes
+    if len(shape) != 4:
+        raise InputError(
+            f"ConvolutionDepthwise needs 4 axes (num, channels, height, width), not {text(shape)}"
+        )
+    if not param.pad and not (param.HasField("pad_h") and param.HasField("pad_w")):
+        raise InputError("convolution_param: give pad, or pad_h and pad_w (0 for none)")
+    window = convolution_window(param, 2)
+    weights = [Weight((shape[1], 1, *window.kernel), param.weight_filler)]
+    if param.bias_term:
+        weights.append(Weight((shape[1],), param.bias_filler))
+    return Declared([(*shape[:2], *window.convolved(shape[2:]))], weights)
 
 
 @layer_type("Im2col")

@@ -4,9 +4,15 @@ from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, legacy_shape, opened_type, text
 
+LABEL_IMAGES = ("ImageSegData", "ImageLabelmapData", "DenseImageData")
+"""Data layers whose labels are images."""
+
 opened_type("Data", bottoms=(0, 0), tops=(1, 2))
 opened_type("HDF5Data", bottoms=(0, 0), tops=(1, MANY))
-opened_type("ImageData", "ImageSegData", "MemoryData", "WindowData", bottoms=(0, 0), tops=(2, 2))
+opened_type("ImageData", "WindowData", bottoms=(0, 0), tops=(2, 2))
+opened_type("MemoryData", bottoms=(0, 0), tops=(2, 3))
+opened_type("ImageSegData", bottoms=(0, 0), tops=(1, 3))
+opened_type("DenseImageData", "ImageLabelmapData", bottoms=(0, 0), tops=(2, 2))
 
 
 @layer_type("HDF5Output", bottoms=(2, 2), tops=(0, 0))

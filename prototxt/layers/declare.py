@@ -12,9 +12,13 @@ bottoms' shapes and the number of tops, refuses what Caffe refuses, and gives th
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import Message
 
 from prototxt.caffe_pb2 import FillerParameter, LayerParameter
 from prototxt.errors import InputError
+from prototxt.forks import HARMLESS
 from prototxt.limits import TooLargeError
 from prototxt.unknown import unknown_type
 
@@ -28,10 +32,16 @@ MOST_VALUES = (1 << 31) - 1
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight blob: its shape, and the filler of its first values (None: zeros, and nothing is drawn)."""
+    """One weight blob.
+
+    Attributes:
+        filler: of its first values; None: zeros, and nothing is drawn.
+        fixed: what set-up sets to 0 in the blob's `param` itself, so that no solver changes the blob.
+    """
 
     shape: Shape
     filler: FillerParameter | None = None
+    fixed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,11 +76,12 @@ class LayerType:
         bottoms, tops: least and greatest number of bottom (top) blobs.
         equal: as many tops as bottoms.
         loss: the first top is a loss of weight 1 unless the layer says otherwise, and is made if missing.
+        own_weight: whether such a loss has a weight only where the layer gives it `loss_weight`.
         no_forced_gradient: bottoms (labels, sequence markers) that `force_backward` leaves alone.
         reads_bottoms, reads_tops: whether Caffe's backward reads the data of those blobs again.
         keeps_copy_in_place: in place, the backward reads a copy of bottom 0 that forward kept.
-        shares_memory: with one bottom and one top (Split: any number) the tops lie in the bottom's memory.
-        learned: False: set-up gives the weights a rate of 0 itself, and says so in the layer's message.
+        shares_memory: with one bottom and one top (Split: any number) the tops lie in the bottom's memory;
+            where that depends on the settings, a function of the layer's message.
         weight_names: of the weight blobs, outside Caffe.
     """
 
@@ -79,12 +90,12 @@ class LayerType:
     tops: tuple[int, int] = (1, 1)
     equal: bool = False
     loss: bool = False
+    own_weight: Callable[[LayerParameter], bool] = lambda layer: False
     no_forced_gradient: tuple[int, ...] = ()
     reads_bottoms: bool = False
     reads_tops: bool = False
     keeps_copy_in_place: bool = False
-    shares_memory: bool = False
-    learned: bool = True
+    shares_memory: bool | Callable[[LayerParameter], bool] = False
     weight_names: tuple[str, ...] = field(default=("weight", "bias"))
 
 
@@ -92,7 +103,7 @@ LAYER_TYPES: dict[str, LayerType] = {}
 """Caffe's layer type → its declaration."""
 
 
-def layer_type(*names: str, **facts: object) -> Callable[[Declare], Declare]:
+def layer_type(*names: str, **facts: Any) -> Callable[[Declare], Declare]:
     """Declare the layer types `names`; `facts` are `LayerType`'s."""
 
     def declare(function: Declare) -> Declare:
@@ -103,9 +114,13 @@ def layer_type(*names: str, **facts: object) -> Callable[[Declare], Declare]:
     return declare
 
 
-def opened_type(*names: str, **facts: object) -> None:
+def known_at_set_up(layer: LayerParameter, shapes: Shapes, tops: int) -> None:
+    """The declaration of a layer of which only its set-up knows what it makes."""
+
+
+def opened_type(*names: str, **facts: Any) -> None:
     """Declare layer types that open files: only their set-up knows what they make."""
-    layer_type(*names, **facts)(lambda layer, shapes, tops: None)
+    layer_type(*names, **facts)(known_at_set_up)
 
 
 def type_of(layer: LayerParameter) -> LayerType:
@@ -183,7 +198,8 @@ def legacy_shape(shape: Shape) -> tuple[int, int, int, int]:
     """
     if len(shape) > 4:
         raise InputError(f"this layer type takes blobs of at most 4 axes, not {text(shape)}")
-    return (*shape, 1, 1, 1, 1)[:4]
+    num, channels, height, width, *_ = (*shape, 1, 1, 1, 1)
+    return num, channels, height, width
 
 
 def refuse_in_place(layer: LayerParameter) -> None:
@@ -209,3 +225,18 @@ def check_label_count(scores: Shape, labels: Shape, axis: int) -> None:
             f"{math.prod(labels)} labels ({text(labels)}) for {due} predictions ({text(scores)}, classes along "
             f"axis {axis}): give one label for each"
         )
+
+
+def refuse_other_fields(where: str, param: Message, *obeyed: str) -> None:
+    """Raise InputError for a field of a fork's message that is set, to something else than its default, and that
+    nothing obeys here.
+
+    Args:
+        where: the message's name as a field, "prior_box_param".
+        obeyed: names of the fields that are.
+    """
+    for entry, value in param.ListFields():
+        plain = entry.message_type is None and not entry.is_repeated
+        known = entry.name in (*obeyed, "unknown") or entry.name in HARMLESS
+        if not known and not (plain and value == entry.default_value):
+            raise InputError(f"{where}: {entry.name} is a fork's setting that is not supported here")

@@ -1,5 +1,7 @@
 """Interp, bilinear resizing of the DeepLab line of forks."""
 
+from collections.abc import Sequence
+
 from prototxt.caffe_pb2 import InterpParameter, LayerParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Declared, Shapes, layer_type, legacy_shape
@@ -14,7 +16,7 @@ def interp(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([(num, channels, *interp_sizes(param, cropped_sizes(param, sizes)))])
 
 
-def cropped_sizes(param: InterpParameter, sizes: Shapes) -> tuple[int, ...]:
+def cropped_sizes(param: InterpParameter, sizes: Sequence[int]) -> tuple[int, ...]:
     """What is left of height and width after the crop.
 
     Raises:

@@ -4,7 +4,17 @@ import math
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import Declared, Shape, Shapes, check_label_count, layer_type, legacy_shape, text
+from prototxt.forks import meaning
+from prototxt.layers.declare import (
+    Declared,
+    Shape,
+    Shapes,
+    Weight,
+    check_label_count,
+    layer_type,
+    legacy_shape,
+    text,
+)
 from prototxt.layers.windows import canonical_axis
 
 _LOSS = {"bottoms": (2, 2), "loss": True}
@@ -29,7 +39,11 @@ def sigmoid_cross_entropy(layer: LayerParameter, shapes: Shapes, tops: int) -> D
 def softmax_with_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     scores, labels = shapes
     _check_first_axis(scores, labels)
-    check_label_count(scores, labels, canonical_axis(layer.softmax_param.axis, len(scores)))
+    axis = canonical_axis(layer.softmax_param.axis, len(scores))
+    check_label_count(scores, labels, axis)
+    given = len(layer.loss_param.class_weighting)
+    if layer.loss_param.weight_by_label_freqs and given != scores[axis]:
+        raise InputError(f"loss_param: {given} class_weighting for {scores[axis]} classes: give one for each")
     return Declared([(), scores][:tops])
 
 
@@ -71,6 +85,33 @@ def euclidean(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     _check_first_axis(a, b)
     if math.prod(a[1:]) != math.prod(b[1:]):
         raise InputError(f"the bottoms {text(a)} and {text(b)} must hold as many values")
+    return Declared([()])
+
+
+@layer_type(
+    "CenterLoss", **_LABELLED, own_weight=lambda layer: True, reads_bottoms=True, weight_names=("centers",)
+)
+def center(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    param, (x, labels) = layer.center_loss_param, shapes
+    axis = canonical_axis(param.axis, len(x))
+    if param.num_output < 1:
+        raise InputError("center_loss_param: num_output, the number of classes, must be at least 1")
+    if param.distance_type not in ("L1", "L2"):
+        raise InputError(
+            f'center_loss_param: distance_type must be "L1" or "L2", not "{param.distance_type}"'
+        )
+    if math.prod(labels) != math.prod(x[:axis]):
+        raise InputError(f"give one label for each item of {text(x)}, not {text(labels)}")
+    return Declared([()], [Weight((param.num_output, math.prod(x[axis:])), param.center_filler)])
+
+
+@layer_type("L1Loss", bottoms=(1, 2), loss=True)
+def l1(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """NVCaffe's takes two bottoms; FlowNet2's, known by its `l1_loss_param` or a lone bottom, one or two."""
+    if len(set(shapes)) > 1:
+        raise InputError(f"the bottoms must have one shape, not {text(shapes[0])} and {text(shapes[1])}")
+    if meaning(layer) == "FlowNet2":
+        legacy_shape(shapes[0])
     return Declared([()])
 
 

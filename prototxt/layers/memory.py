@@ -17,12 +17,23 @@ from prototxt.layers.declare import LAYER_TYPES, Declared
 class Wired(Protocol):
     """What is asked of a layer here; `prototxt.plan.LayerPlan` has it."""
 
-    type: str
-    param: LayerParameter
-    bottoms: tuple[int, ...]
-    tops: tuple[int, ...]
-    needs_backward: bool
-    declared: Declared
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def param(self) -> LayerParameter: ...
+
+    @property
+    def bottoms(self) -> tuple[int, ...]: ...
+
+    @property
+    def tops(self) -> tuple[int, ...]: ...
+
+    @property
+    def needs_backward(self) -> bool: ...
+
+    @property
+    def declared(self) -> Declared: ...
 
     @property
     def in_place(self) -> bool: ...
@@ -30,9 +41,18 @@ class Wired(Protocol):
 
 def shares_memory(layer: Wired) -> bool:
     """Whether the tops lie in the bottom's memory."""
-    if not LAYER_TYPES[layer.type].shares_memory:
+    shares = LAYER_TYPES[layer.type].shares_memory
+    if not (shares(layer.param) if callable(shares) else shares):
         return False
     return layer.type == "Split" or len(layer.bottoms) == len(layer.tops) == 1
+
+
+def gives_its_diff(layer: Wired) -> bool:
+    """Whether the layer's backward gives its bottom the top's own diff: Flatten, and Permute where it moves nothing."""
+    return layer.type in GIVE_THEIR_DIFF and shares_memory(layer)
+
+
+GIVE_THEIR_DIFF = ("Flatten", "Permute")
 
 
 def memories(layers: Sequence[Wired], blobs: int) -> tuple[int, ...]:
@@ -90,8 +110,11 @@ def lost_gradients(layers: Sequence[Wired]) -> list[bool]:
     do nothing backwards. Flatten's backward gives its bottom another diff, its own top's. So below such a layer
     with a Flatten on its top, Caffe's gradient is what the bottom's diff has held all along: zeros.
     """
-    flattened = {layer.bottoms[0] for layer in layers if layer.type == "Flatten" and layer.needs_backward}
+    flattened = {layer.bottoms[0] for layer in layers if gives_its_diff(layer) and layer.needs_backward}
     return [
-        shares_memory(layer) and layer.type not in ("Flatten", "Split") and layer.tops[0] in flattened
+        shares_memory(layer)
+        and layer.type != "Split"
+        and not gives_its_diff(layer)
+        and layer.tops[0] in flattened
         for layer in layers
     ]

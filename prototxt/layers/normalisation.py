@@ -1,7 +1,8 @@
 """Layers that bring values to a common scale."""
 
-from prototxt.caffe_pb2 import LayerParameter, LRNParameter
+from prototxt.caffe_pb2 import FillerParameter, LayerParameter, LRNParameter
 from prototxt.errors import InputError
+from prototxt.forks import meaning
 from prototxt.layers.declare import (
     Declared,
     Shapes,
@@ -9,6 +10,7 @@ from prototxt.layers.declare import (
     layer_type,
     legacy_shape,
     refuse_in_place,
+    refuse_other_fields,
     text,
 )
 from prototxt.layers.windows import canonical_axis
@@ -37,11 +39,54 @@ def mvn(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([legacy_shape(shapes[0])])
 
 
-@layer_type("BatchNorm", learned=False, weight_names=("mean", "variance", "factor"))
+@layer_type("BatchNorm", weight_names=("mean", "variance", "factor"))
 def batch_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     (shape,) = shapes
     if any(spec.lr_mult for spec in layer.param):
         raise InputError("BatchNorm's blobs are running sums, not learned: set lr_mult: 0 in its param")
     if len(shape) < 2:
         raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {text(shape)}")
-    return Declared([shape], [Weight(shape[1:2]), Weight(shape[1:2]), Weight((1,))])
+    return Declared([shape], [Weight(size, fixed=("lr_mult",)) for size in (shape[1:2], shape[1:2], (1,))])
+
+
+@layer_type("BN", tops=(1, 3), reads_bottoms=True, weight_names=("weight", "bias", "mean", "variance"))
+def bn(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """SegNet's with two weights, PSPNet's with four: `prototxt.forks.meaning` tells which."""
+    param, (num, channels, height, width) = layer.bn_param, legacy_shape(shapes[0])
+    shape = (1, channels, 1, 1)
+    if meaning(layer) == "SegNet":
+        weights = [Weight(shape, param.scale_filler), Weight(shape, param.shift_filler)]
+        return Declared([(num, channels, height, width), shape, shape][:tops], weights)
+    if tops > 1:
+        raise InputError(
+            "BN with running statistics (PSPNet's) makes one top: give scale_filler for SegNet's"
+        )
+    still = ("lr_mult", "decay_mult")
+    learned = still if param.frozen else ()
+    weights = [Weight(shape, filler, learned) for filler in (param.slope_filler, param.bias_filler)]
+    variance = FillerParameter(type="constant", value=1 if param.frozen else 0)
+    return Declared([shapes[0]], [*weights, Weight(shape, fixed=still), Weight(shape, variance, still)])
+
+
+@layer_type("NormL2", reads_bottoms=True, reads_tops=True)
+def norm_l2(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    return Declared([legacy_shape(shapes[0])])
+
+
+@layer_type("Normalize", reads_bottoms=True, reads_tops=True, weight_names=("weight",))
+def normalize(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """SSD's (weiliu89/caffe): the norm of an image, or of each of its places, is brought to a learnt scale."""
+    if meaning(layer) != "SSD":
+        raise InputError(
+            "Normalize with normalize_param, happynear's, is not supported: SSD's has norm_param"
+        )
+    param, (shape,) = layer.norm_param, shapes
+    refuse_other_fields("norm_param", param, "across_spatial", "scale_filler", "channel_shared", "eps")
+    legacy_shape(shape)
+    if len(shape) < 2:
+        raise InputError(f"Normalize needs a bottom with 2 axes or more, not {text(shape)}")
+    filler = param.scale_filler
+    if not param.HasField("scale_filler"):
+        filler = FillerParameter(type="constant", value=1)
+    return Declared([shape], [Weight(() if param.channel_shared else (shape[1],), filler)])

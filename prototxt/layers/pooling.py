@@ -48,7 +48,7 @@ def pyramid(param: SPPParameter, height: int, width: int) -> list[PoolingParamet
         )
         levels.append(
             PoolingParameter(
-                pool=param.pool,
+                pool=SPPParameter.PoolMethod.Name(param.pool),
                 kernel_h=kernel_h,
                 kernel_w=kernel_w,
                 stride_h=kernel_h,

@@ -66,3 +66,24 @@ def lstm_unit(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
             f"{text(cell)}, {text(gates)} and {text(cont)}"
         )
     return Declared([cell, cell])
+
+
+@layer_type("Lstm", bottoms=(1, 2), no_forced_gradient=(1,), reads_bottoms=True, reads_tops=True)
+def junhyuk_lstm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """caffe-lstm's and CTPN's: weights for the input, for the last output, and biases; gates i, f, o, g."""
+    param, shape = layer.lstm_param, shapes[0]
+    if len(shape) < 3 or shape[0] < 1:
+        raise InputError(f"the first bottom must be (steps, streams, …), not {text(shape)}")
+    if len(shapes) > 1 and math.prod(shapes[1]) != shape[0] * shape[1]:
+        raise InputError(
+            f"the sequence markers must be {text(shape[:2])} (steps, streams), not {text(shapes[1])}"
+        )
+    size = param.num_output
+    if size < 1:
+        raise InputError("lstm_param: num_output must be at least 1")
+    weights = [
+        Weight((4 * size, math.prod(shape[2:])), param.weight_filler),
+        Weight((4 * size, size), param.weight_filler),
+        Weight((4 * size,), param.bias_filler),
+    ]
+    return Declared([(*shape[:2], size)], weights)

@@ -4,7 +4,7 @@ import math
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import Declared, Shape, Shapes, layer_type, refuse_in_place, text
+from prototxt.layers.declare import Declared, Shape, Shapes, layer_type, legacy_shape, refuse_in_place, text
 from prototxt.layers.windows import canonical_axis
 
 
@@ -64,7 +64,7 @@ def tile(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([(*shape[:axis], shape[axis] * param.tiles, *shape[axis + 1 :])])
 
 
-@layer_type("Crop", bottoms=(2, 2))
+@layer_type("Crop", "AutoCrop", bottoms=(2, 2))
 def crop(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     shape, like = shapes
     axis = canonical_axis(layer.crop_param.axis, len(shape))
@@ -96,3 +96,95 @@ def crop_starts(layer: LayerParameter, shape: Shape, like: Shape) -> tuple[int, 
 def reduction(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     (shape,) = shapes
     return Declared([shape[: canonical_axis(layer.reduction_param.axis, len(shape))]])
+
+
+@layer_type("ShuffleChannel")
+def shuffle_channel(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    group, (shape,) = layer.shuffle_channel_param.group, shapes
+    if len(shape) < 2 or group < 1 or shape[1] % group:
+        raise InputError(f"shuffle_channel_param: group {group} must divide the channels of {text(shape)}")
+    return Declared([shape])
+
+
+@layer_type("Reorg")
+def reorg(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    param, (shape,) = layer.reorg_param, shapes
+    if len(shape) != 4:
+        raise InputError(f"Reorg needs 4 axes (num, channels, height, width), not {text(shape)}")
+    stride, (num, channels, height, width) = param.stride, shape
+    if stride < 1:
+        raise InputError("reorg_param: stride must be at least 1")
+    if channels % stride**2:
+        raise InputError(f"reorg_param: stride {stride} squared must divide {channels} channels")
+    if param.reverse:
+        return Declared([(num, channels // stride**2, height * stride, width * stride)])
+    if height % stride or width % stride:
+        raise InputError(f"reorg_param: stride {stride} must divide a map of {height}×{width}")
+    return Declared([(num, channels * stride**2, height // stride, width // stride)])
+
+
+@layer_type("Padding")
+def padding(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """DeepLab v1's: zeros around the map or, with negative numbers, less of it."""
+    before, after = layer.padding_param.pad_beg, layer.padding_param.pad_end
+    if before * after < 0:
+        raise InputError("padding_param: pad_beg and pad_end must both add, or both crop")
+    num, channels, *sizes = legacy_shape(shapes[0])
+    sizes = [size + before + after for size in sizes]
+    if min(sizes) < 1:
+        raise InputError(f"padding_param: nothing is left of a map {text(shapes[0])}")
+    return Declared([(num, channels, *sizes)])
+
+
+@layer_type("Transpose")
+def transpose(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    order, (shape,) = list(layer.transpose_param.dim), shapes
+    if sorted(order) != list(range(len(shape))):
+        raise InputError(f"transpose_param: dim {order} must name each axis of a bottom {text(shape)} once")
+    return Declared([tuple(shape[axis] for axis in order)])
+
+
+@layer_type("Reverse")
+def reverse(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    axis, (shape,) = layer.reverse_param.axis, shapes
+    if not 0 <= axis < len(shape):
+        raise InputError(f"reverse_param: axis {axis} is not among those of a bottom {text(shape)}")
+    return Declared([shape])
+
+
+@layer_type("Flip")
+def flip(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    legacy_shape(shapes[0])
+    return Declared([shapes[0]])
+
+
+def moves_nothing(layer: LayerParameter) -> bool:
+    """Whether a Permute keeps the order of the axes; it then shares its bottom's memory."""
+    order = list(layer.permute_param.order)
+    return order == list(range(len(order)))
+
+
+def permuted_axes(layer: LayerParameter, axes: int) -> list[int]:
+    """For each axis of Permute's top the bottom's axis that it is: those named, then the others in their order.
+
+    Raises:
+        InputError: an axis that the bottom lacks or that is named twice.
+    """
+    order = list(layer.permute_param.order)
+    if any(axis >= axes for axis in order):
+        raise InputError(f"permute_param: order {max(order)} is no axis of a bottom with {axes} axes")
+    if len(set(order)) < len(order):
+        raise InputError(f"permute_param: order {order} names an axis twice")
+    return order + [axis for axis in range(axes) if axis not in order]
+
+
+@layer_type("Permute", shares_memory=moves_nothing)
+def permute(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
+    (shape,) = shapes
+    return Declared([tuple(shape[axis] for axis in permuted_axes(layer, len(shape)))])

@@ -4,7 +4,7 @@ import math
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, text
+from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, refuse_in_place, text
 from prototxt.layers.windows import canonical_axis
 
 
@@ -37,6 +37,7 @@ def batch_reindex(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 @layer_type("Filter", bottoms=(2, MANY), tops=(1, MANY))
 def filter_(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """How many items the selector leaves is known in a forward pass; until then the tops are like the bottoms."""
+    refuse_in_place(layer)  # the next pass would find fewer items than the selector has
     *filtered, selector = shapes
     if tops != len(filtered):
         raise InputError(
@@ -47,3 +48,12 @@ def filter_(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     if any(shape[:1] != selector[:1] for shape in filtered):
         raise InputError(f"all bottoms must have the selector's {selector[0]} items")
     return Declared(filtered)
+
+
+@layer_type("LabelSpecificAdd", bottoms=(2, 2), tops=(1, 2))
+def label_specific_add(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """happynear's: `bias` is added to the score of each item's label. A second top has the bias."""
+    scores, labels = shapes
+    if math.prod(labels) < scores[0]:
+        raise InputError(f"give one label for each item of {text(scores)}, not {text(labels)}")
+    return Declared([scores, (1,)][:tops])

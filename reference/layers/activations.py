@@ -1,11 +1,14 @@
 """Layers that treat every value alike."""
 
+import math
+
 import numpy as np
 
-from prototxt.layers.activations import log_of_base
+from prototxt.layers.activations import log_of_base, selu_dropout_map
+from prototxt.layers.declare import Shape
 from reference.arithmetic import added_up, sigmoid
 from reference.checks import refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.rng import caffe_rng
 
 
@@ -21,24 +24,102 @@ class ReLU(Layer):
         return dy * np.where(x > 0, self.dtype.type(1), slope)
 
 
-@layer("Dropout")
-class Dropout(Layer):
-    """Zeroes units with probability `dropout_ratio` in TRAIN, scaling the rest; the identity in TEST.
+@layer("ReLU6")
+class ReLU6(Layer):
+    """A leaky ReLU that ends at 6."""
 
-    The mask is drawn as float Caffe draws it, whatever the net's dtype.
-    """
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return np.minimum(np.maximum(x, 0) + self._slope() * np.minimum(x, 0), self.dtype.type(6))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        return dy * np.where(x > 0, (x < 6).astype(self.dtype), self._slope())
+
+    def _slope(self) -> np.floating:
+        return self.dtype.type(self.param.relu6_param.negative_slope)
+
+
+@layer("NegReLU")
+class NegReLU(Layer):
+    """What is below 0; what is above, times `relu_param`'s slope. At 0 the slope is the gradient."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return np.minimum(x, 0) + self._slope() * np.maximum(x, 0)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        return dy * np.where(x < 0, self.dtype.type(1), self._slope())
+
+    def _slope(self) -> np.floating:
+        return self.dtype.type(self.param.relu_param.negative_slope)
+
+
+@layer("SeLU")
+class SeLU(Layer):
+    """lambda · x above 0, lambda · alpha · (exp(x) - 1) below."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        scale, alpha = self._settings()
+        return np.where(x > 0, scale * x, scale * alpha * (np.exp(np.minimum(x, 0)) - 1))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (dy,) = bottoms, top_diffs
+        scale, alpha = self._settings()
+        return dy * np.where(x > 0, scale, scale * alpha * np.exp(np.minimum(x, 0)))
+
+    def _settings(self) -> tuple[np.floating, np.floating]:
+        param = self.param.selu_param
+        return self.dtype.type(getattr(param, "lambda")), self.dtype.type(param.alpha)
+
+
+@layer("SeLUDropout")
+class SeLUDropout(Layer):
+    """In TRAIN sets units to `alpha`, then scales and shifts all so that mean and variance stay; TEST: x."""
 
     def run(self, x: np.ndarray) -> np.ndarray:
         if self.phase != 0:
             return x
-        keep = 1.0 - self.param.dropout_param.dropout_ratio  # in double, as Caffe passes it on
-        self.scale = self.dtype.type(np.float32(1.0 / keep))
-        self.mask = caffe_rng().bernoulli(x.size, keep).reshape(x.shape)
-        return x * self.mask.astype(self.dtype) * self.scale
+        param = self.param.selu_dropout_param
+        self.scale, shift = map(self.dtype.type, selu_dropout_map(param))
+        self.mask = caffe_rng().bernoulli(x.size, 1.0 - param.dropout_ratio).reshape(x.shape)
+        return self.scale * np.where(self.mask, x, self.dtype.type(param.alpha)) + shift
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (dy,) = top_diffs
         return dy if self.phase != 0 else dy * self.mask.astype(self.dtype) * self.scale
+
+
+@layer("Dropout", "SpatialDropout")
+class Dropout(Layer):
+    """Zeroes units with probability `dropout_ratio` in TRAIN, scaling the rest; the identity in TEST.
+
+    SpatialDropout zeroes whole channels. SegNet's `sample_weights_test` drops in TEST too; Fast R-CNN's
+    `scale_train: false` scales in TEST, by the probability of keeping, and not in TRAIN. The mask is drawn as
+    float Caffe draws it, whatever the net's dtype.
+    """
+
+    def set_up(self) -> None:
+        param = self.param.dropout_param
+        self.keep = 1.0 - param.dropout_ratio  # in double, as Caffe passes it on
+        self.drops = self.phase == 0 or param.sample_weights_test
+        scale = np.float32(1.0 / self.keep) if self.keep else np.float32(np.inf)
+        if not param.scale_train:
+            scale = np.float32(1) if self.drops else 1 / scale
+        elif not self.drops:
+            scale = np.float32(1)
+        self.scale = self.dtype.type(scale)
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        self.mask = self._mask(x.shape) if self.drops else self.dtype.type(1)
+        return x * self.mask * self.scale
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        return top_diffs[0] * self.mask * self.scale
+
+    def _mask(self, shape: Shape) -> np.ndarray:
+        if self.type == "SpatialDropout":
+            shape = (*shape[:2], *(1,) * (len(shape) - 2))
+        return caffe_rng().bernoulli(math.prod(shape), self.keep).reshape(shape).astype(self.dtype)
 
 
 @layer("Sigmoid")
@@ -229,7 +310,7 @@ class PReLU(Layer):
         products = dy * x * (x <= 0)
         slopes = self.blobs[0].shape
         rows = products.swapaxes(0, 1) if slopes else products
-        self.add_grad(0, added_up(rows.reshape(*slopes, -1)))
+        self.add_grad(0, added_up(flat_from(rows, len(slopes))))
         return dy * np.where(x > 0, self.dtype.type(1), self._slope(x))
 
     def _slope(self, x: np.ndarray) -> np.ndarray:

@@ -105,6 +105,39 @@ class Eltwise(Layer):
         return diffs
 
 
+@layer("Axpy")
+class Axpy(Layer):
+    """a · x + y, with one factor a for each channel of each image."""
+
+    def run(self, a: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self._spread(a, x) * x + y
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
+        (a, x, _), (dy,) = bottoms, top_diffs
+        da = (x * dy).reshape(*x.shape[:2], -1).sum(axis=2)
+        return [da.reshape(a.shape), self._spread(a, x) * dy, dy]
+
+    def _spread(self, a: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return a.reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+
+
+@layer("ChannelScale")
+class ChannelScale(Layer):
+    """x times bottom 1, which has one factor for each place; each of the three passes can be left out."""
+
+    def run(self, x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return x * self._spread(scale, x) if self.param.channel_scale_param.do_forward else x
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
+        (x, scale), (dy,), param = bottoms, top_diffs, self.param.channel_scale_param
+        dx = dy * self._spread(scale, x) if param.do_backward_feature else dy
+        ds = (x * dy).sum(axis=1).reshape(scale.shape) if param.do_backward_scale else np.zeros_like(scale)
+        return [dx, ds]
+
+    def _spread(self, scale: np.ndarray, x: np.ndarray) -> np.ndarray:
+        return scale.reshape(len(x), 1, *x.shape[2:])
+
+
 @layer("Silence")
 class Silence(Layer):
     """Reads blobs so that they are not outputs of the net; their gradients are 0."""

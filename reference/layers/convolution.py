@@ -4,7 +4,7 @@ import numpy as np
 
 from prototxt.layers.declare import Shape
 from prototxt.layers.windows import canonical_axis, convolution_window
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from reference.unfolding import col2im, im2col
 
 
@@ -49,7 +49,7 @@ class _Convolving(Layer):
         wide, narrow = (diff, bottom) if self.deconvolve else (bottom, diff)
         for image, small in zip(self._images(wide), self._images(narrow), strict=True):
             columns = self._grouped(im2col(image, self.window, small.shape[1:]))
-            rows = self._grouped(small.reshape(small.shape[0], -1))
+            rows = self._grouped(flat_from(small, 1))
             self.add_grad(0, rows @ columns.swapaxes(1, 2))
 
     def _gather(self, wide: np.ndarray, shape: Shape) -> np.ndarray:
@@ -67,7 +67,7 @@ class _Convolving(Layer):
         weight = self._grouped(self.weight(0).reshape(self.blobs[0].shape[0], -1)).swapaxes(1, 2)
         images = []
         for image in self._images(narrow):
-            columns = weight @ self._grouped(image.reshape(image.shape[0], -1))
+            columns = weight @ self._grouped(flat_from(image, 1))
             columns = columns.reshape(-1, columns.shape[-1])
             images.append(col2im(columns, shape[self.axis :], self.window, image.shape[1:]))
         return np.stack(images).reshape(shape) if images else np.zeros(shape, self.dtype)
@@ -80,9 +80,18 @@ class _Convolving(Layer):
         return matrix.reshape(self.groups, -1, matrix.shape[-1])
 
 
-@layer("Convolution")
+@layer("Convolution", "DepthwiseConvolution")
 class Convolution(_Convolving):
     """Cross-correlation over any number of spatial axes, with groups and dilation."""
+
+
+@layer("ConvolutionDepthwise")
+class ConvolutionDepthwise(_Convolving):
+    """Cross-correlation of each channel with a kernel of its own; `axis`, `group` and `num_output` are not read."""
+
+    def set_up(self) -> None:
+        self.axis, self.window = 1, convolution_window(self.param.convolution_param, 2)
+        self.groups = self.plan.bottom_shapes[0][1]
 
 
 @layer("Deconvolution")

@@ -7,7 +7,18 @@ from runtime.blob import Blob
 from runtime.data.output import HDF5Pass
 
 
-@layer("Data", "HDF5Data", "ImageData", "ImageSegData", "MemoryData", "WindowData")
+@layer(
+    *(
+        "Data",
+        "DenseImageData",
+        "HDF5Data",
+        "ImageData",
+        "ImageLabelmapData",
+        "ImageSegData",
+        "MemoryData",
+        "WindowData",
+    )
+)
 class DataLayer(Layer):
     """The tops are the source's next batch, read when it is asked for."""
 

@@ -50,3 +50,39 @@ class Embed(Layer):
             self.add_grad(0, rows)
         if self.wants_weight(1):
             self.add_grad(1, dy.reshape(-1, dy.shape[-1]).sum(axis=0))
+
+
+@layer("InnerDistance")
+class InnerDistance(Layer):
+    """Squared (or L1) distances of each item to each centre: weight 0, or bottom 1.
+
+    `normalize` first makes the weight's rows of length 1, in place, as happynear's code does.
+    """
+
+    def run(self, x: np.ndarray, centers: np.ndarray | None = None) -> np.ndarray:
+        if centers is None and self.param.inner_distance_param.normalize:
+            weight = self.weight(0)
+            weight /= np.sqrt((weight * weight).sum(axis=1, keepdims=True) + self.dtype.type(1e-6))
+        difference = self._difference(x, centers)
+        distances = np.abs(difference) if self._l1() else difference * difference
+        (top,) = self.plan.top_shapes(x.shape, *([] if centers is None else [centers.shape]))
+        return distances.sum(axis=2).reshape(top)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
+        x, *second = bottoms
+        difference = self._difference(x, second[0] if second else None)
+        slopes = np.sign(difference) if self._l1() else 2 * difference
+        slopes = slopes * top_diffs[0].reshape(*difference.shape[:2], 1)
+        dx = slopes.sum(axis=1).reshape(x.shape)
+        if second:
+            return [dx, -slopes.sum(axis=0).reshape(second[0].shape)]
+        self.add_grad(0, -slopes.sum(axis=0))
+        return [dx]
+
+    def _l1(self) -> bool:
+        return self.param.inner_distance_param.distance_type == "L1"
+
+    def _difference(self, x: np.ndarray, centers: np.ndarray | None) -> np.ndarray:
+        """(items, centres, values)"""
+        centers = self.weight(0) if centers is None else centers.reshape(len(centers), -1)
+        return x.reshape(-1, 1, centers.shape[1]) - centers

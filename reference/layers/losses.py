@@ -6,11 +6,13 @@ from abc import abstractmethod
 import numpy as np
 
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
+from prototxt.forks import meaning
+from prototxt.layers.declare import legacy_shape
 from prototxt.layers.losses import check_matrix
 from prototxt.layers.windows import canonical_axis
 from reference.arithmetic import added_up, sigmoid
 from reference.checks import class_indices, refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from reference.layers.normalisation import softmax
 from weights.binaryproto import read_binaryproto
 
@@ -111,18 +113,30 @@ class _OfSoftmax(_Loss):
 
 @layer("SoftmaxWithLoss")
 class SoftmaxWithLoss(_OfSoftmax):
-    """-log of the label's probability, divided by the labels that are not ignored unless told."""
+    """-log of the label's probability, divided by the labels that are not ignored unless told.
+
+    With SegNet's `weight_by_label_freqs` each position's loss is times its label's `class_weighting`; what it is
+    divided by is a count all the same, not the sum of the weights.
+    """
 
     @property
     def axis_param(self) -> int:
         return self.param.softmax_param.axis
 
+    def set_up(self) -> None:
+        param = self.param.loss_param
+        self.weights = None
+        if param.weight_by_label_freqs:
+            self.weights = np.array(param.class_weighting, np.float32).astype(self.dtype)
+
     def losses(self) -> np.ndarray:
         picked = np.take_along_axis(self.prob, self.labels[:, None], 1)[:, 0]
-        return -np.log(np.maximum(picked, self.dtype.type(FLT_MIN)))
+        losses = -np.log(np.maximum(picked, self.dtype.type(FLT_MIN)))
+        return losses if self.weights is None else losses * self.weights[self.labels]
 
     def slopes(self) -> np.ndarray:
-        return self.prob - (np.arange(self.classes)[:, None] == self.labels[:, None])
+        slopes = self.prob - (np.arange(self.classes)[:, None] == self.labels[:, None])
+        return slopes if self.weights is None else slopes * self.weights[self.labels][:, None]
 
 
 @layer("InfogainLoss")
@@ -174,7 +188,7 @@ class MultinomialLogisticLoss(_Loss):
         return [dx.reshape(prob.shape), None]
 
     def _picked(self, prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        rows = prob.reshape(len(prob), -1)
+        rows = flat_from(prob, 1)
         self.labels, _ = class_indices(labels.reshape(-1), rows.shape[1])
         return np.maximum(rows[np.arange(len(rows)), self.labels], self.dtype.type(SMALLEST_PROBABILITY))
 
@@ -192,12 +206,83 @@ class EuclideanLoss(_Loss):
         return [da.reshape(bottoms[0].shape), -da.reshape(bottoms[1].shape)]
 
 
+@layer("L1Loss")
+class L1Loss(_Loss):
+    """The sum of |a - b| over the number of items. FlowNet2's layer of this name has more settings.
+
+    There, what is not a number in a - b is left out, and so are differences below `plateau`; `l2_per_location`
+    takes the length of each place's difference, sqrt(sum of squares + epsilon), instead. At 0 its gradient is that
+    of a negative difference.
+    """
+
+    def run(self, *bottoms: np.ndarray) -> np.floating:
+        first, *second = bottoms
+        difference = first - second[0] if second else first
+        self.count = self.dtype.type(len(first))
+        if meaning(self.param) != "FlowNet2":
+            self.slopes = np.sign(difference)
+            return np.abs(difference).sum() / self.count
+        param = self.param.l1_loss_param
+        difference = difference.reshape(legacy_shape(first.shape))
+        known = ~np.isnan(difference)
+        if param.normalize_by_num_entries:
+            self.count = self.dtype.type(known.sum() / difference.shape[1])
+        difference = np.where(known, difference, self.dtype.type(0))
+        plateau = self.dtype.type(param.plateau)
+        if not param.l2_per_location:
+            counted = known & (np.abs(difference) >= plateau)
+            difference = np.where(counted, difference, self.dtype.type(0))
+            self.slopes = np.where(difference > 0, self.dtype.type(1), self.dtype.type(-1)) * counted
+            return np.abs(difference).sum() / self.count
+        share = self.dtype.type(1 / difference.shape[1] if param.l2_prescale_by_channels else 1)
+        squares = (difference * difference).sum(axis=1, keepdims=True) * share
+        steep = squares >= plateau * plateau if param.plateau > 0 else np.ones(squares.shape, bool)
+        lengths = np.sqrt(np.where(steep, squares, 0) + self.dtype.type(param.epsilon))
+        self.slopes = steep * share * difference / lengths
+        return lengths.sum() / self.count
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
+        da = (self.slopes * (top_diffs[0] / self.count)).reshape(bottoms[0].shape)
+        return [da, -da][: len(bottoms)]
+
+
+@layer("CenterLoss")
+class CenterLoss(_Loss):
+    """Half the squared distance (L1: the distance) of each item to its class's centre, over the number of items.
+
+    The centres' gradient is not the loss's: for each class the sum of (centre - x), or of its signs, over 1 + its
+    count, as often as the class is seen, whatever the loss weight (happynear's; caffe-face adds it once).
+    """
+
+    def run(self, x: np.ndarray, labels: np.ndarray) -> np.floating:
+        centers = self.weight(0)
+        self.labels, _ = class_indices(labels.reshape(-1), len(centers))
+        self.difference = x.reshape(-1, centers.shape[1]) - centers[self.labels]
+        self.l1 = self.param.center_loss_param.distance_type == "L1"
+        flat = self.difference.reshape(-1)
+        total = np.abs(flat).sum() if self.l1 else np.dot(flat, flat) / self.dtype.type(2)
+        return total / self.dtype.type(len(x))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        refuse_gradient(self, 1, "labels")
+        slopes = self.difference
+        if self.wants_weight(0):
+            if self.l1:  # the signs are taken for the centres' sake: without it, the distance itself is left
+                slopes = np.sign(slopes)
+            sums = np.zeros_like(self.weight(0))
+            np.subtract.at(sums, self.labels, slopes)
+            seen = np.bincount(self.labels, minlength=len(sums)).astype(self.dtype)
+            self.add_grad(0, sums * (seen / (seen + 1))[:, None])
+        dx = slopes * (top_diffs[0] / self.dtype.type(len(bottoms[0])))
+        return [dx.reshape(bottoms[0].shape), None]
+
+
 @layer("HingeLoss")
 class HingeLoss(_Loss):
     """One-against-all margins max(0, 1 ∓ score), or their squares (L2); divided by the batch size."""
 
     def run(self, scores: np.ndarray, labels: np.ndarray) -> np.floating:
-        rows = scores.reshape(len(scores), -1)
+        rows = flat_from(scores, 1)
         # Items have one label each; whatever else the blob holds is not read.
         indices, _ = class_indices(labels.reshape(-1)[: len(rows)], rows.shape[1])
         self.signs = np.ones_like(rows)
@@ -228,7 +313,7 @@ class ContrastiveLoss(_Loss):
     def run(self, a: np.ndarray, b: np.ndarray, similar: np.ndarray) -> np.floating:
         param = self.param.contrastive_loss_param
         margin = self.dtype.type(param.margin)
-        self.difference = (a - b.reshape(a.shape)).reshape(len(a), -1)
+        self.difference = flat_from(a - b.reshape(a.shape), 1)
         self.similar = np.trunc(similar.reshape(-1)) != 0
         squared = (self.difference * self.difference).sum(axis=1)
         self.distance = np.sqrt(squared)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from prototxt.caffe_pb2 import LRNParameter
+from prototxt.caffe_pb2 import BNParameter, LRNParameter
+from prototxt.forks import meaning
 from prototxt.layers.declare import legacy_shape
 from prototxt.layers.windows import canonical_axis
 from reference.layer import Arrays, Layer, layer
@@ -73,8 +74,10 @@ class MVN(Layer):
 
     def _rows(self, x: np.ndarray) -> np.ndarray:
         """(what is normalised apart, its values)"""
-        num, channels = legacy_shape(x.shape)[:2]
-        return x.reshape(num if self.param.mvn_param.across_channels else num * channels, -1)
+        num, channels, height, width = legacy_shape(x.shape)
+        if self.param.mvn_param.across_channels:
+            return x.reshape(num, channels * height * width)
+        return x.reshape(num * channels, height * width)
 
 
 @layer("BatchNorm")
@@ -123,6 +126,80 @@ class BatchNorm(Layer):
         return channels.reshape(-1, *(1,) * (x.ndim - 2))
 
 
+@layer("BN")
+class BN(Layer):
+    """Normalises each channel, then scales and shifts it. The forks' layers of this name differ.
+
+    PSPNet's keeps running statistics in weights 2 and 3, and in TEST, or `frozen`, uses them. Its gradient is the
+    batch's all the same, unless it is `frozen`: then no weight has one. SegNet's has no running statistics: LEARN
+    takes the batch's in both phases, eps being 1e-9, and INFERENCE only scales and shifts; its weights' gradients
+    replace what was there.
+    """
+
+    def set_up(self) -> None:
+        param = self.param.bn_param
+        self.segnet = meaning(self.param) == "SegNet"
+        self.plain = self.segnet and param.bn_mode == BNParameter.INFERENCE
+        self.eps = self.dtype.type(1e-9 if self.segnet else param.eps)
+
+    def run(self, x: np.ndarray) -> list[np.ndarray]:
+        shape, x = x.shape, x.reshape(legacy_shape(x.shape))
+        if self.plain:
+            return [x * self.weight(0) + self.weight(1)][: len(self.plan.tops)]
+        mean, variance = self._statistics(x)
+        self.deviation = np.sqrt(variance + self.eps)
+        self.normal = (x - mean) / self.deviation
+        y = self.normal * self.weight(0) + self.weight(1)
+        return [y if self.segnet else y.reshape(shape), mean, variance][: len(self.plan.tops)]
+
+    def _statistics(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        param, axes = self.param.bn_param, (0, 2, 3)
+        if not self.segnet and (param.frozen or self.phase == 1):
+            return self.weight(2), self.weight(3)
+        mean = x.mean(axis=axes, keepdims=True)
+        if self.segnet:
+            return mean, (x * x).mean(axis=axes, keepdims=True) - mean * mean
+        variance = ((x - mean) ** 2).mean(axis=axes, keepdims=True)
+        momentum = self.dtype.type(param.momentum)
+        for blob, new in ((self.blobs[2], mean), (self.blobs[3], variance)):
+            blob.data[...] = (1 - momentum) * new + momentum * blob.data
+        return mean, variance
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        x, scale = bottoms[0], self.weight(0)
+        dy = top_diffs[0].reshape(legacy_shape(x.shape))
+        if not self.segnet and self.param.bn_param.frozen:
+            return (dy * (scale / self.deviation)).reshape(x.shape)
+        normal = x.reshape(dy.shape) if self.plain else self.normal
+        for index, products in enumerate((dy * normal, dy)):
+            if self.segnet and self.wants_weight(index):
+                self.blobs[index].diff[...] = 0
+            self.add_grad(index, products.sum(axis=(0, 2, 3)))
+        dx = dy * scale
+        if not self.plain:
+            common = dx.mean(axis=(0, 2, 3), keepdims=True)
+            along = (dx * normal).mean(axis=(0, 2, 3), keepdims=True)
+            dx = (dx - common - normal * along) / self.deviation
+        return dx.reshape(x.shape)
+
+
+@layer("NormL2")
+class NormL2(Layer):
+    """Each item over its length; arcface's."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return (x.reshape(len(x), -1) / self._length(x)).reshape(legacy_shape(x.shape))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        x, y, dy = (blob.reshape(len(blob), -1) for blob in (bottoms[0], tops[0], top_diffs[0]))
+        dx = (dy - y * (y * dy).sum(axis=1, keepdims=True)) / self._length(x)
+        return dx.reshape(bottoms[0].shape)
+
+    def _length(self, x: np.ndarray) -> np.ndarray:
+        rows = x.reshape(len(x), -1)
+        return np.sqrt((rows * rows).sum(axis=1, keepdims=True) + self.dtype.type(1e-7))
+
+
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     """exp(x) over its sum along `axis`, the maximum subtracted first."""
     exp = np.exp(x - x.max(axis=axis, keepdims=True))
@@ -140,3 +217,31 @@ class Softmax(Layer):
 
     def _axis(self, x: np.ndarray) -> int:
         return canonical_axis(self.param.softmax_param.axis, x.ndim)
+
+
+@layer("Normalize")
+class Normalize(Layer):
+    """x / norm · scale: the norm over an image, or over the channels at each place; eps is added under the root."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        param = self.param.norm_param
+        axes = tuple(range(1, x.ndim)) if param.across_spatial else (1,)
+        self.axes = axes
+        squares = (x * x).sum(axis=axes, keepdims=True, dtype=self.dtype)
+        self.norm = np.sqrt(squares + self.dtype.type(param.eps))
+        return x / self.norm * self._scale(x)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (x,), (y,), (dy,) = bottoms, tops, top_diffs
+        if self.wants_weight(0):
+            # Caffe divides what it has of the top by the scale again: nothing that is finite where that is 0.
+            channels = tuple(axis for axis in range(x.ndim) if axis != 1)
+            sums = (y * dy).sum(axis=None if self.param.norm_param.channel_shared else channels)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                self.add_grad(0, np.asarray(sums / self.weight(0), self.dtype))
+        along = (x * dy).sum(axis=self.axes, keepdims=True, dtype=self.dtype)
+        return (dy - x * (along / self.norm / self.norm)) / self.norm * self._scale(x)
+
+    def _scale(self, x: np.ndarray) -> np.ndarray:
+        scale = self.weight(0)
+        return scale.reshape(-1, *(1,) * (x.ndim - 2)) if scale.ndim else scale

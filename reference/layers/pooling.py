@@ -8,7 +8,7 @@ from prototxt.caffe_pb2 import PoolingParameter
 from prototxt.layers.declare import Shape
 from prototxt.layers.pooling import pyramid
 from prototxt.layers.windows import pooled_sizes, pooling_window
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 
 
 @layer("Pooling")
@@ -45,7 +45,7 @@ class _Pool:
             self.divisor = self._divisor(x.shape[2:], out)
             return [windows.sum(axis=(-2, -1)) / self.divisor]
         windows = self._windows(x, -np.finfo(np.float32).max, out)
-        flat = windows.reshape(*windows.shape[:4], -1)
+        flat = flat_from(windows, 4)
         best = flat.argmax(axis=-1)
         self.index = self._index_in_map(best, x.shape[2:], out)
         return [np.take_along_axis(flat, best[..., None], -1)[..., 0], self.index.astype(self.dtype)]
@@ -114,12 +114,12 @@ class SPP(Layer):
         self.shapes = [part.shape for part in pooled]
         if len(pooled) == 1:
             return pooled[0]
-        return np.concatenate([part.reshape(len(x), -1) for part in pooled], axis=1)
+        return np.concatenate([flat_from(part, 1) for part in pooled], axis=1)
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (x,), (dy,) = bottoms, top_diffs
         ends = np.cumsum([math.prod(shape[1:]) for shape in self.shapes])
-        parts = np.split(dy.reshape(len(x), -1), ends[:-1], axis=1) if len(self.levels) > 1 else [dy]
+        parts = np.split(flat_from(dy, 1), ends[:-1], axis=1) if len(self.levels) > 1 else [dy]
         return sum(
             level.grad(x, part.reshape(shape))
             for level, part, shape in zip(self.levels, parts, self.shapes, strict=True)

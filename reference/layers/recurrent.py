@@ -5,13 +5,14 @@ a loop; what shows outside is the same: the order of the weights, the random num
 state that a forward pass leaves to the next, and which bottoms get a gradient.
 """
 
+import math
 from abc import abstractmethod
 
 import numpy as np
 
 from reference.arithmetic import sigmoid
 from reference.checks import refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
 
 
@@ -36,9 +37,9 @@ class _Recurrent(Layer):
 
     def run(self, x: np.ndarray, cont: np.ndarray, *rest: np.ndarray) -> list[np.ndarray]:
         gates = self._flat(x) @ self.weight(0).T + self.weight(1)
-        gates = gates.reshape(*x.shape[:2], -1)
+        gates = gates.reshape(*x.shape[:2], gates.shape[-1])
         if self.static:
-            gates = gates + rest[0].reshape(len(rest[0]), -1) @ self.weight(2).T
+            gates = gates + flat_from(rest[0], 1) @ self.weight(2).T
         if self.exposed:
             states = [state[0] for state in rest[self.static :]]
         else:
@@ -61,7 +62,7 @@ class _Recurrent(Layer):
         diffs = [(dgates @ self.weight(0)).reshape(x.shape), None]
         if self.static:
             per_stream = dgates.sum(axis=0)
-            self.add_grad(2, per_stream.T @ rest[0].reshape(len(rest[0]), -1))
+            self.add_grad(2, per_stream.T @ flat_from(rest[0], 1))
             diffs.append((per_stream @ self.weight(2)).reshape(rest[0].shape))
         return diffs + [None] * self.exposed
 
@@ -75,7 +76,7 @@ class _Recurrent(Layer):
 
     def _flat(self, sequence: np.ndarray) -> np.ndarray:
         """(steps · streams, values)"""
-        return sequence.reshape(sequence.shape[0] * sequence.shape[1], -1)
+        return sequence.reshape(sequence.shape[0] * sequence.shape[1], math.prod(sequence.shape[2:]))
 
 
 @layer("RNN")
@@ -186,3 +187,74 @@ class _Unit:
             dc * self.i * (1 - self.g * self.g),
         )
         return dc * self.f, np.concatenate(gates, axis=-1)
+
+
+@layer("Lstm")
+class JunhyukLSTM(Layer):
+    """caffe-lstm's LSTM, of gates i, f, o, g in this order.
+
+    Without markers each pass begins at 0. With markers (bottom 1, 0 where a sequence begins) the state goes on from
+    the last pass. As published, the gradient of the weights for the last output takes that output also where a
+    sequence begins; of the state before the first step, it takes the first stream's alone. Gradients before the
+    gates' functions are kept within ± `clipping_threshold`. The published CPU code gives all streams the first one's
+    recurrent input; its GPU code, and this, give each its own.
+    """
+
+    def set_up(self) -> None:
+        self.last: tuple[np.ndarray, np.ndarray] | None = None
+
+    def run(self, x: np.ndarray, cont: np.ndarray | None = None) -> np.ndarray:
+        steps, streams, size = x.shape[0], x.shape[1], self.param.lstm_param.num_output
+        self.cont = self._markers(steps, streams, cont)
+        zeros = np.zeros((streams, size), self.dtype)
+        if cont is None or self.last is None or self.last[0].shape != zeros.shape:
+            self.last = zeros, zeros
+        self.h = np.zeros((steps + 1, streams, size), self.dtype)
+        self.c = np.zeros_like(self.h)
+        self.h[0], self.c[0] = self.last
+        self.gates = x.reshape(steps, streams, -1) @ self.weight(0).T + self.weight(2)
+        for t in range(steps):
+            gates = self.gates[t] + self.cont[t] * (self.h[t] @ self.weight(1).T)
+            gates[:, : 3 * size] = sigmoid(gates[:, : 3 * size])
+            gates[:, 3 * size :] = np.tanh(gates[:, 3 * size :])
+            self.gates[t] = gates
+            i, f, o, g = np.split(gates, 4, axis=1)
+            self.c[t + 1] = self.cont[t] * f * self.c[t] + i * g
+            self.h[t + 1] = o * np.tanh(self.c[t + 1])
+        self.last = self.h[-1].copy(), self.c[-1].copy()
+        return self.h[1:]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        x, dh = bottoms[0], top_diffs[0].copy()
+        limit = self.dtype.type(self.param.lstm_param.clipping_threshold)
+        before = np.zeros_like(self.gates)
+        dc = np.zeros_like(self.c[0])
+        for t in reversed(range(len(dh))):
+            i, f, o, g = np.split(self.gates[t], 4, axis=1)
+            squashed = np.tanh(self.c[t + 1])
+            dc = dc + dh[t] * o * (1 - squashed * squashed)
+            keep = self.cont[t]
+            slopes = [
+                dc * g * i * (1 - i),
+                keep * dc * self.c[t] * f * (1 - f),
+                dh[t] * squashed * o * (1 - o),
+            ]
+            before[t] = np.concatenate([*slopes, dc * i * (1 - g * g)], axis=1)
+            if limit > 0:
+                before[t] = np.clip(before[t], -limit, limit)
+            dc = keep * dc * f
+            if t:
+                dh[t - 1] += keep * (before[t] @ self.weight(1))
+        flat, size = before.reshape(-1, before.shape[2]), self.h.shape[2]
+        self.add_grad(0, flat.T @ x.reshape(len(flat), -1))
+        recurrent = before[1:].reshape(-1, before.shape[2]).T @ self.h[1:-1].reshape(-1, size)
+        self.add_grad(1, recurrent + np.outer(before[0, 0], self.h[0, 0]))
+        self.add_grad(2, flat.sum(axis=0))
+        return [(flat @ self.weight(0)).reshape(x.shape), None][: len(bottoms)]
+
+    def _markers(self, steps: int, streams: int, cont: np.ndarray | None) -> np.ndarray:
+        if cont is not None:
+            return cont.reshape(steps, streams, 1).copy()
+        markers = np.ones((steps, 1, 1), self.dtype)
+        markers[0] = 0
+        return markers

@@ -4,7 +4,7 @@ import numpy as np
 
 from prototxt.layers.windows import canonical_axis
 from reference.checks import class_indices, refuse_gradient
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
 
 
@@ -19,7 +19,7 @@ class ArgMax(Layer):
     def run(self, x: np.ndarray) -> np.ndarray:
         param = self.param.argmax_param
         axis = canonical_axis(param.axis, x.ndim) if param.HasField("axis") else None
-        rows = x.reshape(len(x), -1) if axis is None else np.moveaxis(x, axis, -1)
+        rows = flat_from(x, 1) if axis is None else np.moveaxis(x, axis, -1)
         backwards = np.argsort(-rows[..., ::-1], axis=-1, kind="stable")[..., : param.top_k]
         indices = rows.shape[-1] - 1 - backwards
         values = np.take_along_axis(rows, indices, -1)
@@ -67,3 +67,34 @@ class Filter(Layer):
         for diff, top_diff in zip(diffs, top_diffs, strict=True):
             diff[self.chosen] = top_diff
         return [*diffs, None]
+
+
+@layer("LabelSpecificAdd")
+class LabelSpecificAdd(Layer):
+    """Adds `bias` to each item's score for its label, where that is above -bias; in TRAIN only.
+
+    `transform_test` changes nothing, as in happynear's code, which asks for TRAIN as well. With `bias_base` the
+    bias follows the number of passes.
+    """
+
+    def set_up(self) -> None:
+        self.iteration = self.param.label_specific_add_param.iteration
+        self.bias = self.dtype.type(self.param.label_specific_add_param.bias)
+
+    def run(self, scores: np.ndarray, labels: np.ndarray) -> list[np.ndarray | None]:
+        param = self.param.label_specific_add_param
+        if self.phase != 0:
+            return [scores, None][: len(self.plan.tops)]
+        if param.HasField("bias_base"):
+            grown = param.bias_base + (1 + param.bias_gamma * self.iteration) ** param.bias_power - 1
+            self.bias = self.dtype.type(min(max(grown, param.bias_min), param.bias_max))
+            self.iteration += 1
+        rows = scores.reshape(len(scores), -1).copy()
+        index, _ = class_indices(labels.reshape(-1)[: len(rows)], rows.shape[1])
+        items = np.arange(len(rows))
+        own = rows[items, index]
+        rows[items, index] = np.where(own > -self.bias, own + self.bias, own)
+        return [rows.reshape(scores.shape), self.bias][: len(self.plan.tops)]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        return [top_diffs[0], None]

@@ -13,16 +13,17 @@ from runtime.rng import CaffeRNG
 class MemoryImages:
     """MemoryData: tops (batch, channels, height, width) and (batch, 1, 1, 1), float32, around and around.
 
-    As in Caffe, `transform_param` does nothing to what `reset` takes.
+    As in Caffe, `transform_param` does nothing to what `reset` takes. A third top, which DeepLab's nets have, is
+    (batch, 1, 1, 2): the images' height and width.
     """
 
-    def __init__(self, param: LayerParameter, rng: CaffeRNG):
+    def __init__(self, param: LayerParameter, rng: CaffeRNG, tops: int = 2):
         self.param = param.memory_data_param
         Transformer(param.transform_param, param.phase).seed(rng)
         self.shape = self.param.batch_size, self.param.channels, self.param.height, self.param.width
         if min(self.shape) < 1:
             raise InputError("memory_data_param: give batch_size, channels, height and width, 1 or more each")
-        self.shapes = [self.shape, (self.param.batch_size,)]
+        self.shapes = [self.shape, (self.param.batch_size,), (self.param.batch_size, 1, 1, 2)][:tops]
         self.data: np.ndarray | None = None
         self.position = 0
 
@@ -47,8 +48,10 @@ class MemoryImages:
         self.position = batch.stop % len(self.data)
         return batch
 
-    def load(self, drawn: slice) -> tuple[np.ndarray, np.ndarray]:
-        return self.data[drawn].astype(np.float32), self.labels[drawn].astype(np.float32)
+    def load(self, drawn: slice) -> tuple[np.ndarray, ...]:
+        data, labels = self.data[drawn].astype(np.float32), self.labels[drawn].astype(np.float32)
+        sizes = np.broadcast_to(np.float32(data.shape[2:]), (len(data), 1, 1, 2))
+        return (data, labels, sizes.copy())[: len(self.shapes)]
 
     def items(self, drawn: slice) -> list[str]:
         return [f"image {i} of the arrays" for i in range(drawn.start, drawn.stop)]

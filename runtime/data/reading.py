@@ -134,7 +134,9 @@ def read_pixels(path: str, colour: bool, size: tuple[int, int] | None, where: st
     return _resized(image, size, path, where)
 
 
-def read_labels(path: str, size: tuple[int, int] | None, where: str, indices: bool) -> np.ndarray:
+def read_labels(
+    path: str, size: tuple[int, int] | None, where: str, indices: bool, nearest: bool = False
+) -> np.ndarray:
     """A label image as (height, width) uint8; grey ones hold the classes themselves.
 
     Of one with a palette, as VOC has them, Caffe (by OpenCV) would take the brightness of its colours for
@@ -142,6 +144,7 @@ def read_labels(path: str, size: tuple[int, int] | None, where: str, indices: bo
 
     Args:
         indices: take a palette image's indices; else it is refused.
+        nearest: resize by the nearest pixel, not bilinearly.
 
     Raises:
         InputError: as `read_pixels`, and a palette.
@@ -158,7 +161,8 @@ def read_labels(path: str, size: tuple[int, int] | None, where: str, indices: bo
             f"{where}: {path} has a palette: Caffe would take its colours' brightness for classes: store "
             "classes in grey, or give --palette-labels to have its indices"
         )
-    return _resized(image, size, path, where)[:, :, 0]
+    rule = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
+    return _resized(image, size, path, where, rule)[:, :, 0]
 
 
 def _indices(data: bytes) -> np.ndarray | None:
@@ -182,10 +186,16 @@ def _read(path: str, where: str) -> bytes:
         raise InputError(f"{where}: {path} cannot be read ({error.strerror}): check root_folder") from error
 
 
-def _resized(image: np.ndarray | None, size: tuple[int, int] | None, path: str, where: str) -> np.ndarray:
+def _resized(
+    image: np.ndarray | None,
+    size: tuple[int, int] | None,
+    path: str,
+    where: str,
+    rule: int = cv2.INTER_LINEAR,
+) -> np.ndarray:
     if image is None:
         raise InputError(f"{where}: {path} does not decode as an image: is it whole, and a JPEG or PNG?")
-    return with_channels(cv2.resize(image, size[::-1])) if size else image
+    return with_channels(cv2.resize(image, size[::-1], interpolation=rule)) if size else image
 
 
 def decode(data: bytes, flag: int) -> np.ndarray | None:

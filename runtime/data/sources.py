@@ -4,7 +4,7 @@ from prototxt.layers.declare import Declared
 from prototxt.plan import Step
 from runtime.data.database import DatabaseImages
 from runtime.data.hdf5 import HDF5Rows
-from runtime.data.images import LabelledImages, PairedImages
+from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
 from runtime.data.memory import MemoryImages
 from runtime.data.prefetch import Share, Source, whole
 from runtime.data.windows import ImageWindows
@@ -40,9 +40,13 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
         case "ImageData":  # every rank reads the whole list, as in Caffe
             return LabelledImages(layer, caffe_rng())
         case "ImageSegData":
-            return PairedImages(layer, caffe_rng(), palette_labels)
+            return PairedImages(layer, caffe_rng(), palette_labels, len(step.tops))
+        case "ImageLabelmapData":
+            return LabelmapImages(layer, caffe_rng(), palette_labels)
+        case "DenseImageData":
+            return DenseImages(layer, caffe_rng(), palette_labels)
         case "MemoryData":
-            return MemoryImages(layer, caffe_rng())
+            return MemoryImages(layer, caffe_rng(), len(step.tops))
         case "WindowData":
             return ImageWindows(layer, caffe_rng())
     return None

@@ -73,13 +73,13 @@ class Transformer:
         return self.rng.words(images * count).reshape(images, count).tolist()
 
     def state(self) -> dict[str, Any] | None:
-        return self.rng and self.rng.state()
+        return self.rng.state() if self.rng else None
 
     def restore(self, state: dict[str, Any] | None) -> None:
         """Raises InputError for the state of a transformer that drew where this does not, or the reverse."""
         if (state is None) != (self.rng is None):
             raise InputError("the saved state is of another transform_param: keep mirror and crop_size")
-        if self.rng:
+        if self.rng and state is not None:
             self.rng.restore(state)
 
     # ---- images
@@ -262,6 +262,36 @@ class PairTransformer(Transformer):
 
     def _check_pad(self) -> None:
         """`pad` has no effect here."""
+
+
+class LabelmapTransformer(PairTransformer):
+    """HED's ImageLabelmapData: an image and its edge map, mirrored and cropped alike; crops are random in TEST too."""
+
+    unused = ("pad", "std_value", "crop_height", "crop_width", "scale_factors")
+
+    def __init__(self, param: TransformationParameter, phase: int):
+        Transformer.__init__(self, param, phase)
+        self.ignored = np.uint8(0)
+
+    def shape(self, channels: int, height: int, width: int) -> tuple[int, int, int]:
+        return Transformer.shape(self, channels, height, width)
+
+    @property
+    def words_per_image(self) -> int:
+        return self.mirror + 2 * (self.crop is not None)
+
+    def pair(self, image: np.ndarray, labels: np.ndarray, words: Words) -> tuple[np.ndarray, np.ndarray]:
+        self.shape(image.shape[2], *image.shape[:2])  # nothing is padded
+        return super().pair(image, labels, words)
+
+    def _offsets(self, size: Sequence[int], words: Words) -> tuple[int, int]:
+        if self.crop is None:
+            return 0, 0
+        top, left = (word % (n - crop + 1) for word, n, crop in zip(words, size, self.crop, strict=True))
+        return top, left
+
+    def _crop_sizes(self) -> tuple[int, int] | None:
+        return Transformer._crop_sizes(self)
 
 
 def _mean_image(path: str) -> np.ndarray:

@@ -50,7 +50,9 @@ class Function:
 class NetSpec:
     """A net whose blobs are its attributes (or items): what a top is assigned to is its name."""
 
-    def __init__(self):
+    tops: "dict[str, Top | Function]"
+
+    def __init__(self) -> None:
         super().__setattr__("tops", {})
 
     def __setattr__(self, name: str, value: Top | Function) -> None:

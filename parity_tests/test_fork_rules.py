@@ -1,0 +1,333 @@
+"""Fork layers that no recording has: both engines agree, and gradients are what differences of the forward give.
+
+Where the published gradient is not the forward's own, the case says so; then the engines must still agree.
+"""
+
+import importlib
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from parity_tests.recordings import ENGINES, ONE_LAYER, PHASES, error
+from prototxt import parse_net
+from prototxt.errors import InputError
+from prototxt.plan import plan_net
+from runtime import Net
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer on random bottoms.
+
+    Attributes:
+        layer: its type and settings.
+        shapes: the bottoms'; (shape, "labels" | "markers" | "places", count) for one of whole numbers below count.
+        exact: the gradient is the forward's.
+        tops: how many.
+        passes: forward passes before the backward.
+        step: of the differences; larger where positions are in single precision.
+    """
+
+    name: str
+    layer: str
+    shapes: tuple
+    exact: bool = True
+    tops: int = 1
+    phase: str = "TRAIN"
+    passes: int = 1
+    backward: bool = True
+    step: float = 1e-6
+
+
+def _case(name: str, layer: str, *shapes: tuple, **facts: object) -> Case:
+    return Case(name, layer, shapes, **facts)
+
+
+MAP = (2, 3, 5, 6)
+CASES = [
+    _case(
+        "unpooling_max",
+        'type: "Unpooling" unpooling_param { kernel_size: 2 stride: 2 unpool_size: 12 }',
+        (2, 3, 6, 6),
+    ),
+    _case(
+        "unpooling_places",
+        'type: "Unpooling" unpooling_param { kernel_size: 2 stride: 2 unpool_h: 7 unpool_w: 9 }',
+        (2, 2, 4, 5),
+        ((2, 2, 4, 5), "places", 63),
+        exact=False,  # places repeat
+    ),
+    _case(
+        "unpooling_ave",
+        'type: "Unpooling" unpooling_param { unpool: AVE kernel_size: 3 stride: 2 unpool_size: 9 }',
+        (2, 2, 4, 4),
+    ),
+    _case(
+        "unpooling_ave_cut",
+        'type: "Unpooling" unpooling_param { unpool: AVE kernel_h: 3 kernel_w: 2 stride: 2 unpool_h: 8 unpool_w: 7 }',
+        (1, 2, 4, 4),
+    ),
+    _case(
+        "unpooling_tile",
+        'type: "Unpooling" unpooling_param { unpool: TILE kernel_size: 3 stride: 2 unpool_size: 9 }',
+        (2, 2, 4, 4),
+        exact=False,  # the published gradient is a mean
+    ),
+    _case("padding", 'type: "Padding" padding_param { pad_beg: 1 pad_end: 2 }', MAP),
+    _case("padding_crop", 'type: "Padding" padding_param { pad_beg: -1 pad_end: -2 }', MAP),
+    _case("transpose", 'type: "Transpose" transpose_param { dim: 3 dim: 0 dim: 2 dim: 1 }', MAP),
+    _case("reverse", 'type: "Reverse" reverse_param { axis: 2 }', MAP),
+    _case("flip", 'type: "Flip"', MAP),
+    _case("flip_both", 'type: "Flip" flip_param { flip_height: true }', MAP),
+    _case("selu", 'type: "SeLU"', MAP),
+    _case("selu_dropout", 'type: "SeLUDropout" selu_dropout_param { dropout_ratio: 0.3 }', MAP),
+    _case("selu_dropout_test", 'type: "SeLUDropout"', MAP, phase="TEST"),
+    _case("dropout_unscaled", 'type: "Dropout" dropout_param { scale_train: false }', MAP),
+    _case("dropout_unscaled_test", 'type: "Dropout" dropout_param { scale_train: false }', MAP, phase="TEST"),
+    _case("norm_l2", 'type: "NormL2"', (3, 8)),
+    _case("channel_scale", 'type: "ChannelScale"', MAP, (2, 1, 5, 6)),
+    _case(
+        "channel_scale_parts",
+        'type: "ChannelScale" channel_scale_param { do_forward: false do_backward_scale: false }',
+        MAP,
+        (2, 1, 5, 6),
+        exact=False,
+    ),
+    _case(
+        "inner_distance",
+        'type: "InnerDistance" inner_distance_param { num_output: 4 weight_filler { type: "xavier" } }',
+        (3, 2, 4),
+    ),
+    _case(
+        "inner_distance_l1",
+        'type: "InnerDistance" inner_distance_param { num_output: 4 distance_type: "L1" normalize: true '
+        'weight_filler { type: "xavier" } }',
+        (3, 8),
+        exact=False,  # each pass normalises the weight
+    ),
+    _case("inner_distance_bottoms", 'type: "InnerDistance"', (3, 8), (4, 8)),
+    _case(
+        "label_specific_add",
+        'type: "LabelSpecificAdd" label_specific_add_param { bias: -0.35 }',
+        (4, 5),
+        ((4,), "labels", 5),
+    ),
+    _case(
+        "label_specific_add_annealed",
+        'type: "LabelSpecificAdd" label_specific_add_param { bias_base: 0.1 bias_gamma: 0.5 bias_max: 2 }',
+        (4, 5),
+        ((4,), "labels", 5),
+        tops=2,
+        passes=3,
+        backward=False,
+    ),
+    _case(
+        "label_specific_add_test",
+        'type: "LabelSpecificAdd" label_specific_add_param { bias: -0.35 }',
+        (4, 5),
+        ((4,), "labels", 5),
+        phase="TEST",
+    ),
+    _case("l1_loss_one_bottom", 'type: "L1Loss"', MAP),
+    _case(
+        "l1_loss_flow",
+        'type: "L1Loss" l1_loss_param { l2_per_location: true normalize_by_num_entries: true }',
+        MAP,
+        MAP,
+    ),
+    _case(
+        "l1_loss_plateau",
+        'type: "L1Loss" l1_loss_param { l2_per_location: true l2_prescale_by_channels: true plateau: 0.7 }',
+        MAP,
+        MAP,
+    ),
+    _case("l1_loss_plateau_each", 'type: "L1Loss" l1_loss_param { plateau: 0.4 }', MAP, MAP),
+    _case("warp", 'type: "Warp"', MAP, (2, 2, 5, 6), step=1e-3),
+    _case("warp_whole", 'type: "Warp"', MAP, ((2, 2, 5, 6), "labels", 3), exact=False),
+    _case(
+        "correlation",
+        'type: "Correlation" correlation_param { pad: 3 kernel_size: 1 max_displacement: 3 stride_1: 1 stride_2: 1 }',
+        MAP,
+        MAP,
+    ),
+    _case(
+        "correlation_strides",
+        'type: "Correlation" correlation_param { pad: 4 kernel_size: 3 max_displacement: 4 stride_1: 2 stride_2: 2 }',
+        (2, 3, 8, 7),
+        (2, 3, 8, 7),
+    ),
+    *(
+        _case(
+            f"resample_{kind.lower()}_{name}",
+            f'type: "Resample" resample_param {{ type: {kind} {size} }}',
+            (2, 2, 7, 9),
+            backward=False,
+        )
+        for kind in ("NEAREST", "LINEAR", "CUBIC")
+        for name, size in (
+            ("larger", "height: 14 width: 18"),
+            ("smaller", "height: 3 width: 4"),
+            ("sharp", "height: 3 width: 4 antialias: false"),
+        )
+    ),
+    _case(
+        "downsample",
+        'type: "Downsample" downsample_param { top_height: 3 top_width: 4 }',
+        (2, 2, 7, 9),
+        backward=False,
+    ),
+    _case(
+        "lstm",
+        'type: "Lstm" lstm_param { num_output: 4 weight_filler { type: "xavier" } '
+        'bias_filler { type: "constant" value: 0.2 } }',
+        (4, 3, 5),
+    ),
+    _case(
+        "lstm_clipped",
+        'type: "Lstm" lstm_param { num_output: 4 clipping_threshold: 0.05 weight_filler { type: "xavier" } }',
+        (4, 3, 5),
+        exact=False,
+    ),
+    _case(
+        "lstm_markers",
+        'type: "Lstm" lstm_param { num_output: 4 weight_filler { type: "xavier" } }',
+        (4, 3, 5),
+        ((12,), "markers", 2),
+        exact=False,
+        passes=2,
+    ),
+]
+
+
+def _net(engine: str, case: Case, **settings: object) -> Net:
+    caffe = importlib.import_module(f"{engine}.pycaffe")
+    bottoms = [shape if isinstance(shape[0], int) else shape[0] for shape in case.shapes]
+    lines = [
+        f'layer {{ name: "b{i}" type: "Input" top: "b{i}" input_param {{ shape {{ '
+        + " ".join(f"dim: {size}" for size in shape)
+        + " } } }"
+        for i, shape in enumerate(bottoms)
+    ]
+    wired = "".join(f' bottom: "b{i}"' for i in range(len(bottoms))) + "".join(
+        f' top: "y{i}"' for i in range(case.tops)
+    )
+    lines.append(f'layer {{ name: "l" {case.layer}{wired} }}')
+    force = "force_backward: true\n" if case.backward else ""
+    caffe.set_random_seed(7)
+    return caffe.Net.from_message(parse_net(force + "\n".join(lines)), PHASES[case.phase], **settings)
+
+
+def _inputs(case: Case) -> list[np.ndarray]:
+    draw = np.random.RandomState(sum(map(ord, case.name)))
+    inputs = []
+    for shape in case.shapes:
+        if isinstance(shape[0], int):
+            inputs.append(draw.uniform(-1, 1, shape).astype(np.float32))
+        else:
+            inputs.append(draw.randint(0, shape[2], shape[0]).astype(np.float32))
+    return inputs
+
+
+def _run(net: Net, case: Case, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    for i, values in enumerate(inputs):
+        net.blobs[f"b{i}"].data[...] = values
+    importlib.import_module("reference.pycaffe").set_random_seed(5)
+    for _ in range(case.passes):
+        net.forward()
+    return [net.blobs[f"y{i}"].data.copy() for i in range(case.tops)]
+
+
+def _gradients(net: Net, case: Case) -> dict[str, np.ndarray]:
+    draw = np.random.RandomState(3)
+    top = net.blobs["y0"]
+    top.diff[...] = draw.uniform(0.5, 1.5, top.shape)
+    net.clear_param_diffs()
+    net.backward()
+    found = {
+        f"b{i}": net.blobs[f"b{i}"].diff.copy() for i, s in enumerate(case.shapes) if isinstance(s[0], int)
+    }
+    return found | {f"l[{i}]": blob.diff.copy() for i, blob in enumerate(net.params.get("l", []))}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_engines_agree(case: Case) -> None:
+    results, gradients = [], []
+    for engine in ENGINES:
+        net = _net(engine, case)
+        results.append(_run(net, case, _inputs(case)))
+        gradients.append(_gradients(net, case) if case.backward else {})
+    for one, other in zip(*results, strict=True):
+        assert np.abs(one).max() > 0
+        assert error(other, one) <= ONE_LAYER
+    for name, one in gradients[0].items():
+        assert error(gradients[1][name], one) <= ONE_LAYER, name
+    assert not case.backward or any(one.any() for one in gradients[0].values())
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.exact and case.backward], ids=lambda case: case.name
+)
+def test_gradient_is_that_of_the_forward(case: Case) -> None:
+    """In double precision, against central differences at some places of each blob."""
+    net = _net("reference", case, dtype=np.float64)
+    inputs = [values.astype(np.float64) for values in _inputs(case)]
+    (before, *_) = _run(net, case, inputs)
+    gradients = _gradients(net, case)
+    weights = np.random.RandomState(3).uniform(0.5, 1.5, before.shape)
+    step, draw = case.step, np.random.RandomState(11)
+    tolerance = 1e-5 if step < 1e-5 else 1e-3
+    for name, gradient in gradients.items():
+        values = inputs[int(name[1:])] if name[0] == "b" else net.params["l"][int(name[2:-1])].data
+        for place in draw.choice(gradient.size, min(gradient.size, 12), replace=False):
+            index, sides = np.unravel_index(place, gradient.shape), []
+            kept = values[index]
+            for side in (kept + step, kept - step):
+                values[index] = side
+                sides.append((_run(net, case, inputs)[0] * weights).sum())
+            values[index] = kept
+            assert abs((sides[0] - sides[1]) / (2 * step) - gradient[index]) < tolerance, (name, index)
+
+
+def test_autocrop_aligns_the_maps_as_hed_does() -> None:
+    """FCN's alignment: a first convolution padded by 35, and a deconvolution back to the image's scale."""
+    text = """
+        layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 1 dim: 20 dim: 24 } } }
+        layer { name: "c" type: "Convolution" bottom: "x" top: "c"
+            convolution_param { num_output: 1 kernel_size: 3 pad: 35 } }
+        layer { name: "r" type: "ReLU" bottom: "c" top: "c" }
+        layer { name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param { kernel_size: 2 stride: 2 } }
+        layer { name: "u" type: "Deconvolution" bottom: "p" top: "u"
+            convolution_param { num_output: 1 kernel_size: 4 stride: 2 } }
+        layer { name: "a" type: "AutoCrop" bottom: "u" bottom: "x" top: "y" }
+    """
+    for engine in ENGINES:
+        net = importlib.import_module(f"{engine}.pycaffe").Net.from_message(parse_net(text), PHASES["TEST"])
+        net.blobs["x"].data[...] = np.random.RandomState(1).uniform(size=(1, 1, 20, 24))
+        net.params["u"][0].data[...] = 1
+        net.params["c"][0].data[...] = 1
+        net.forward()
+        np.testing.assert_array_equal(net.blobs["y"].data, net.blobs["u"].data[:, :, 35:55, 35:59])
+        assert net.blobs["y"].data.any()
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ('type: "AutoCrop" bottom: "p" bottom: "x"', "differ in scale"),
+        ('type: "AutoCrop" bottom: "c" bottom: "z"', "come from no common blob"),
+        ('type: "AutoCrop" bottom: "x" bottom: "c"', "offsets of -34"),
+        ('type: "AutoCrop" bottom: "x"', "takes 2 bottom blobs"),
+    ],
+)
+def test_autocrop_refuses(last: str, message: str) -> None:
+    text = f"""
+        layer {{ name: "in" type: "Input" top: "x" top: "z"
+            input_param {{ shape {{ dim: 1 dim: 1 dim: 20 dim: 24 }} }} }}
+        layer {{ name: "c" type: "Convolution" bottom: "x" top: "c"
+            convolution_param {{ num_output: 1 kernel_size: 3 pad: 35 }} }}
+        layer {{ name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param {{ kernel_size: 2 stride: 2 }} }}
+        layer {{ name: "a" {last} top: "y" }}
+    """
+    with pytest.raises(InputError, match=message):
+        plan_net(parse_net(text))
