@@ -4,6 +4,7 @@ import inspect
 import re
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
@@ -277,7 +278,7 @@ def _number(field: FieldDescriptor, valid: bool) -> st.SearchStrategy:
     return st.sampled_from([value for value in INTEGERS if value >= 0] if unsigned else INTEGERS)
 
 
-def _fill_filler(draw: st.DrawFn, filler: Message) -> None:
+def _fill_filler(draw: st.DrawFn, filler: Any) -> None:
     filler.type = draw(st.sampled_from((*FILLERS, "gaussian", "uniform", "gaussian", "uniform")))
     if _one_in(draw, 20):
         filler.type = "none"
@@ -287,7 +288,7 @@ def _fill_filler(draw: st.DrawFn, filler: Message) -> None:
         filler.sparse = draw(st.sampled_from((0, 1, 2, -2)))
 
 
-def _fill_shape(draw: st.DrawFn, shape: Message) -> None:
+def _fill_shape(draw: st.DrawFn, shape: Any) -> None:
     sizes = (
         st.sampled_from((2, 3, 1, -1, 0, 4, 6, -2)) if draw(st.booleans()) else st.sampled_from((2, 3, 1, 4))
     )

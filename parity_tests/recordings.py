@@ -28,6 +28,17 @@ def recorded(name: str) -> tuple[list | dict, dict[str, np.ndarray]]:
         return json.loads((GOLDEN / f"{name}.json").read_text()), dict(arrays)
 
 
+def _together(*names: str) -> tuple[list, dict[str, np.ndarray]]:
+    """The cases and arrays of several recordings, whose cases have names of their own."""
+    suites = [recorded(name) for name in names]
+    return [case for cases, _ in suites for case in cases], {
+        k: v for _, arrays in suites for k, v in arrays.items()
+    }
+
+
+SEENET_TRAIN = _together("seenet_train", "seenet_train_shared")
+
+
 def added(folder: str) -> list[str]:
     """Recordings of one case each, as `python -m parity_tests.record` writes them, under `reference/golden/folder`."""
     return [f"{folder}/{path.stem}" for path in sorted((GOLDEN / folder).glob("*.json"))]

@@ -36,7 +36,7 @@ NAMES, WRITES, OVERWRITTEN, LOST = (
 @pytest.fixture
 def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
     """Make a copy of a case's folder the current one, and put it on Python's path."""
-    modules = []
+    modules: list[str] = []
 
     def copied(case: str) -> Path:
         folder = tmp_path / case
@@ -276,7 +276,8 @@ def chains(draw: st.DrawFn) -> str:
     layer { name: "first" type: "InnerProduct" bottom: "x" top: "b0"
       inner_product_param { num_output: 6 weight_filler { type: "xavier" } } }
     """
-    blob, twice = "b0", []
+    blob = "b0"
+    twice: list[str] = []
     for i, step in enumerate(draw(st.lists(st.sampled_from(list(STEPS)), min_size=1, max_size=6))):
         in_place = step in IN_PLACE and blob not in twice and draw(st.booleans())
         top = blob if in_place else f"b{i + 1}"

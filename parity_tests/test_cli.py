@@ -53,9 +53,22 @@ REFUSED = {
         ["--chart", "x.pdf"],
         ["--json", "."],
     ],
-    "convert": [[], ["one.caffemodel"]],
+    "convert": [[], ["one.caffemodel"], ["one.caffemodel", "two.pth", "--explain"]],
     "demo": [["more"]],
-    "evaluate": [[], ["--gt", "gt", "--list", "list.txt"]],
+    "evaluate": [
+        [],
+        ["--gt", "gt", "--list", "list.txt"],
+        ["--list", "list.txt", "--pred", "p"],
+        ["--list", "list.txt", "--pred", "p", "--against", "a"],
+        ["--list", "list.txt", "--attention", "p", "--against", "a", "--gt", "gt"],
+    ],
+    "explain": [
+        [],
+        ["a.png", "--labels", "dog", "--out", "out"],
+        ["a.png", "--labels", "dog", *WEIGHTS, "--mint", "0.9"],
+        ["a.png", "--labels", "dog", *WEIGHTS, "--device", "tpu"],
+        ["a.png", "--labels", "persn", *WEIGHTS],
+    ],
     "export": [
         [],
         ["--weights", "w", "--onnx", "."],
@@ -69,7 +82,7 @@ REFUSED = {
     "pipeline": [
         [],
         ["--out", "out", "--nets", "none"],
-        ["--out", "out", "--voc", "voc"],
+        ["--out", "out", "--backbone", "resnet101"],
         ["--out", "out", "--device", "tpu"],
     ],
     "proxy-labels": [
@@ -77,6 +90,13 @@ REFUSED = {
         ["--attention", "a", *LISTED, "--fusion", "sum"],
         ["--attention", "a", *LISTED, "--low-saliency", "300"],
         ["--attention", "a", *LISTED, "--workers", "-1"],
+    ],
+    "saliency": [
+        [],
+        ["--prototxt", "net", *WEIGHTS],
+        ["a.png", "--prototxt", "net", *WEIGHTS, "--voc", "voc"],
+        ["a.png", "--prototxt", "net", *WEIGHTS, "--workers", "0"],
+        ["a.png", "--prototxt", "net", *WEIGHTS, "--device", "tpu"],
     ],
     "segment": [
         [],
@@ -91,9 +111,15 @@ REFUSED = {
         [],
         ["--out", "out", "-n", "0"],
         ["--out", "out", "--size", "3"],
+        ["--out", "out", "--kind", "photographs"],
         ["--out", "out", "--workers", "-1"],
     ],
-    "studies": [[], ["--out", "out", "--seeds", "0"], ["--out", "out", "--device", "tpu"]],
+    "studies": [
+        [],
+        ["--out", "out", "--seeds", "0"],
+        ["--out", "out", "--device", "tpu"],
+        ["--out", "out", "--design", "no-such-file"],
+    ],
     "survey": [["no-such-folder"]],
     "summary": [
         [],
@@ -108,6 +134,14 @@ REFUSED = {
         ["--solver", "SOLVER", "--device", "tpu"],
         ["--solver", "SOLVER", "--sigint_effect", "sing"],
         ["--solver", "SOLVER", "--phase", "REST"],
+    ],
+    "translate": [
+        [],
+        ["net"],
+        ["net", "--out", "out", "--phase", "both"],
+        ["net", "--out", "out", "--class-name", "2Net"],
+        ["net", "--out", "out", "--input-shape", "data=x"],
+        ["net", "--out", "out", "--input-shape", "data"],
     ],
     "voc-labels": [
         [],

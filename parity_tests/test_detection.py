@@ -1,6 +1,7 @@
 """SSD's and the R-CNN line's layers, beyond what is recorded: kept boxes, unrecorded layers, bad input, a detector."""
 
 import importlib
+import json
 import subprocess
 import sys
 import zipfile
@@ -562,3 +563,74 @@ def test_the_bench_times_the_same_detections_in_every_engine() -> None:
     reference = np.sort(found.pop("reference").reshape(-1, 7), axis=0)
     for name, rows in found.items():
         np.testing.assert_allclose(np.sort(rows.reshape(-1, 7), axis=0), reference, atol=1e-5, err_msg=name)
+
+
+# ---- files of detections, and sizes told by a file
+
+
+def _saving(folder: Path, form: str) -> str:
+    (folder / "map.prototxt").write_text(
+        "".join(f'item {{ name: "{name}" label: {i} }}\n' for i, name in enumerate(("none", "1", "2")))
+    )
+    (folder / "sizes.txt").write_text("first 100 200\nsecond 50 80\n")
+    return (
+        f'save_output_param {{ output_directory: "{folder}/out" output_name_prefix: "p_" output_format: "{form}" '
+        f'label_map_file: "{folder}/map.prototxt" name_size_file: "{folder}/sizes.txt" num_test_image: 2 }}'
+    )
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("form", ["VOC", "COCO", "ILSVRC"])
+def test_detections_are_written_once_all_images_were_seen(tmp_path: Path, engine: str, form: str) -> None:
+    net = _net(engine, detection_layer(2, 3, "confidence_threshold: 0.5 " + _saving(tmp_path, form)))
+    net.blobs["prior"].data[0] = [[0.1, 0.2, 0.505, 0.6, 0.5, 0.5, 1.5, 0.9], [0.1] * 8]
+    net.blobs["conf"].data[...] = [0, 0.9, 0.1, 0, 0.2, 0.8125]
+    net.forward()
+    assert not (tmp_path / "out").exists()
+    net.forward()
+    texts = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    if form == "VOC":
+        assert texts == {
+            "p_1.txt": "first 0.9 20 20 101 60\nsecond 0.9 8 10 40 30\n",
+            "p_2.txt": "first 0.8125 100 50 200 90\nsecond 0.8125 40 25 80 45\n",
+        }
+    elif form == "ILSVRC":
+        assert texts["p_.txt"].splitlines()[:2] == [
+            "first 1 0.9 20 20 101 60",
+            "first 2 0.8125 100 50 200 90",
+        ]
+    else:
+        rows = json.loads(texts["p_.json"])
+        assert rows[0] == {
+            "image_id": "first",
+            "category_id": 1,
+            "bbox": [20, 20, 81, 40],
+            "score": pytest.approx(0.9),
+        }
+
+
+def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
+    for change, told in (
+        (("VOC", "YOLO"), "is not VOC, COCO or ILSVRC"),
+        (("sizes.txt", "none.txt"), "none.txt: cannot be read"),
+        (("num_test_image: 2", "num_test_image: 3"), "num_test_image 3 for 2 images"),
+    ):
+        with pytest.raises(InputError, match=told):
+            _net("port", detection_layer(2, 3, _saving(tmp_path, "VOC").replace(*change)))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_detections_are_judged_in_pixels_of_the_named_sizes(tmp_path: Path, engine: str) -> None:
+    """On 10 × 10 pixels, whose last one counts, two boxes that share half of theirs overlap by more than a third."""
+    (tmp_path / "sizes.txt").write_text("a 10 10\nb 1000 1000\n")
+    text = _inputs(d=(1, 1, 1, 7), t=(1, 1, 1, 8)) + _layer(
+        "DetectionEvaluate",
+        "d t",
+        more="detection_evaluate_param { num_classes: 2 overlap_threshold: 0.35 "
+        f'name_size_file: "{tmp_path}/sizes.txt" }}',
+    )
+    net = _net(engine, text)
+    net.blobs["d"].data[...] = [0, 1, 0.9, 0, 0, 0.4, 0.4]
+    net.blobs["t"].data[...] = [0, 1, 0, 0.2, 0, 0.6, 0.4, 0]
+    judged = [net.forward()["y"][0, 0, 1].tolist()[3:] for _ in range(3)]
+    assert judged == [[1, 0], [0, 1], [1, 0]]  # 15 of 35 pixels; 200 of 600

@@ -14,7 +14,6 @@ from torch import nn
 
 import port
 import reference.pycaffe
-from parity_tests.compare.inputs import write_weights
 from parity_tests.recordings import NETS, error, seenet_weights
 from port.devices import ENGINES
 from port.models.fast import DirectConv2dRelu, with_engine
@@ -83,7 +82,7 @@ def test_every_blob_keeps_the_rule(engine: str, seed: int, height: int, width: i
     label = np.zeros((1, 1, 1, 20), np.float32)
     label[..., [3, 14]] = 1
     truth, yardstick = (caffe_blobs(weights, data, label, dtype) for dtype in (np.float64, np.float32))
-    blobs = {}
+    blobs: dict[str, torch.Tensor] = {}
     fast = with_engine(model, engine)
     for name, module in fast.named_children():
         module.register_forward_hook(
@@ -104,7 +103,9 @@ def test_every_blob_keeps_the_rule(engine: str, seed: int, height: int, width: i
 
 def caffe_blobs(weights: list, data: np.ndarray, label: np.ndarray, dtype: type) -> dict[str, np.ndarray]:
     net = reference.pycaffe.Net(str(NETS / "seenet" / "deploy.prototxt"), TEST, dtype=dtype)
-    write_weights(net, weights)
+    for layer in weights:
+        for blob, array in zip(net.params[layer.name], layer.blobs, strict=True):
+            blob.data[...] = array
     for name, array in (("data", data), ("label", label)):
         net.blobs[name].reshape(*array.shape)
         net.blobs[name].data[...] = array

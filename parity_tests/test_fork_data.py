@@ -1,4 +1,4 @@
-"""Data layers of the forks, pixel by pixel: DenseImageData, ImageLabelmapData, and DeepLab's further tops."""
+"""Data layers of the forks, pixel by pixel: DenseImageData, ImageLabelmapData, DeepLab's tops, MATLAB files."""
 
 import importlib
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import scipy.io
 
 from parity_tests.recordings import ENGINES, PHASES
 from prototxt import parse_net
@@ -128,3 +129,53 @@ def test_dense_images_refuse(settings: str, message: str, folder: Path) -> None:
     for engine in ENGINES:
         with pytest.raises(InputError, match=message):
             _net(engine, f'type: "DenseImageData" dense_image_data_param {{ {settings} }}')
+
+
+WRITE = """
+    layer {{ name: "in" type: "Input" top: "x" top: "z" input_param {{ shape {{ dim: 1 dim: 2 dim: 3 dim: 4 }} }} }}
+    layer {{ name: "w" type: "MatWrite" bottom: "x" bottom: "z" mat_write_param {{ prefix: "out_" {} }} }}
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_mat_files_go_out_and_in(engine: str, folder: Path) -> None:
+    caffe = importlib.import_module(f"{engine}.pycaffe")
+    net = caffe.Net.from_message(
+        parse_net(WRITE.format('source: "names.txt" strip: 4 period: 2')), PHASES["TEST"]
+    )
+    draw, written = np.random.RandomState(6), []
+    for _ in range(3):
+        for blob in (net.blobs["x"], net.blobs["z"]):
+            blob.data[...] = draw.uniform(size=blob.shape)
+        net.forward()
+        written.append(net.blobs["x"].data.copy())
+    names = sorted(path.name for path in folder.glob("*.mat"))
+    assert names == [f"out_{i}_blob_{j}.mat" for i in (0, 2) for j in (0, 1)]
+    stored = scipy.io.loadmat("out_2_blob_0.mat")["data"]
+    assert stored.dtype == np.float32
+    np.testing.assert_array_equal(stored.reshape(4, 3, 2), written[2][0].T)
+    Path("list.txt").write_text("0\n2 further words do not count\n")
+    read = _net(engine, 'type: "MatRead" mat_read_param { prefix: "out_" source: "list.txt" batch_size: 3 }')
+    read.forward()
+    np.testing.assert_array_equal(read.blobs["x"].data, np.concatenate([written[0], written[2], written[0]]))
+    np.testing.assert_array_equal(read.blobs["y"].data[1], net.blobs["z"].data[0])
+    net.forward()  # no file is due
+    with pytest.raises(InputError, match="lists 3 names"):
+        net.forward()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_mat_files_are_refused(engine: str, folder: Path) -> None:
+    scipy.io.savemat("0_blob_0.mat", {"data": np.zeros((2, 2))})
+    scipy.io.savemat("1_blob_0.mat", {"other": np.zeros((2, 2))})
+    Path("a").write_text("0\n")
+    Path("b").write_text("1\n")
+    for settings, message in [
+        ('source: "a"', "must be single"),
+        ('source: "b"', "an array named data"),
+        ('source: "names.txt"', "cannot be read"),
+        ('source: "a" strip: 1', "nothing is left"),
+        ("", "give source"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            _net(engine, f'type: "MatRead" mat_read_param {{ {settings} }}')

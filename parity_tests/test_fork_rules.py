@@ -12,6 +12,7 @@ import pytest
 from parity_tests.recordings import ENGINES, ONE_LAYER, PHASES, error
 from prototxt import parse_net
 from prototxt.errors import InputError
+from prototxt.layers.ctc import edit_distance
 from prototxt.plan import plan_net
 from runtime import Net
 
@@ -177,6 +178,59 @@ CASES = [
         (2, 2, 7, 9),
         backward=False,
     ),
+    *(
+        _case(
+            f"{name.lower()}_{kind.lower()}",
+            f'type: "{name}" {param} {{ num_output: 4 type: {kind} base: 2 weight_filler {{ type: "xavier" }} }}',
+            (6, 5),
+            ((6,), "labels", 4),
+            exact=name[0] == "L",
+        )
+        for name, param in (
+            ("LargeMarginInnerProduct", "largemargin_inner_product_param"),
+            ("MarginInnerProduct", "margin_inner_product_param"),
+        )
+        for kind in ("SINGLE", "DOUBLE", "TRIPLE", "QUADRUPLE")
+    ),
+    _case(
+        "large_margin_annealed",
+        'type: "LargeMarginInnerProduct" largemargin_inner_product_param { num_output: 4 type: DOUBLE base: 9 '
+        'gamma: 0.5 lambda_min: 2 weight_filler { type: "xavier" } }',
+        (6, 5),
+        ((6,), "labels", 4),
+        tops=2,
+        passes=3,
+        backward=False,
+    ),
+    *(
+        _case(
+            f"batch_norm_scale_bias_{phase.lower()}",
+            'type: "BatchNorm" batch_norm_param { scale_bias: true moving_average_fraction: 0.9 '
+            'scale_filler { type: "uniform" min: 0.5 max: 1.5 } bias_filler { type: "constant" value: 0.3 } }',
+            MAP,
+            phase=phase,
+            passes=3 if phase == "TRAIN" else 1,
+            exact=phase == "TRAIN",  # statistics that are kept have no gradient
+        )
+        for phase in ("TRAIN", "TEST")
+    ),
+    _case("ctc", 'type: "WarpCTCLoss"', (7, 4, 5), ((4, 3), "labels", 5), exact=False),  # the sum's gradient
+    _case(
+        "ctc_blank",
+        'type: "WarpCTCLoss" ctc_loss_param { blank_index: 4 }',
+        (9, 3, 5),
+        ((3, 4), "labels", 5),
+        exact=False,
+    ),
+    _case("ctc_too_short", 'type: "WarpCTCLoss"', (2, 5, 3), ((5, 2), "labels", 3), exact=False),
+    _case("ctc_decoder", 'type: "CTCGreedyDecoder"', (9, 3, 3), backward=False),
+    _case(
+        "ctc_decoder_all",
+        'type: "CTCGreedyDecoder" ctc_decoder_param { blank_index: 2 ctc_merge_repeated: false }',
+        (9, 3, 3),
+        backward=False,
+    ),
+    _case("ctc_accuracy", 'type: "CTCGreedyDecoder"', (4, 6, 3), ((6, 2), "labels", 3), backward=False),
     _case(
         "lstm",
         'type: "Lstm" lstm_param { num_output: 4 weight_filler { type: "xavier" } '
@@ -331,3 +385,25 @@ def test_autocrop_refuses(last: str, message: str) -> None:
     """
     with pytest.raises(InputError, match=message):
         plan_net(parse_net(text))
+
+
+def test_ctc_gradient_is_that_of_the_sum() -> None:
+    """Four streams: the mean's differences, four times, are the gradient."""
+    case = next(case for case in CASES if case.name == "ctc")
+    net = _net("reference", case, dtype=np.float64)
+    inputs = [values.astype(np.float64) for values in _inputs(case)]
+    _run(net, case, inputs)
+    gradient = _gradients(net, case)["b0"]
+    for index in [(0, 0, 1), (3, 2, 0), (6, 3, 4)]:
+        sides = []
+        for step in (1e-6, -1e-6):
+            moved = [values.copy() for values in inputs]
+            moved[0][index] += step
+            sides.append(float(_run(net, case, moved)[0]))
+        assert abs(4 * (sides[0] - sides[1]) / 2e-6 - gradient[index]) < 1e-6
+
+
+def test_edit_distance() -> None:
+    assert [
+        edit_distance(*words) for words in (("kitten", "sitting"), ("", "abc"), ("abc", ""), ("ab", "ab"))
+    ] == [3, 3, 3, 0]

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,7 +226,7 @@ def test_a_missing_package_stops_its_engine_alone(
     assert (status, err) == (1, "")
     for engine in ("port", "opencv", "onnxruntime"):
         assert re.search(rf"^{engine}: 1 blobs", out, re.M) and f"{engine}: 1 blobs" in page.read_text()
-    assert re.search(r"^onnx2torch takes no part: onnx2torch must be installed: pip install ", out, re.M)
+    assert re.search(r"^onnx2torch is not available: onnx2torch must be installed: pip install ", out, re.M)
     status, out, err = seenet(*arguments, "onnx2torch")
     assert (status, out) == (2, "") and err.count("\n") == 1
     assert err.startswith("error: engine onnx2torch: onnx2torch must be installed: pip install ")
@@ -263,7 +264,7 @@ def test_too_little_memory_to_run_is_one_line(tmp_path: Path, monkeypatch: pytes
         compare(tmp_path / "net.prototxt", engines=["onnxruntime"])
 
 
-def relu_model(opset: int) -> "onnx.ModelProto":
+def relu_model(opset: int) -> Any:
     value = {
         name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in ("x", "y")
     }

@@ -116,6 +116,7 @@ def test_engines_agree_on_seenet(seenet: Run, files: Path, tmp_path: Path) -> No
         "--labels", "person,7", "--test-size", 90, "--html", page,
     )  # fmt: skip
     assert (status, err) == (0, "")
+    assert "port: pycaffe's Net and CaffeNet are equal in every blob" in out
     blobs = [name for name in port.pycaffe.Net(str(NARROW), TEST).blobs if "split" not in name][2:]
     assert [line.split()[0] for line in out.splitlines() if line.rstrip().endswith(("within", "inherited"))][
         : len(blobs)
@@ -124,7 +125,7 @@ def test_engines_agree_on_seenet(seenet: Run, files: Path, tmp_path: Path) -> No
     assert "C-ReLU positions that differ, of 36: port 0, reference 0, opencv 0" in out
     for engine in ("port", "reference", "opencv"):
         assert re.search(rf"^{engine}: 26 blobs in .*: within$", out.replace("\nwithin", "within"), re.M)
-    assert "caffe takes no part" in out
+    assert "caffe is not compared: genuine pycaffe is not importable here" in out
     text = page.read_text()
     assert all(f"<td>{blob}</td>" in text for blob in blobs) and text.count("<svg") == 1
     assert set(re.findall(r"""https?://[^"' <]+""", text)) <= {
@@ -207,7 +208,8 @@ def test_a_corrupted_weight_is_caught(
     assert (status, err) == (1, "")
     assert re.search(r"^port: 26 blobs .* out, the first conv3_1 by ", out, re.M)
     lines = {line.split()[0]: line for line in out.splitlines() if line.split()}
-    assert lines["pool2"].rstrip().endswith("within") and lines["conv3_1"].rstrip().endswith("OUT: port")
+    assert lines["pool2"].rstrip().endswith("within")
+    assert lines["conv3_1"].rstrip().endswith("OUT: port (pycaffe's Net)")
     assert 'class="out">OUT' in page.read_text()
 
 
@@ -262,26 +264,20 @@ def test_what_is_inherited_is_no_fault(
     replaced(monkeypatch, nudge)
     data = {"data": np.array([[500, 0.25]], np.float32)}
     (engine,) = compare(files / "amplified.prototxt", inputs=data, engines=["port"]).engines
-    wide, prob = engine.rows
-    assert not wide.beyond and prob.beyond
-    assert prob.inherited == (not out) and [row.blob for row in engine.out] == out
+    assert [row.blob for row in engine.out] == out
 
 
 @pytest.mark.parametrize(
     ("engine", "largest", "difference", "own", "within"),
     [
-        ("port", 2.0, 1.5e-6 + 2e-7, 1e-6, True),
-        ("port", 2.0, 1.5e-6 + 3e-7, 1e-6, False),
-        ("port", 2.0, 2e-7, 0.0, True),  # the reference happens to be exact
-        ("port", 0.0, 0.0, 0.0, True),
-        ("port", 0.0, 1e-30, 0.0, False),
-        ("port", 1.0, np.inf, np.inf, False),
         ("opencv", 2.0, 1.9e-5, 1e-9, True),
         ("opencv", 2.0, 2.1e-5, 1e-5, False),
         ("reference", 2.0, 2.1e-5, 2.1e-5, False),
     ],
 )
-def test_the_rule(engine: str, largest: float, difference: float, own: float, within: bool) -> None:
+def test_the_rule_for_others(
+    engine: str, largest: float, difference: float, own: float, within: bool
+) -> None:
     assert Row(engine, "blob", largest, difference, own).within == within
 
 
@@ -299,7 +295,7 @@ def test_what_opencv_does_not_carry_is_named(seenet: Run, files: Path) -> None:
         "total": 'it comes after "tile"',
         "lrn": "OpenCV does not heed k",
     }.items():
-        assert f"not carried by opencv: {layer} ({why}" in out
+        assert f"not supported by opencv: {layer} ({why}" in out
     assert re.search(r"^ *total .*–", out, re.M)
 
 
@@ -373,5 +369,5 @@ def test_inputs_by_name(files: Path) -> None:
 def test_progress_reaches_the_end_of_every_engine(files: Path) -> None:
     seen: dict[str, tuple[int, int]] = {}
     compare(files / "small.prototxt", progress=lambda what, done, total: seen.update({what: (done, total)}))
-    assert list(seen) == ["truth (float64)", "reference", "port", "opencv"]
+    assert list(seen) == ["truth (float64)", "reference", "port", "port, CaffeNet", "opencv"]
     assert all(done == total > 0 for done, total in seen.values())

@@ -1,5 +1,6 @@
 """SeeNet as an nn.Module: training mode, batches, every size, export."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def test_training_mode_has_three_branches_and_gradients() -> None:
     sum(score.mean() for score in scores).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     assert len(model.eval()(data, label)) == 2
-    assert len(_model(background=False).train()(data, label)) == 2
+    assert len(_model(background=False, maxt=0.7).train()(data, label)) == 2
 
 
 @pytest.mark.parametrize("backward", ["caffe", "exact"])
@@ -80,6 +81,21 @@ def test_export(backward: str) -> None:
     with torch.no_grad():
         for ours, exported in zip(model(data, label), program(data, label), strict=True):
             assert torch.equal(ours, exported)
+
+
+def test_training_with_test_thresholds_warns_once() -> None:
+    data, label = torch.randn(1, 3, 32, 32), torch.zeros(1, 20)
+    model = _model().train()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            model(data, label)
+    assert len(seen) == 1 and "with the released test thresholds" in str(seen[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _model().eval()(data, label)
+        _model(maxt=0.7, mint=0.05).train()(data, label)
+        _model(maxt=0.7, mint=0.0).train()(data, label)  # ACoL-style erasing, on purpose
 
 
 def test_refusals() -> None:

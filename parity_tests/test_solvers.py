@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import port.pycaffe as caffe
-from parity_tests.recordings import WHOLE_NET, added, error, he_uniform, recorded, sampled
+from parity_tests.recordings import SEENET_TRAIN, WHOLE_NET, added, error, he_uniform, recorded, sampled
 from port.training.caffe_log import CaffeLog
 from port.training.loop import Solver, check_solver
 from port.training.net import TrainingNet
@@ -25,7 +25,7 @@ CASES = [
     for suite in ("solver", *added("training_cases"))
     for case in recorded(suite)[0]
 ]
-SEENET_CASES, SEENET_ARRAYS = recorded("seenet_train")
+SEENET_CASES, SEENET_ARRAYS = SEENET_TRAIN
 QUIET = CaffeLog(silent=True)
 
 

@@ -23,7 +23,7 @@ from port.training.command import main, train_command
 from port.training.net import TrainingNet
 from port.training.snapshots import _sealed
 from prototxt.caffe_pb2 import LayerParameter, NetParameter
-from weights import read_solverstate, read_weights
+from weights import progress, read_solverstate, read_weights
 
 RUNS = ("train_run", "seg_train_run")
 WEIGHTS, LOSS, NOISE = 2e-4, 1e-4, 6
@@ -208,6 +208,21 @@ def test_log_is_for_caffes_parser(run_folder, capfd: pytest.CaptureFixture) -> N
         "Top shape: 6 8 20 20 (19200)",
     ):
         assert any(line.endswith(f"] {wanted}") for line in lines), wanted
+
+
+def test_off_a_terminal_rate_and_time_left_are_on_stdout(
+    run_folder, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On stderr there is Caffe's log alone, word for word as without them."""
+    run_folder("train_run", max_iter="3", display="1")
+    logs = []
+    for seconds in (600, 0):
+        monkeypatch.setattr(progress, "QUIET_SECONDS", seconds)
+        train_command("solver.prototxt")
+        out, err = capfd.readouterr()
+        logs.append(worded(log_lines(err), places=True))
+    assert re.search(r"^training: 3/3, \S+ iterations/s, 0 min left$", out, re.M), out
+    assert "iterations/s" not in err and logs[0] == logs[1]
 
 
 @pytest.mark.parametrize("snapshot_format", ["BINARYPROTO", "HDF5"])

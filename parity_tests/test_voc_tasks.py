@@ -16,7 +16,7 @@ from PIL import Image
 import port
 from parity_tests.recordings import seenet_weights
 from port.attention.maps import fused_maps, label_scores, prepared_views
-from port.images import read_image
+from port.images import read_image, write_png
 from port.voc.classes import CLASSES, IGNORE, PALETTE
 from port.voc.evaluate import evaluate_attention, evaluate_labels
 from port.voc.label_images import read_label_image, write_label_image
@@ -92,8 +92,25 @@ def test_the_same_seed_gives_the_same_bytes(seenet: Run, shapes: Path, tmp_path:
     assert all(value != larger[name] for name, value in contents(tmp_path / "b").items() if "JPEG" in name)
 
 
-def test_shapes_agree_with_themselves(shapes: Path) -> None:
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("objects")
+    make_shapes(folder, IMAGES, seed=3, size=96, kind="objects")
+    return folder
+
+
+def test_objects_have_vocs_geometry(shapes: Path, objects: Path) -> None:
+    """One or two objects, a third of the image or so; in `shapes` up to four small ones."""
+    small, large = (json.loads((folder / "shapes.json").read_text()) for folder in (shapes, objects))
+    assert (small["kind"], large["kind"]) == ("shapes", "objects")
+    assert 0.22 < large["foreground"] < 0.45 and small["foreground"] < 0.25
+    assert large["objects_per_image"] <= 2 and large["images_with_a_large_object"] > 0.6
+
+
+@pytest.mark.parametrize("kind", ["shapes", "objects"])
+def test_shapes_agree_with_themselves(request: pytest.FixtureRequest, kind: str) -> None:
     """Boxes, lists, emblems and saliency are of the objects in the masks."""
+    shapes = request.getfixturevalue(kind)
     entries = {
         e.name: e.labels for split in ("train", "val") for e in read_entries(shapes / f"{split}_cls.txt")[0]
     }
@@ -118,7 +135,8 @@ def test_shapes_agree_with_themselves(shapes: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [("-n", 0), ("--seed", -1), ("--size", 8), ("--saliency-iou", 2), ("--workers", -1)]
+    "options",
+    [("-n", 0), ("--seed", -1), ("--size", 8), ("--saliency-iou", 2), ("--workers", -1), ("--kind", "cars")],
 )
 def test_bad_shapes(seenet: Run, tmp_path: Path, options: tuple) -> None:
     status, _, err = seenet("shapes", "--out", tmp_path / "out", "-n", 1, *options)
@@ -214,6 +232,7 @@ def test_fusion_is_the_papers(fusion: str) -> None:
             "harmonic": [2 / (1 / a + 1 / d) if a and d else 0 for a in own],
             "max": [max(a, d) for a in own],
             "mean": [(a + d) / 2 for a in own],
+            "saliency": [d + 1e-9 * a for a in own],
         }[fusion]
         expected = (
             {labels[i] + 1 for i in range(3) if scores[i] == max(scores)} if max(scores) > 1 - d else {0}
@@ -469,3 +488,43 @@ def test_progress_without_a_terminal(
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
     status, _, err = attend(seenet, shapes, narrow, tmp_path)
     assert status == 0 and "attention: 8/8, " in err and "images/s, 0 min left" in err
+
+
+# --- attention against other attention
+
+
+def test_attention_against_other_maps(seenet: Run, tmp_path: Path) -> None:
+    """The same maps, maps that differ by known levels, a missing one, and one of another size."""
+    random = np.random.default_rng(4)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    base = random.integers(20, 200, (30, 40)).astype(np.uint8)
+    for folder, name, values in (
+        (ours, "a_0", base), (theirs, "a_0", base),
+        (ours, "a_3", base), (theirs, "a_3", base + 4),
+        (ours, "b_1", base), (theirs, "b_1", base[:20]),
+        (ours, "c_2", base),
+    ):  # fmt: skip
+        write_png(folder / f"{name}.png", values)
+    (tmp_path / "list.txt").write_text("a 0 3\nb 1\nc 2\n")
+    status, _, err = seenet(
+        "evaluate", "--attention", ours, "--against", theirs, "--list", tmp_path / "list.txt",
+        "--json", tmp_path / "told.json",
+    )  # fmt: skip
+    assert status == 2 and "2 of 4 failed" in err, err
+    assert "b_1.png: is 40×30 pixels" in err and "c_2.png: the attention of bird cannot be read" in err
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["maps"] == 2 and told["mean_difference"] == 2 and told["largest_difference"] == 4
+    assert told["within_1"] == 0.5 and told["within_4"] == 1 and told["correlation"] == pytest.approx(1)
+    cut, other = base >= 77, base + 4 >= 77
+    assert told["iou_of_cuts"] == pytest.approx((1 + (cut & other).sum() / (cut | other).sum()) / 2)
+    assert [own["name"] for own in told["worst"]] == ["a_3.png", "a_0.png"]
+
+
+def test_against_needs_attention_alone(seenet: Run, tmp_path: Path) -> None:
+    for given in (
+        ("--attention", "a"),
+        ("--pred", "a", "--against", "b"),
+        ("--attention", "a", "--gt", "g", "--against", "b"),
+    ):
+        status, _, err = seenet("evaluate", "--list", "list.txt", *given)
+        assert status == 2 and "give --gt, the true label images, or" in err and err.count("\n") == 1, err

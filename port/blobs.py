@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from port.layer import Layer, as_tuple
+from port.layer import Layer, as_tuple, being_exported
 from port.layers.python import ScriptLayer
 from prototxt.plan import LayerPlan, Plan
 
@@ -21,7 +21,8 @@ class Blobs(dict[int, Tensor]):
 
     def __init__(self, plan: Plan, exact: bool = False):
         super().__init__()
-        self._memory, self._mates, self._exact = plan.memory, plan.memory_mates, exact
+        self._memory, self._mates = plan.memory, plan.memory_mates
+        self._exact = exact or being_exported()
         self._weights: dict[int, Tensor] = {}
         # Without graphs: what autograd's saved tensors lead to must not lead back to them.
         self._now: dict[int, Tensor] = {}

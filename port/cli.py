@@ -33,6 +33,10 @@ COMMANDS = {
         "port.voc.commands.evaluate:evaluate_command",
         "Judge label images (IoU, accuracy, share ignored) or attention (best threshold, share on background).",
     ),
+    "explain": (
+        "port.attention.explain_command:explain_command",
+        "One page of what S_A, C-ReLU, S_B and S_C see of an image and each label, and the same as a PNG.",
+    ),
     "export": (
         "port.export.command:export_command",
         "Write a net for other runtimes; exit status 1 when a file does not compute what the port does.",
@@ -47,7 +51,7 @@ COMMANDS = {
     ),
     "parity": (
         "parity_tests.compare.command:parity_command",
-        "Hold a net's blobs in each engine against float64; exit status 1 when anything is out.",
+        "Compare a net's blobs in each engine with float64; exit status 1 when anything is out.",
     ),
     "pipeline": (
         "port.voc.commands.pipeline:pipeline_command",
@@ -56,6 +60,10 @@ COMMANDS = {
     "proxy-labels": (
         "port.voc.commands.proxy_labels:proxy_labels_command",
         "Fuse attention and saliency to label images (VOC's palette, 255 for ignored), NAME.png.",
+    ),
+    "saliency": (
+        "port.voc.commands.saliency:saliency_command",
+        "Saliency maps, NAME.png, of photographs or of a dataset, which goes on where it was stopped.",
     ),
     "segment": (
         "port.voc.commands.segment:segment_command",
@@ -67,7 +75,7 @@ COMMANDS = {
     ),
     "studies": (
         "port.voc.commands.studies:studies_command",
-        "Plain attention, ACoL-style erasing, SeeNet without C-ReLU and SeeNet on `shapes`: table and figure.",
+        "CAM, ACoL-style erasing and SeeNet in its forms on generated images: tables and figures.",
     ),
     "summary": (
         "port.report.command:summary_command",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.layer import Layer
+from port.layer import Layer, being_exported
 from prototxt.errors import InputError
 
 
@@ -28,7 +28,7 @@ def with_slope(
         overwritten: in place, some of Caffe's layers write the slope over the gradient that they were to
             multiply it with: what they pass on is the slope's square.
     """
-    if not (torch.is_grad_enabled() and x.requires_grad):
+    if not (torch.is_grad_enabled() and not being_exported() and x.requires_grad):
         return value
     return _WithSlope.apply(x, value, slope, overwritten, *reads)
 
@@ -55,7 +55,7 @@ def refuse_gradient(layer: Layer, top: Tensor, bottom: Tensor, index: int, what:
     Raises:
         InputError: in the backward pass, as Caffe gives up there.
     """
-    if not (torch.is_grad_enabled() and bottom.requires_grad):
+    if not (torch.is_grad_enabled() and not being_exported() and bottom.requires_grad):
         return top
     message = (
         f'layer "{layer.plan.name}": {layer.plan.type} gives no gradient to its {what}: '
@@ -77,7 +77,9 @@ class _Refused(torch.autograd.Function):
 
 def without_gradient(top: Tensor, *bottoms: Tensor) -> Tensor:
     """`top`, of which the backward pass runs, as Caffe's does, and gives the bottoms nothing."""
-    if not (torch.is_grad_enabled() and any(bottom.requires_grad for bottom in bottoms)):
+    if not (
+        torch.is_grad_enabled() and not being_exported() and any(bottom.requires_grad for bottom in bottoms)
+    ):
         return top
     return _Nothing.apply(top, *bottoms)
 
@@ -99,7 +101,7 @@ def with_gradient(x: Tensor, value: Tensor, gradient: Callable[[], Tensor]) -> T
     Args:
         gradient: called in the backward pass.
     """
-    if not (torch.is_grad_enabled() and x.requires_grad):
+    if not (torch.is_grad_enabled() and not being_exported() and x.requires_grad):
         return value
     return _WithGradient.apply(x, value, gradient)
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from port.layer import being_traced
 from runtime.labels import LabelError
 
 
@@ -12,7 +13,7 @@ def class_numbers(labels: Tensor, classes: int, ignored: int | None = None, what
         LabelError: for a label outside of 0 … classes - 1 that is not `ignored`.
     """
     numbers = labels.detach().long()
-    if numbers.device.type != "meta":
+    if numbers.device.type != "meta" and not being_traced():
         wrong = (numbers < 0) | (numbers >= classes)
         if ignored is not None:
             wrong &= numbers != ignored

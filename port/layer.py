@@ -111,7 +111,42 @@ class Layer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, metadata, False, *lists)
 
     def extra_repr(self) -> str:
-        return f"{self.plan.type}"
+        """Channels in and out, and the settings that the prototxt gives."""
+        bottoms, tops = self.plan.bottom_shapes, self.plan.declared.tops
+        told = []
+        if self._shapes and bottoms and len(bottoms[0]) > 1 and tops:
+            told.append(f"{bottoms[0][1]} → {tops[0][1] if len(tops[0]) > 1 else 1}")
+        for name, message in self.param.ListFields():
+            if name.name.endswith("_param") and name.message_type:
+                told += [
+                    f"{setting.name}={_brief(setting, value)}"
+                    for setting, value in message.ListFields()
+                    if not setting.message_type and setting.name != "num_output"
+                ]
+        return ", ".join(told)
+
+
+def _brief(setting: Any, value: Any) -> str:
+    """A setting's value as the prototxt has it: enum values by name."""
+    if setting.enum_type:
+        return setting.enum_type.values_by_number[value].name
+    if isinstance(value, float):
+        return f"{value:.7g}"
+    if isinstance(value, str | bool | int):
+        return str(value)
+    values = list(value)
+    return str(values[0]) if len(values) == 1 else "×".join(map(str, values))
+
+
+def being_traced() -> bool:
+    """Whether torch.compile, torch.export or torch.jit.trace is writing down what runs."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def being_exported() -> bool:
+    """Whether what runs is written down for elsewhere, where there are no gradients of Caffe's own."""
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # PyTorch 2.7 and newer
+    return exporting() or torch.jit.is_tracing()
 
 
 def as_tuple(tops: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

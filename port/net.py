@@ -1,7 +1,9 @@
 """Any prototxt as an `nn.Module`."""
 
 import contextlib
+import difflib
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 import port.layers  # noqa: F401  (registers the layers)
 from port.blobs import Blobs
-from port.layer import LAYERS, PYTHON_LAYERS, Layer, as_tuple
+from port.layer import LAYERS, PYTHON_LAYERS, Layer, as_tuple, being_traced
 from port.layers.data import open_data
 from port.layers.python import Script, ScriptLayer
 from prototxt.caffe_pb2 import NetParameter
@@ -21,7 +23,7 @@ from runtime import net_weights
 from runtime.labels import LabelError
 from runtime.python_layer import find_layer_class
 from runtime.set_up import Opened, set_up_net
-from weights import LayerWeights, read_weights
+from weights import LayerWeights, read_weights, write_weights
 from weights.names import unique_names
 from weights.opening import is_hdf5
 
@@ -33,13 +35,16 @@ class CaffeNet(nn.Module):
     """A Caffe net in PyTorch.
 
     The state dict's keys are Caffe's layer names (`conv1_1.weight`, `conv1_1.bias`); of layers of one name the
-    later ones have a suffix (`act#2`). The phase is fixed, as in Caffe: `train()` and `eval()` change nothing.
-    Works on batches and sizes other than the prototxt's wherever the layers do, on any device, under autograd;
-    dropout masks and fillers come from Caffe's own generator (`runtime.rng.set_random_seed`).
+    later ones have a suffix (`act#2`). A layer may be replaced by any module, `net.fc8 = nn.Linear(4096, 5)`; what
+    stands in for an InnerProduct gets its bottom flattened. Works on batches and sizes other than the prototxt's
+    wherever the layers do, on any device, under autograd, `torch.compile`, `torch.export` and `torch.onnx.export`
+    (exported, without gradients of Caffe's own); dropout masks and fillers come from Caffe's own generator
+    (`runtime.rng.set_random_seed`).
 
     Args:
         prototxt: a path, or a net that `read_net` gave.
-        phase: 0 TRAIN, 1 TEST.
+        phase: 0 TRAIN, 1 TEST, fixed as in Caffe. None: the layers of TEST; whether dropout drops and which
+            statistics BatchNorm takes is decided by `train()` and `eval()`, as PyTorch has it.
         level, stages: what the layers' rules are judged by.
         allow_modules: Python modules that may be imported for `Python` layers; SeeNet's are built in.
         where: the file that a net came from which `read_net` gave, for messages.
@@ -53,7 +58,7 @@ class CaffeNet(nn.Module):
     def __init__(
         self,
         prototxt: str | os.PathLike | NetParameter,
-        phase: int = 1,
+        phase: int | None = 1,
         level: int = 0,
         stages: Sequence[str] = (),
         allow_modules: Collection[str] = (),
@@ -65,11 +70,12 @@ class CaffeNet(nn.Module):
         if gradient not in ("caffe", "exact"):
             raise ValueError(f'gradient is "caffe" or "exact", not {gradient!r}')
         self.gradient = gradient
+        self._phase_is_fixed = phase is not None
         if not isinstance(prototxt, NetParameter):
             where, prototxt = os.fspath(prototxt), read_net(prototxt)
         made = set_up_net(
             prototxt,
-            phase,
+            1 if phase is None else phase,
             level,
             stages,
             where,
@@ -89,6 +95,24 @@ class CaffeNet(nn.Module):
             self._modules[key] = layer
         self._share()
         self._seen: dict[int, tuple[Shape, ...]] = {}
+        self._told = False
+        if phase is None:
+            self.eval()
+
+    def train(self, mode: bool = True) -> "CaffeNet":
+        """Choose the phase, of a net with `phase=None`; of others it is fixed, and a warning says so once."""
+        super().train(mode)
+        if not self._phase_is_fixed:
+            for layer in self.layers:
+                layer.phase = 0 if mode else 1
+        elif mode != (self.plan.phase == 0) and not self._told:
+            self._told = True
+            warnings.warn(
+                f"this net's phase is fixed: {'TRAIN' if self.plan.phase == 0 else 'TEST'}; train() and eval() change "
+                "nothing. CaffeNet(..., phase=None) follows them",
+                stacklevel=2,
+            )
+        return self
 
     @property
     def layers(self) -> list[Layer]:
@@ -114,7 +138,14 @@ class CaffeNet(nn.Module):
 
         Returns:
             The net's outputs and `blobs`, by name. Losses are not weighted: see `loss`.
+
+        Raises:
+            InputError: inputs that are no tensors, or not the net's; a blob that it does not have.
         """
+        blobs = [blobs] if isinstance(blobs, str) else list(blobs)
+        for name in blobs:
+            if name not in self.plan.blobs:
+                raise InputError(f'this net has no blob "{name}"{_nearest(name, self.plan.blobs)}')
         given = self._inputs(inputs, named)
         values = self.run({i: given[self.plan.blobs[i]] for i in self.plan.inputs})
         wanted = {*(self.plan.blobs[i] for i in self.plan.outputs), *blobs}
@@ -151,7 +182,10 @@ class CaffeNet(nn.Module):
                 values.keep(plan, tops)
             else:
                 with plan.errors(), self._label_errors(sources):
-                    self._check_shapes(plan, bottoms)
+                    if isinstance(layer, Layer):
+                        self._check_shapes(plan, bottoms)
+                    elif plan.type == "InnerProduct":
+                        bottoms = (bottoms[0].flatten(plan.param.inner_product_param.axis),)
                     tops = values.run(plan, layer, bottoms)
             if observe:
                 observe(plan, bottoms, tops)
@@ -159,7 +193,7 @@ class CaffeNet(nn.Module):
 
     def _check_shapes(self, plan: LayerPlan, bottoms: Sequence[Tensor]) -> None:
         """Refuse bottoms of another shape than the net was set up with, where Caffe refuses them."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if being_traced():
             return
         shapes = tuple(tuple(bottom.shape) for bottom in bottoms)
         if shapes != self._seen.get(plan.index, plan.bottom_shapes):
@@ -178,7 +212,7 @@ class CaffeNet(nn.Module):
     def _items_labelled(self, label: int, sources: Mapping[int, tuple[Tensor, ...]]) -> Iterator[str]:
         """What a label in the batch at hand came from, as the data layers' lists have it."""
         for index, tops in sources.items():
-            items = getattr(self.layers[index], "items", list)()
+            items: list[str] = getattr(self.layers[index], "items", list)()
             for top in tops[1:]:
                 if items and len(top) == len(items):
                     hit = (top.reshape(len(items), -1).long() == label).any(dim=1)
@@ -211,20 +245,34 @@ class CaffeNet(nn.Module):
     ) -> list[str]:
         """As `load_weights`, from weights already read. `hdf5`: from an HDF5 file, for which Caffe's rule differs."""
         layers = self.layers
-        shapes = [[tuple(blob.shape) for blob in layer.blobs] for layer in layers]
+        shapes = [[tuple(blob.shape) for blob in _blobs(layer)] for layer in layers]
         keys = {key: i for i, key in enumerate(self._keys)}
         found, skipped = net_weights.matched(self.plan, shapes, source, where, hdf5=hdf5, keys=keys)
         with torch.no_grad():
             for index, arrays in found.items():
-                for blob, array in zip(layers[index].blobs, arrays, strict=True):
+                for blob, array in zip(_blobs(layers[index]), arrays, strict=True):
                     if array is not None:
                         blob.copy_(torch.tensor(array))
         return skipped
 
     def layer_weights(self, owners_only: bool = False) -> list[LayerWeights]:
         """The weights with their layers' messages, for `weights.write_weights`; see `runtime.net_weights.saved`."""
-        blobs = [[blob.detach().cpu().numpy() for blob in layer.blobs] for layer in self.layers]
+        blobs = [[blob.detach().cpu().numpy() for blob in _blobs(layer)] for layer in self.layers]
+        for plan, own in zip(self.plan.layers, blobs, strict=True):
+            if len(own) != len(plan.params):
+                raise InputError(
+                    f'layer "{plan.name}" was replaced by what has {len(own)} weights: {plan.type} has '
+                    f"{len(plan.params)}; save the net's state_dict() with torch.save"
+                )
         return net_weights.saved(self.plan, blobs, owners_only)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the weights; the suffix names the format: .caffemodel, .h5, .safetensors, .pth.
+
+        Raises:
+            InputError: another suffix, a file that cannot be written, a layer that was replaced by another kind.
+        """
+        write_weights(path, self.layer_weights())
 
     def _load_from_state_dict(
         self,
@@ -242,11 +290,18 @@ class CaffeNet(nn.Module):
 
     def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = self.inputs
+        if len(inputs) > len(names) and inputs[-1] == ():
+            inputs = inputs[:-1]  # the default of `blobs`, as torch.onnx.export without dynamo adds it
         if len(inputs) > len(names):
             raise InputError(f"{len(inputs)} inputs given, this net has {len(names)}: {', '.join(names)}")
         given = {**dict(zip(names, inputs, strict=False)), **named}
         if set(given) != set(names):
             raise InputError(f"the net's inputs are {', '.join(names)}; given: {', '.join(given) or 'none'}")
+        for name, value in given.items():
+            if not isinstance(value, Tensor):
+                raise InputError(f'input "{name}" {_not_a_tensor(value)}')
+            if not value.is_floating_point():
+                raise InputError(f'input "{name}" is of {value.dtype}: give floating point, x.float()')
         return given
 
     def _share(self) -> None:
@@ -258,6 +313,24 @@ class CaffeNet(nn.Module):
                         layers[plan.index].share_weight(
                             i, layers[param.owner[0]].owned[param.owner[1]], param
                         )
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    return f': do you mean "{near[0]}"?' if near else ""
+
+
+def _not_a_tensor(value: object) -> str:
+    if value is None:
+        return "is None: cv2.imread gives that for a file that it cannot read. Check the path"
+    if hasattr(value, "__array__"):
+        return "is an array, not a tensor: give torch.from_numpy(x).float(), of shape (num, channels, height, width)"
+    return f"is a {type(value).__name__}, not a tensor"
+
+
+def _blobs(layer: nn.Module) -> list[Tensor]:
+    """The weights of a layer, or of what stands in its place."""
+    return layer.blobs if isinstance(layer, Layer) else list(layer.parameters())
 
 
 def open_layer(

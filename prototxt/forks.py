@@ -352,12 +352,22 @@ PRECISION: frozenset[str] = frozenset(
 """Those of them that ask for another precision."""
 
 SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
+    "BatchNormParameter.bias_filler": ("BatchNorm",),
+    "BatchNormParameter.scale_bias": ("BatchNorm",),
+    "BatchNormParameter.scale_filler": ("BatchNorm",),
     "DropoutParameter.sample_weights_test": ("Dropout",),
     "DropoutParameter.scale_train": ("Dropout",),
     "LossParameter.class_weighting": ("SoftmaxWithLoss",),
     "LossParameter.normalization": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
     "LossParameter.pre_fixed_normalizer": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
     "LossParameter.weight_by_label_freqs": ("SoftmaxWithLoss",),
+    "TransformationParameter.crop_h": ("AnnotatedData", "VideoData"),
+    "TransformationParameter.crop_w": ("AnnotatedData", "VideoData"),
+    "TransformationParameter.distort_param": ("AnnotatedData",),
+    "TransformationParameter.emit_constraint": ("AnnotatedData",),
+    "TransformationParameter.expand_param": ("AnnotatedData",),
+    "TransformationParameter.noise_param": ("AnnotatedData", "VideoData"),
+    "TransformationParameter.resize_param": ("AnnotatedData", "DetectionOutput", "VideoData"),
 }
 """Fields that forks added to BVLC's messages, and fields of BVLC's to whose enums they added values, that are
 supported: by these layer types, by all if none is named. The layer type itself must be declared too."""

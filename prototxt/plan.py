@@ -11,9 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import cast
 
 from prototxt.alignment import align
-from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec
+from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec, Phase
 from prototxt.errors import InputError
 from prototxt.layers.declare import (
     LAYER_TYPES,
@@ -215,7 +216,7 @@ def plan_net(
     """
     state = NetState()
     state.CopyFrom(net.state)
-    state.phase, state.level = phase, level
+    state.phase, state.level = cast("Phase", phase), level
     state.stage.extend(stages)
 
     try:
@@ -351,7 +352,7 @@ class _Builder:
 
     def add(self, layer: LayerParameter, place: Place) -> None:
         if not layer.HasField("phase"):
-            layer.phase = self.phase
+            layer.phase = cast("Phase", self.phase)
         kind = type_of(layer)
         if layer.propagate_down and len(layer.propagate_down) != len(layer.bottom):
             raise InputError(

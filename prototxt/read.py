@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.files import read_ordinary, read_text
-from prototxt.unknown import SetAside, set_aside
+from prototxt.unknown import SetAside, descriptor_of, set_aside
 from prototxt.upgrade import upgrade_net, upgrade_solver
 
 
@@ -39,7 +39,7 @@ def parse_net(text: str, where: str = "prototxt") -> NetParameter:
 
 
 def _net_as_it_is(text: str, where: str) -> NetParameter:
-    text, aside = set_aside(text, NetParameter.DESCRIPTOR)
+    text, aside = set_aside(text, descriptor_of(NetParameter))
     if not any(key in text for key in ("layer", "input")):
         _refuse_solver(aside, where)
     net = NetParameter()
@@ -125,7 +125,7 @@ def _refuse_solver(aside: list[SetAside], where: str) -> None:
 
 def _refuse_net(text: str, where: str) -> None:
     """Say so where a solver is expected and layers are found."""
-    _, aside = set_aside(text, SolverParameter.DESCRIPTOR)
+    _, aside = set_aside(text, descriptor_of(SolverParameter))
     layers = [x for x in aside if x.path in (("layer",), ("layers",))]
     if layers:
         raise InputError(f"{where}:{layers[0].line}: this is a net, a solver is expected here")

@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -47,11 +48,16 @@ class Unknown:
 
 def unknown_fields(message: LayerParameter | NetParameter) -> list[Unknown]:
     """The fields of one layer, or of the net outside of its layers, that nothing here obeys."""
-    found = [_told(message.DESCRIPTOR, x) for x in message.unknown]
+    found = [_told(descriptor_of(message), x) for x in message.unknown]
     layer_type = message.type if isinstance(message, LayerParameter) else ""
     for path, text in _not_obeyed(message, layer_type):
         found.append(Unknown(f"{path}, a fork's setting that is not supported here", path, text=text))
     return found
+
+
+def descriptor_of(message: Message | type[Message]) -> Descriptor:
+    """A message's descriptor. Its attribute is declared as either of two classes that do the same."""
+    return cast(Descriptor, message.DESCRIPTOR)
 
 
 def _told(message: Descriptor, found: UnknownField) -> Unknown:
@@ -163,7 +169,8 @@ def _not_obeyed(message: Message, layer_type: str) -> Iterator[tuple[str, str]]:
 
 
 def _supported(field: FieldDescriptor, layer_type: str) -> bool:
-    types = SUPPORTED_FIELDS.get(f"{field.containing_type.name}.{field.name}")
+    owner = field.containing_type
+    types = SUPPORTED_FIELDS.get(f"{owner.name}.{field.name}") if owner else None
     return types is not None and (not types or layer_type in types)
 
 

@@ -5,8 +5,9 @@ And the words of forks for what BVLC's Caffe has too, under another name: `hole`
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prototxt.caffe_pb2 import (
     BatchNormParameter,
@@ -371,7 +372,7 @@ def _upgrade_v1(old: V1LayerParameter, new: LayerParameter) -> None:
     for i, name in enumerate(old.param):
         _spec(new, i).name = name
     for i, mode in enumerate(old.blob_share_mode):
-        _spec(new, i).share_mode = mode
+        _spec(new, i).share_mode = cast("ParamSpec.DimCheckMode", mode)
     _set_multipliers(new, old.blobs_lr, old.weight_decay)
     for param in (new.data_param, new.image_data_param, new.window_data_param):
         for name in _OLD_TRANSFORM:
@@ -380,7 +381,7 @@ def _upgrade_v1(old: V1LayerParameter, new: LayerParameter) -> None:
                 param.ClearField(name)
 
 
-def _set_multipliers(new: LayerParameter, rates: list[float], decays: list[float]) -> None:
+def _set_multipliers(new: LayerParameter, rates: Sequence[float], decays: Sequence[float]) -> None:
     for i, rate in enumerate(rates):
         _spec(new, i).lr_mult = rate
     for i, decay in enumerate(decays):

@@ -18,6 +18,7 @@ PYTHON_LAYERS: dict[tuple[str, str], type["Layer"]] = {}
 """(module, layer) of pycaffe layers that are built in → our class."""
 
 Arrays = Sequence[np.ndarray]
+Gradients = Sequence[np.ndarray | None]
 
 
 def layer(*types: str) -> Callable[[type["Layer"]], type["Layer"]]:
@@ -88,7 +89,7 @@ class Layer:
         """Whether weight `index` exists and needs a gradient."""
         return index < len(self.blobs) and self.plan.params[index].needs_gradient
 
-    def add_grad(self, index: int, gradient: np.ndarray) -> None:
+    def add_grad(self, index: int, gradient: np.ndarray | np.floating) -> None:
         if self.wants_weight(index):
             self.blobs[index].diff[...] += gradient.reshape(self.blobs[index].shape)
 
@@ -123,7 +124,7 @@ def flat_from(x: np.ndarray, axis: int) -> np.ndarray:
     return x.reshape(*x.shape[:axis], math.prod(x.shape[axis:]))
 
 
-def _listed(result: np.ndarray | Arrays | None, count: int) -> Arrays:
+def _listed(result: np.ndarray | Gradients | None, count: int) -> Gradients:
     if result is None:
         return [None] * count
     return [result] if isinstance(result, np.ndarray | np.generic) else result

@@ -1,5 +1,7 @@
 """The published test procedure: attention for one label of one image (vis.ipynb of the authors' release)."""
 
+from typing import Any
+
 import numpy as np
 
 from runtime.resizing import resize_cubic
@@ -8,7 +10,7 @@ MEAN_BGR = (104.007, 116.669, 122.679)
 """Subtracted from BGR pixels in 0 … 255."""
 
 
-def published_forward(net: object, image: np.ndarray, label: int, test_size: int = 256) -> np.ndarray:
+def published_forward(net: Any, image: np.ndarray, label: int, test_size: int = 256) -> np.ndarray:
     """Attention of `label` on `image`, as the authors' notebook computes it.
 
     The label blob is set, never cleared: after calls for labels 4 and 7 the net sees both. This is what

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -97,12 +98,13 @@ def picture(graph: Graph, ext: str) -> bytes:
     return out.getvalue()
 
 
-def _draw_node(axes, layout: "_Layout", name: str, node: Node):
+def _draw_node(axes: Any, layout: "_Layout", name: str, node: Node) -> Any:
     from matplotlib.patches import FancyBboxPatch
 
     box = FancyBboxPatch(
-        layout.centres[name] - layout.sizes[name] / 2,
-        *layout.sizes[name],
+        tuple(layout.centres[name] - layout.sizes[name] / 2),
+        width=layout.sizes[name][0],
+        height=layout.sizes[name][1],
         boxstyle="square,pad=0" if node.shape == "record" else "round,pad=0,rounding_size=0.08",
         facecolor=node.fill or "white",
         edgecolor="black",
@@ -113,15 +115,15 @@ def _draw_node(axes, layout: "_Layout", name: str, node: Node):
     return axes.add_patch(box)
 
 
-def _draw_edge(axes, layout: "_Layout", boxes: dict, source: str, target: str, label: str) -> None:
+def _draw_edge(axes: Any, layout: "_Layout", boxes: dict, source: str, target: str, label: str) -> None:
     from matplotlib.patches import FancyArrowPatch
 
     points = [layout.centres[name] for name in (source, *layout.routes.get((source, target), ()))]
     axes.plot(*zip(*points, strict=True), color="black", linewidth=0.8, zorder=1)
     both_ways = (target, source) in layout.labels  # a blob and a layer that works in place
     arrow = FancyArrowPatch(
-        points[-1],
-        layout.centres[target],
+        tuple(points[-1]),
+        tuple(layout.centres[target]),
         patchA=boxes[source] if len(points) == 1 else None,
         patchB=boxes[target],
         connectionstyle=f"arc3,rad={0.15 if both_ways else 0}",

@@ -60,7 +60,7 @@ class Net:
         network_file: str | os.PathLike,
         *args: Any,
         phase: int | None = None,
-        weights: str | None = None,
+        weights: str | os.PathLike | None = None,
         level: int = 0,
         stages: Sequence[str] | None = None,
         dtype: np.dtype | type = np.float32,
@@ -224,7 +224,8 @@ class Net:
                 raise CaffeRuntimeError(f"set_input_arrays: {name} must be C-contiguous float32")
         try:
             with self.plan.layers[0].errors():
-                self.layers[0].reset(data, labels)
+                source: Any = self.layers[0]
+                source.reset(data, labels)
         except InputError as error:
             raise CaffeRuntimeError(str(error)) from error
 
@@ -341,13 +342,13 @@ class Net:
         forwards = self._batch({name: kwargs[name] for name in self.inputs if name in kwargs})
         backwards = self._batch({name: kwargs[name] for name in self.outputs if name in kwargs})
         outs, grads = [], []
-        nothing: dict[str, np.ndarray] = {}
+        nothing: dict[str, Any] = {}
         for inputs, top_diffs in zip_longest(forwards, backwards, fillvalue=nothing):
             outs.append(_copies(self.forward(blobs, **inputs)))
             grads.append(_copies(self.backward(diffs, **top_diffs)))
         return self._joined(outs, _length(kwargs)), self._joined(grads, _length(kwargs))
 
-    def _batch(self, blobs: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    def _batch(self, blobs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
         """Arrays cut into the net's batches, the last one filled up with zeros."""
         size = self._batch_size
         for start in range(0, _length(blobs), size):

@@ -239,7 +239,8 @@ class _Semantics(ast.NodeTransformer):
         for keyword in node.keywords:
             if keyword.arg == "size":
                 keyword.value = _call("__python2_index__", keyword.value)
-        if ast.unparse(node.func) == "yaml.load" and len(node.args) + len(node.keywords) == 1:
+        one = len(node.args) + len(node.keywords) == 1
+        if one and isinstance(node.func, ast.Attribute) and ast.unparse(node.func) == "yaml.load":
             node.func.attr = "safe_load"
         return node
 

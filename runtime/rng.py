@@ -31,8 +31,8 @@ class CaffeRNG:
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as plain integers (`key`: 624 of them, `pos`: one)."""
-        _, key, pos, *_ = self._twister.get_state()
-        return {"key": key.tolist(), "pos": pos}
+        state = self._twister.get_state(legacy=False)["state"]
+        return {"key": state["key"].tolist(), "pos": state["pos"]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state()` was taken.
@@ -126,7 +126,7 @@ class CaffeRNG:
         if p == 0:
             return np.zeros(n, np.int32)
         real = np.float32 if isinstance(p, np.float32) else np.float64
-        return (self.words(n).astype(real) <= real(p) * real(0xFFFFFFFF)).astype(np.int32)
+        return np.less_equal(self.words(n).astype(real), real(p) * real(0xFFFFFFFF)).astype(np.int32)
 
     def shuffle(self, items: list) -> None:
         """Reorder `items` in place as `caffe::shuffle`: each, from the last down, swaps with one up to it."""

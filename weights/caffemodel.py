@@ -59,6 +59,28 @@ def read_caffemodel(path: str | os.PathLike, *, with_empty: bool = False) -> lis
     return layers
 
 
+def parameter_names(path: str | os.PathLike) -> dict[str, list[str]]:
+    """The names that serve to share parameters, by layer, as a .caffemodel keeps them; of other formats nothing."""
+    try:
+        _, entries = take(map_file(path), (_LAYERS, _LAYER))
+        return {
+            name: names
+            for number, entry in entries
+            for name, names in [_parameter_names(number, entry)]
+            if names
+        }
+    except (WireError, DecodeError, UnicodeDecodeError):
+        return {}
+
+
+def _parameter_names(number: int, entry: memoryview) -> tuple[str, list[str]]:
+    if number == _LAYER:
+        header = LayerParameter.FromString(take(entry, (_V2_BLOBS,))[0])
+        return header.name, [param.name for param in header.param if param.name]
+    header = V1LayerParameter.FromString(take(entry, (_V1_BLOBS, _V0))[0])
+    return header.name, [name for name in header.param if name]
+
+
 def _read_layer(number: int, entry: memoryview, with_empty: bool) -> LayerWeights | None:
     """The layer, or None for one without blobs where those are not asked for."""
     if number == _LAYER:

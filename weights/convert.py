@@ -53,6 +53,7 @@ def convert(
     *,
     allow_nan: bool = False,
     prototxt: str | os.PathLike | None = None,
+    names: str = "caffe",
 ) -> list[ConvertedLayer]:
     """Write the weights of `src` to `dst`, whose suffix names the format; each number stays as wide as it is.
 
@@ -61,6 +62,7 @@ def convert(
         allow_nan: convert NaN and infinite weights too.
         prototxt: the net whose text a .safetensors is to hold beside the weights. From one .safetensors to
             another, what the first holds is kept.
+        names: "caffe", or "torch" for a state dict as PyTorch's modules have it (`weights.torch_names`).
 
     Returns:
         What was written, layer by layer.
@@ -69,7 +71,12 @@ def convert(
         InputError: for bad input; `dst` is then as it was.
     """
     from weights.formats import check_writable_format, read_weights
+    from weights.torch_names import torch_state, write_torch_state
 
+    if names not in ("caffe", "torch"):
+        raise InputError(f'--names is "caffe" or "torch", not "{names}"')
+    if names == "torch" and prototxt is not None:
+        raise InputError("--prototxt goes with Caffe's names: leave out --names torch")
     check_writable_format(dst)
     metadata = _metadata(src, dst, prototxt)
     layers = read_weights(src)
@@ -79,6 +86,9 @@ def convert(
         summary = beside.submit(lambda: [_summary(layer) for layer in layers])
         if not allow_nan:
             _refuse_nan(layers, src)
+        if names == "torch":
+            write_torch_state(dst, torch_state(layers, src))
+            return summary.result()
         _write(dst, layers, metadata, progress)
         return summary.result()
 
@@ -167,18 +177,33 @@ def _table(layers: Sequence[ConvertedLayer]) -> "Table":
 
 def convert_command(
     src: Annotated[
-        Path, typer.Argument(help="A .caffemodel, .caffemodel.h5, .safetensors, .pth or .pt file.")
+        Path, typer.Argument(help="A .caffemodel, .caffemodel.h5, .safetensors, .pth, .npz or .mat file.")
     ],
-    dst: Annotated[Path, typer.Argument(help="What to write; its suffix names the format.")],
+    dst: Annotated[Path | None, typer.Argument(help="What to write; its suffix names the format.")] = None,
     allow_nan: Annotated[bool, typer.Option(help="Convert NaN and infinite weights too.")] = False,
     prototxt: Annotated[
         Path | None, typer.Option(help="The net; its text goes into a .safetensors, beside the weights.")
     ] = None,
+    names: Annotated[
+        str, typer.Option(help="Of what is written: caffe's, or torch's, BatchNorm's statistics divided.")
+    ] = "caffe",
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Write nothing; tell whether SeeNet's S_C had weights of its own."),
+    ] = False,
 ) -> None:
     """Convert weights between Caffe's formats, safetensors and PyTorch's."""
+    if explain == (dst is not None):
+        raise InputError("give DST, what to write, or --explain, which writes nothing")
+    if dst is None:
+        from weights.third_branch import third_branch
+
+        for line in third_branch(src).lines:
+            typer.echo(line)
+        return
     from weights.progress import plain_console
 
-    layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt)
+    layers = convert(src, dst, allow_nan=allow_nan, prototxt=prototxt, names=names)
     console = plain_console()
     console.print(_table(layers), width=None if console.is_terminal else 110)
     console.print("CRC-32 of a layer's values, the same in every format; below, of the names with these.")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from prototxt.errors import InputError
+from weights.arrays import read_mat, read_npz, write_mat, write_npz
 from weights.caffemodel import read_caffemodel, write_caffemodel
 from weights.files import remove_partial
 from weights.hdf5 import read_hdf5, write_hdf5
@@ -15,11 +16,12 @@ from weights.tensors import read_pth, read_safetensors, write_pth, write_safeten
 _BY_NAME = {".safetensors": (read_safetensors, write_safetensors)} | dict.fromkeys(
     (".pth", ".pt"), (read_pth, write_pth)
 )
+_BY_NAME |= {".npz": (read_npz, write_npz), ".mat": (read_mat, write_mat)}
 _HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
 def read_weights(path: str | os.PathLike, *, with_empty: bool = False) -> list[LayerWeights]:
-    """The layers of a file of weights: .caffemodel of any age, .caffemodel.h5, .safetensors, .pth or .pt.
+    """The layers of a file of weights: .caffemodel of any age, .caffemodel.h5, .safetensors, .pth, .npz or .mat.
 
     HDF5 is known by its first bytes, as Caffe knows it, the others by suffix; any further suffix means
     .caffemodel. The arrays are float32 or float64 as stored, and may be read-only views of the mapped file.
@@ -42,7 +44,7 @@ def check_writable_format(path: str | os.PathLike) -> None:
     """Raises InputError where no format of weights has the suffix of `path`."""
     if Path(path).suffix.lower() not in (*_BY_NAME, *_HDF5_SUFFIXES, ".caffemodel"):
         raise InputError(
-            f"{path}: unknown kind of file: name it .caffemodel, .caffemodel.h5, .safetensors, .pth or .pt"
+            f"{path}: unknown kind of file: name it .caffemodel, .caffemodel.h5, .safetensors, .pth, .npz or .mat"
         )
 
 

@@ -68,7 +68,7 @@ def stored_blobs(layer: LayerWeights, where: object) -> list[np.ndarray]:
             raise InputError(
                 f'{where}: layer "{layer.name}": blob {index} is {blob.dtype}: Caffe has float32 and float64'
             )
-    return layer.blobs
+    return layer.present
 
 
 def count_not_finite(blob: np.ndarray) -> int:
@@ -144,7 +144,7 @@ _RENAME = "to learn this layer from scratch, rename it in the prototxt"
 
 
 def _listed(blobs: Iterable[np.ndarray | tuple[int, ...]]) -> str:
-    shapes = [shape_text(getattr(blob, "shape", blob)) for blob in blobs]
+    shapes = [shape_text(blob.shape if isinstance(blob, np.ndarray) else blob) for blob in blobs]
     return f"{len(shapes)} blobs ({', '.join(shapes)})"
 
 

@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 QUIET_SECONDS = 30
-"""Where there is no terminal, `counted` writes a line after so long."""
+"""Where there is no terminal, a line on progress after so long."""
 
 
 class RateColumn(ProgressColumn):
@@ -65,26 +65,46 @@ def progress_bar(unit: str = "", shown: bool = True) -> Progress:
     )
 
 
+class ProgressLines:
+    """A line on rate and time left every `QUIET_SECONDS`, for where there is no terminal.
+
+    Args:
+        what: is done; total: how many; unit: of what, such as "images".
+        tell: takes a line.
+        done: how many were done before: they count for how far, not for how fast.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, tell: Callable[[str], None], done: int = 0):
+        self.what, self.total, self.unit, self.tell, self.before = what, total, unit, tell, done
+        self.start = self.told = time.monotonic()
+
+    def update(self, count: int) -> None:
+        """So many are done in all."""
+        now = time.monotonic()
+        if count > self.before and now - self.told >= QUIET_SECONDS:
+            self.told = now
+            rate = (count - self.before) / (now - self.start)
+            left = (self.total - count) / rate / 60
+            self.tell(f"{self.what}: {count}/{self.total}, {rate:.3g} {self.unit}/s, {left:.0f} min left")
+
+
 @contextlib.contextmanager
 def counted(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Count up to `total`: a bar, or without a terminal a line on stderr every `QUIET_SECONDS`.
+    """Count up to `total`: a bar, or without a terminal `ProgressLines` on stderr.
 
     Yields:
         What is to be called with how many more are done.
     """
     count = 0
-    start = told = time.monotonic()
+    lines = ProgressLines(what, total, unit, lambda line: print(line, file=sys.stderr))
     with progress_bar(unit) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(more: int) -> None:
-            nonlocal count, told
+            nonlocal count
             count += more
             bar.advance(task, more)
-            now = time.monotonic()
-            if bar.disable and count and now - told >= QUIET_SECONDS:
-                told, rate = now, count / (now - start)
-                left = (total - count) / rate / 60
-                print(f"{what}: {count}/{total}, {rate:.1f} {unit}/s, {left:.0f} min left", file=sys.stderr)
+            if bar.disable:
+                lines.update(count)
 
         yield advance

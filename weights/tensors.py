@@ -7,7 +7,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,7 @@ from weights.names import from_state_dict, to_state_dict
 from weights.opening import ZIP_MAGIC, first_bytes, map_file, not_a
 from weights.wire import MAX_AXES, raw_bytes, write_pieces
 
-_DTYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_DTYPES: dict[str, np.dtype] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 
 
 def read_safetensors(path: str | os.PathLike) -> list[LayerWeights]:
@@ -190,7 +190,7 @@ def write_pth(
             for name, blob in to_state_dict(layers, path).items()
         }
     with atomic_path(path) as beside, plain_os_errors(), open(beside, "wb") as file:
-        torch.save(state, _Counted(file, progress) if progress else file)
+        torch.save(state, cast(IO[bytes], _Counted(file, progress)) if progress else file)
 
 
 class _Counted:

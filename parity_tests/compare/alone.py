@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.compare.rule import Errors, chain_error
+from parity_tests.compare.rule import Errors, chain_error, difference
 from port.net_inputs import index_bottoms
 from prototxt.plan import LayerPlan, Plan
 
@@ -61,13 +61,13 @@ class Alone:
         repeats = self._repeats(layer)
         before = [self.rough._blobs[i].data.copy() for i in layer.bottoms] if repeats else []
         truth, first = self._run(layer)
-        own = [[_difference(a, b)] for a, b in zip(first, truth, strict=True)]
+        own = [[difference(a, b)] for a, b in zip(first, truth, strict=True)]
         generator = np.random.RandomState(0)
         for _ in range(repeats):
             self._nudge(layer, before, generator)
             exact, rough = self._run(layer)
             for samples, a, b in zip(own, rough, exact, strict=True):
-                samples.append(_difference(a, b))
+                samples.append(difference(a, b))
         for i, array in zip(layer.bottoms, before, strict=False):  # others may read them, too
             for net in (self.exact, self.rough):
                 net._blobs[i].data[...] = array
@@ -125,7 +125,3 @@ def _terms(layer: LayerPlan) -> int:
         return math.prod(shape) // (shape[1] * layer.param.convolution_param.group)
     transposed = layer.type == "InnerProduct" and layer.param.inner_product_param.transpose
     return shape[0] if transposed else math.prod(shape[1:])
-
-
-def _difference(array: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return array - truth if array.shape == truth.shape else np.full(1, np.inf)

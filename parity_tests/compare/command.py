@@ -10,7 +10,7 @@ from prototxt.errors import InputError
 
 
 def parity_command(
-    prototxt: Annotated[Path, typer.Option(help="The net, of any age, with Input layers.")],
+    prototxt: Annotated[Path, typer.Option(help="The net, of any age, with Input or MemoryData layers.")],
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -21,7 +21,13 @@ def parity_command(
     labels: Annotated[
         str | None, typer.Option(help="VOC classes for the label input: names or numbers, commas between.")
     ] = None,
-    test_size: Annotated[int, typer.Option(min=1, help="Side to which the photograph is resized.")] = 256,
+    test_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Side to which the photograph is resized. Without: the input's own size; 256 in SeeNet's nets.",
+        ),
+    ] = None,
     engines: Annotated[
         str | None,
         typer.Option(
@@ -37,7 +43,7 @@ def parity_command(
         bool, typer.Option("--to-bgr", help="Take a grey, 16-bit or RGBA photograph too.")
     ] = False,
 ) -> None:
-    """Hold a net's blobs in each engine against float64; exit status 1 when anything is out."""
+    """Compare a net's blobs in each engine with float64; exit status 1 when anything is out."""
     if html is not None and html.is_dir():
         raise InputError(f"{html}: is a folder: name a file for the page")
     names = None if engines is None else [name.strip() for name in engines.split(",") if name.strip()]

@@ -31,7 +31,8 @@ def fill_weights(
     Raises:
         InputError: an unreadable file, a shape that differs, NaN, or none of the net's layers.
     """
-    weighted, remarks = weighted_layers(net), []
+    weighted = weighted_layers(net)
+    remarks: list[str] = []
     if weights is None:
         drawn = rebuilt_weights(net, seed)
         write_held(net, {i: layer.blobs for i, layer in zip(weighted, drawn, strict=True)})
@@ -65,7 +66,7 @@ def fill_inputs(
     unknown = [name for name in given if name not in {*memory, *net.inputs}]
     if unknown:
         raise InputError(f'{where}: has no input "{unknown[0]}", but {", ".join([*net.inputs, *memory])}')
-    inputs = {}
+    inputs: dict[str, np.ndarray] = {}
     if net.inputs:
         own = {name: array for name, array in given.items() if name in net.inputs}
         inputs |= complete_inputs(net, plan, own, seed, where)

@@ -224,7 +224,8 @@ def _without_idle_pads(nodes: Sequence["NodeProto"], graph: Any) -> list["NodePr
     from onnx import numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    kept, renamed = [], {}
+    kept: list[NodeProto] = []
+    renamed: dict[str, str] = {}
     for node in nodes:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         if node.op_type != "Pad":

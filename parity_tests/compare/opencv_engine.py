@@ -147,6 +147,8 @@ def _forward(
     tops = [top for step in steps for top in step.tops if top in wanted]
     if not tops:
         return {}
+    read = {name for step in steps for name in step.reads}
+    inputs = {name: array for name, array in inputs.items() if _input(name) in read}
     text = np.frombuffer(_text(steps, inputs).encode(), np.uint8)
     net = cv2.dnn.readNetFromCaffe(text, np.fromfile(model, np.uint8))
     net.enableFusion(False)
@@ -158,7 +160,8 @@ def _forward(
 
 def _without(steps: Sequence[_Step], refused: Mapping[str, str]) -> tuple[list[_Step], dict[str, str]]:
     """The steps that are left, and the refused ones together with whatever reads from them."""
-    carried, refused, lost = [], dict(refused), {}
+    carried: list[_Step] = []
+    refused, lost = dict(refused), dict[str, str]()
     for step in steps:
         source = next((lost[name] for name in step.reads if name in lost), None)
         if source is not None:

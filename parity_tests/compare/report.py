@@ -36,7 +36,7 @@ class Face:
 
     @property
     def within(self) -> bool:
-        return math.isfinite(self.difference) and self.alone.within
+        return self.alone.within
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,7 @@ class Errors:
         chain: np.ndarray | None = None,
     ) -> "Errors":
         """From a top, float64's, the reference's errors in each sample, and `chain_error`'s where there is one."""
-        if top.shape != truth.shape:
-            return cls(math.inf, math.inf, 0, 0, *_norms([truth]), truth.size)
-        with np.errstate(invalid="ignore"):  # infinity less infinity
-            error = _norms([top - truth])
+        error, scale = _norms([difference(top, truth)]), _norms([finite(truth)])
         own_rms, own_largest = _norms(own)
         if chain is not None:
             chain_rms, chain_largest = _norms([chain])
@@ -78,7 +75,7 @@ class Errors:
                 max(own_rms, chain_rms),
                 max(own_largest, LARGEST_OF_MANY * chain_largest),
             )
-        return cls(*error, own_rms, own_largest, *_norms([truth]), truth.size)
+        return cls(*error, own_rms, own_largest, *scale, truth.size)
 
     @property
     def allowed_rms(self) -> float:
@@ -106,6 +103,30 @@ class Errors:
         else:
             norm, error, allowed = "largest", self.largest, self.allowed_largest
         return f"by {error:.1e} on its own bottoms ({norm}) where {allowed:.1e} is allowed"
+
+
+def difference(array: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """`array` less `truth`, value by value; 0 where both are equally beyond float32 (infinite, not a number).
+
+    One infinite value instead where the shapes differ, or where no value of truth is finite: that proves nothing.
+    """
+    if array.shape != truth.shape:
+        return np.full(1, np.inf)
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounded = truth.astype(np.float32)
+        beyond = ~np.isfinite(rounded)
+        if not beyond.any():
+            return array - truth
+        if beyond.all():
+            return np.full(1, np.inf)
+        same = (array == rounded) | (np.isnan(array) & np.isnan(rounded))
+        return np.where(beyond & same, 0, array - truth)
+
+
+def finite(truth: np.ndarray) -> np.ndarray:
+    """The values, 0 for those that are beyond float32."""
+    with np.errstate(over="ignore"):
+        return np.where(np.isfinite(truth.astype(np.float32)), truth, 0)
 
 
 def chain_error(magnitudes: np.ndarray, terms: int, sums: np.ndarray) -> np.ndarray:

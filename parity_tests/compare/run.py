@@ -23,7 +23,7 @@ from parity_tests.compare.alone import Alone
 from parity_tests.compare.engines import ENGINES, check_engines
 from parity_tests.compare.inputs import Weights, feed_inputs, fill_inputs, fill_weights
 from parity_tests.compare.report import CAFFE_NET, NET, EngineReport, Face, ParityReport, Row
-from parity_tests.compare.rule import Errors
+from parity_tests.compare.rule import Errors, difference, finite
 from port.net import CaffeNet, plan_of
 from port.net_inputs import masks_of, unsplit
 from prototxt.caffe_pb2 import TEST
@@ -203,6 +203,8 @@ class _Runner:
         for name, array in blobs.items():
             if not np.isfinite(array).all():
                 remarks.append(f"{name} is not finite in float64 either: the inputs or weights are to blame")
+            elif (finite(array) != array).any():
+                remarks.append(f"{name} has values that are too large for float32")
         computed = [top for layer in self.plan.layers if layer.type != "Input" for top in layer.tops]
         compared = [self.names[i] for i in sorted(set(computed)) if i in self.names]
         decisions = _decisions(self.plan, blobs)
@@ -278,7 +280,8 @@ class _Runner:
         seconds = time.perf_counter() - start
         if engine == "opencv":
             blobs = {name: _with_axes_of(truth.blobs[name], array) for name, array in blobs.items()}
-        return {**self.inputs, **blobs}, not_carried, seconds
+        inputs = {self.names[i]: self.inputs[self.plan.blobs[i]] for i in self.plan.inputs}
+        return {**inputs, **blobs}, not_carried, seconds
 
     def run_onnx(self, engine: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         try:
@@ -303,7 +306,7 @@ class _Runner:
             if name in blobs:
                 difference = _difference(blobs[name], truth.blobs[name])
                 own = truth.own.setdefault(name, difference)  # the float32 reference comes first
-                rows.append(Row(engine, name, _largest(truth.blobs[name]), difference, own))
+                rows.append(Row(engine, name, _largest(finite(truth.blobs[name])), difference, own))
         if any(row.beyond and math.isfinite(row.difference) for row in rows):
             alone = self.alone(blobs)
             rows = [replace(row, alone=alone[row.blob]) if row.beyond else row for row in rows]
@@ -356,7 +359,7 @@ class _Runner:
                 Row(
                     "port",
                     name,
-                    _largest(truth.blobs[name]),
+                    _largest(finite(truth.blobs[name])),
                     max(face.difference for face in faces.values()),
                     truth.own[name],
                     faces=faces,
@@ -376,7 +379,8 @@ class _Runner:
         nets = [self.net("reference", dtype=dtype) for dtype in (np.float64, np.float32)]
         for net in nets:
             self.feed("reference", net)
-        return Alone(self.plan, *nets, truth.sources)
+        exact, rough = nets
+        return Alone(self.plan, exact, rough, truth.sources)
 
     def alone(self, blobs: Mapping[str, np.ndarray]) -> dict[str, float]:
         """How far each blob is from what float64 makes of the bottoms in `blobs`, layer by layer.
@@ -408,14 +412,12 @@ class _Runner:
 
 def _difference(array: np.ndarray, truth: np.ndarray) -> float:
     """The largest absolute difference; infinite where one is NaN or the shapes differ."""
-    if array.shape != truth.shape:
-        return math.inf
-    largest = float(np.abs(array - truth).max(initial=0))
-    return math.inf if math.isnan(largest) else largest
+    return _largest(difference(array, truth))
 
 
 def _largest(array: np.ndarray) -> float:
-    return float(np.abs(array).max(initial=0))
+    largest = float(np.abs(array).max(initial=0))
+    return math.inf if math.isnan(largest) else largest
 
 
 def _mark(arrays: Sequence[np.ndarray]) -> bytes:

@@ -1,5 +1,7 @@
 """python -m parity_tests.record layer|training …: write one recorded case, NAME.json and NAME.npz."""
 
+from __future__ import annotations  # genuine Caffe may run on an older Python
+
 import argparse
 import importlib
 import sys

@@ -1,5 +1,7 @@
 """What a recorded case begins with, and how it is written."""
 
+from __future__ import annotations  # genuine Caffe may run on an older Python
+
 import json
 import os
 from argparse import Namespace

@@ -1,5 +1,7 @@
 """One small net, forward and backward (reference/golden/README.md, "one layer")."""
 
+from __future__ import annotations  # genuine Caffe may run on an older Python
+
 from argparse import Namespace
 
 import numpy as np

@@ -1,5 +1,7 @@
 """A short training, update by update (reference/golden/README.md, "solvers")."""
 
+from __future__ import annotations  # genuine Caffe may run on an older Python
+
 import re
 import tempfile
 from argparse import Namespace

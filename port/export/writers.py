@@ -249,7 +249,8 @@ def _job(
 def _capture(job: _Job) -> torch.export.ExportedProgram:
     axes = job.free_axes and tuple(dict.fromkeys(free, torch.export.Dim.AUTO) for free in job.free_axes)
     # By default a program is told apart from what it would be on axes of length 1, and refuses those.
-    with _naming_the_layer(job), _StandardOperators(), symbolic_shapes.patch(backed_size_oblivious=True):
+    as_any_size = symbolic_shapes.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # torch adds it
+    with _naming_the_layer(job), _StandardOperators(), as_any_size:
         return torch.export.export(job.module, job.example, dynamic_shapes=axes)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from port.layer import Layer, layer
+from port.layer import Layer, being_traced, layer
 from prototxt.layers.windows import Window, canonical_axis, convolution_window
 
 
@@ -23,8 +23,11 @@ def _conv2d(
     """F.conv2d, kept on oneDNN for small maps too.
 
     PyTorch gives a single small map (up to 20480 values) to a matrix product, which sums a window of 512
-    channels in one chain: eight times the error of oneDNN's kernel, and slower.
+    channels in one chain: eight times the error of oneDNN's kernel, and slower. A net that is traced, for another
+    runtime or a compiler, has F.conv2d throughout: a map's size is no part of what it holds.
     """
+    if being_traced():
+        return F.conv2d(images, weight, bias, stride, pad, dilation, groups)
     on_cpu = images.device.type == "cpu" and images.dtype == torch.float32
     if on_cpu and 0 < images.numel() <= 20480 and torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(images, weight, bias, pad, stride, dilation, groups)
@@ -44,8 +47,8 @@ class _Convolving(Layer):
         self.window = convolution_window(self.param.convolution_param, axes - self.axis - 1)
         self.groups = self.param.convolution_param.group
 
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self._one(bottom) for bottom in bottoms)
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self._one(*bottoms) if len(bottoms) == 1 else tuple(map(self._one, bottoms))
 
     def _one(self, bottom: Tensor) -> Tensor:
         weight, bias = (*self.blobs, None)[:2]

@@ -17,7 +17,8 @@ from port.layers.boxes import (
 from prototxt.errors import InputError
 from prototxt.layers.boxes import CORNER
 from prototxt.layers.declare import legacy_shape
-from prototxt.layers.detection import evaluated_classes, prior_sizes
+from prototxt.layers.detection import evaluated_classes, prior_sizes, saves_output
+from runtime.data.detections import DetectionFiles, in_pixels, pixel_overlaps, read_sizes
 
 
 @layer("PriorBox")
@@ -60,6 +61,10 @@ class DetectionOutput(Layer):
     Without any, a row [i, -1, …] for each image. A score that is not a number is never above the threshold.
     """
 
+    def set_up(self) -> None:
+        saves = saves_output(self.param)
+        self.files = DetectionFiles(self.param.detection_output_param) if saves else None
+
     def forward(self, loc: Tensor, conf: Tensor, priors: Tensor, image: Tensor | None = None) -> Tensor:
         param = self.param.detection_output_param
         with torch.no_grad():
@@ -69,7 +74,10 @@ class DetectionOutput(Layer):
             candidates = self._candidates(scores, classes)
             decoded = self._decoded(loc.detach(), boxes, variances, candidates)
             left = self._left(decoded, candidates)
-            return self._rows(decoded, candidates, left, classes, len(loc))
+            rows = self._rows(decoded, candidates, left, classes, len(loc))
+            if self.files:
+                self.files.add(rows[0, 0].cpu().numpy(), len(loc))
+            return rows
 
     def _candidates(self, scores: Tensor, classes: list[int]) -> tuple[Tensor, Tensor]:
         """The scores, and the places among the priors, of each image's and class's best, the best first.
@@ -169,8 +177,14 @@ class DetectionEvaluate(Layer):
     """Detections judged by ground truth, (1, 1, n, 5).
 
     First [-1, class, its truths, -1, -1] for each class, then [image, label, score, true, false] for each detection,
-    the best first; those of an image and label without any truth stay in the order given.
+    the best first; those of an image and label without any truth stay in the order given. With a name_size_file they
+    are compared in pixels of its images, which come in its order, pass after pass.
     """
+
+    def set_up(self) -> None:
+        file = self.param.detection_evaluate_param.name_size_file
+        self.sizes = [size for _, size in read_sizes(file)] if file else []
+        self.seen = 0
 
     def forward(self, detections: Tensor, truth: Tensor) -> Tensor:
         param, background = (
@@ -191,21 +205,32 @@ class DetectionEvaluate(Layer):
         if ((kind == background) & (of != -1)).any():
             raise InputError(f"the detections have one of the background label {background}")
         real = (of != -1) & (kind != -1)
+        sizes = {}
+        for i in of[of != -1].unique().tolist() if self.sizes else ():
+            sizes[i] = self.sizes[self.seen]
+            self.seen = (self.seen + 1) % len(self.sizes)
         for i, c in torch.stack([of[real], kind[real]], 1).unique(dim=0).tolist():
             boxes = found[(of == i) & (kind == c)]
             hers = (image == i) & (label == c)
             true, false = torch.zeros(len(boxes), dtype=torch.bool), torch.ones(len(boxes), dtype=torch.bool)
             if hers.any():
                 boxes = boxes[boxes[:, 2].argsort(dim=0, descending=True, stable=True)]
-                true, false = _judged(
-                    overlaps(boxes[:, 3:], rows[hers, 3:7]), counts[hers], param.overlap_threshold
-                )
+                overlap = self._overlaps(boxes[:, 3:], rows[hers, 3:7], sizes.get(i))
+                true, false = _judged(overlap, counts[hers], param.overlap_threshold)
             marks = boxes.new_tensor([i, c]).expand(len(boxes), 2)
             verdict = torch.stack([true, false], 1).to(boxes)
             judged.append(torch.cat([marks, boxes[:, 2:3], verdict], 1))
         top = torch.cat(judged)
         rows_due = evaluated_classes(self.param) + int((found[:, 1] != -1).sum())
         return torch.cat([top, top.new_zeros(rows_due - len(top), 5)])[None, None]
+
+    def _overlaps(self, boxes: Tensor, due: Tensor, size: tuple[int, int] | None) -> Tensor:
+        if size is None:
+            return overlaps(boxes, due)
+        param = self.param.detection_evaluate_param
+        resize = param.resize_param if param.HasField("resize_param") else None
+        pixels = [in_pixels(part.cpu().numpy(), size, resize) for part in (boxes, due)]
+        return torch.from_numpy(pixel_overlaps(*pixels)).to(boxes)
 
 
 def _judged(overlap: Tensor, counts: Tensor, threshold: float) -> tuple[Tensor, Tensor]:

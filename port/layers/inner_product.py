@@ -3,10 +3,12 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from port.gradient import refuse_gradient
 from port.labels import class_numbers
 from port.layer import Layer, layer
+from prototxt.layers.inner_product import annealed, margin_settings
 from prototxt.layers.windows import canonical_axis
 
 
@@ -53,3 +55,82 @@ class InnerDistance(Layer):
         return (
             (difference.abs() if param.distance_type == "L1" else difference.square()).sum(2).reshape(shape)
         )
+
+
+@layer("LargeMarginInnerProduct", "MarginInnerProduct")
+class MarginInnerProduct(Layer):
+    """L-Softmax's and SphereFace's product: the label's cosine is taken at a multiple of the angle.
+
+    `type` 0 to 3 counts the angle 1 to 4 times; lambda mixes the plain product in, less with each pass.
+    """
+
+    def set_up(self) -> None:
+        self.settings, self.passes = margin_settings(self.param), 0
+
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        weight, param = self.blobs[0], self.settings
+        sphere = self.param.type == "MarginInnerProduct"
+        if sphere:
+            with torch.no_grad():
+                weight /= weight.norm(dim=1, keepdim=True)
+        self.passes += 1
+        share = annealed(param, self.passes)
+        rows = x.reshape(-1, weight.shape[1])
+        if param.type == 0:
+            y = rows @ weight.T
+        elif sphere:
+            y = _Sphere.apply(rows, weight, class_numbers(labels, len(weight)).flatten(), param.type, share)
+        else:
+            numbers = class_numbers(labels, len(weight)).reshape(-1, 1)
+            products = rows @ weight.T
+            plain = products.gather(1, numbers)
+            sizes = rows.norm(dim=1, keepdim=True) * weight[numbers[:, 0]].norm(dim=1, keepdim=True) + 1e-9
+            own = (share * plain + sizes * _multiplied(plain / sizes, param.type)) / (1 + share)
+            y = products.scatter(1, numbers, own)
+        (shape, *_) = self.plan.top_shapes(tuple(x.shape), tuple(labels.shape))
+        return (y.reshape(shape), x.new_full((1,), share))[: len(self.plan.tops)]
+
+
+def _multiplied(cosine: Tensor, kind: int) -> Tensor:
+    """psi of kind + 1 times the angle: (-1)^k cos(m θ) - 2k, by polynomials; k is constant for the gradient."""
+    c, sign = cosine, cosine.detach().sign()
+    if kind == 1:
+        return 2 * sign * c.square() - 1
+    if kind == 2:
+        outer = (c.detach().abs() - 0.5).sign()
+        return outer * (4 * c**3 - 3 * c) + sign * (1 + outer) - 2
+    outer = sign * (2 * c.detach().square() - 1).sign()
+    return outer * (8 * c**4 - 8 * c.square() + 1) + 2 * sign + outer - 3
+
+
+class _Sphere(torch.autograd.Function):
+    """SphereFace's product of unit weights, with the published gradients.
+
+    The weights' is the plain product's. What goes to x through the label's cosine is c_w · w + c_x · x, of which
+    (c_w, c_x) is made a vector of length 1.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, numbers: Tensor, kind: int, share: float) -> Tensor:
+        ctx.save_for_backward(x, weight, numbers)
+        ctx.kind, ctx.share = kind, share
+        y = x @ weight.T
+        plain, length = y.gather(1, numbers[:, None]), x.norm(dim=1, keepdim=True)
+        own = (share * plain + length * _multiplied(plain / length, kind)) / (1 + share)
+        return y.scatter(1, numbers[:, None], own)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, numbers = ctx.saved_tensors
+        own, length = weight[numbers], x.norm(dim=1, keepdim=True)
+        cosine = ((x * own).sum(1, keepdim=True) / length).requires_grad_()
+        with torch.enable_grad():
+            psi = _multiplied(cosine, ctx.kind)
+            (slope,) = torch.autograd.grad(psi.sum(), cosine)
+        both = torch.cat([slope, (psi - cosine * slope).detach() / length], 1)
+        to_w, to_x = (both / both.norm(dim=1, keepdim=True)).split(1, 1)
+        mine = grad.gather(1, numbers[:, None])
+        others = grad.scatter(1, numbers[:, None], mine * ctx.share / (1 + ctx.share))
+        d_x = others @ weight + mine / (1 + ctx.share) * (to_w * own + to_x * x)
+        return d_x, grad.T @ x, None, None, None

@@ -27,12 +27,12 @@ class Loss(Layer):
 
     no_gradient: ClassVar[dict[int, str]] = {1: "labels"}
 
-    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         loss, *others = as_tuple(self.loss(*bottoms))
         for index, what in self.no_gradient.items():
             if index < len(bottoms):
                 loss = refuse_gradient(self, loss, bottoms[index], index, what)
-        return loss, *others
+        return (loss, *others) if others else loss
 
     @abstractmethod
     def loss(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.layer import Layer, layer
+from port.layer import Layer, being_exported, layer
 from prototxt.caffe_pb2 import BNParameter, LRNParameter
 from prototxt.forks import meaning
 from prototxt.layers.declare import Shape, legacy_shape
@@ -31,7 +31,7 @@ class LRN(Layer):
     def forward(self, x: Tensor) -> Tensor:
         param = self.param.lrn_param
         if param.norm_region == LRNParameter.ACROSS_CHANNELS:
-            wanted = torch.is_grad_enabled() and x.requires_grad
+            wanted = torch.is_grad_enabled() and x.requires_grad and not being_exported()
             return _AcrossChannels.apply(x, param) if wanted else _across_channels(x, param)[0]
         mean = F.avg_pool2d(x.square(), param.local_size, 1, param.local_size // 2)
         return x * (1 + param.alpha * mean) ** -param.beta
@@ -67,6 +67,8 @@ def _channel_sums(x: Tensor, count: int) -> Tensor:
     if x.numel() == 0:
         return x  # which avg_pool3d does not take
     padded = F.pad(x.unsqueeze(1), (0, 0, 0, 0, count // 2, count // 2))
+    if being_exported():  # to ONNX the divisor is dropped without a word
+        return F.avg_pool3d(padded, (count, 1, 1), 1).squeeze(1) * count
     return F.avg_pool3d(padded, (count, 1, 1), 1, divisor_override=1).squeeze(1)
 
 
@@ -91,27 +93,49 @@ class BatchNorm(Layer):
 
     Its blobs are the running sums of means and of (unbiased) variances, and the count to divide both by.
     A forward pass on the batch's own updates them; no solver does.
+
+    NVCaffe's has a scale and a bias too, whose gradients replace those that were there. Its blobs are running
+    averages, of variances with eps in them, which the first two passes replace.
     """
 
     def set_up(self) -> None:
-        for blob in self.owned:
+        for blob in self.owned[:3]:
             blob.requires_grad_(False)
+        self.passes = 0
         param = self.param.batch_norm_param
-        given = param.HasField("use_global_stats")
-        self.global_stats = param.use_global_stats if given else self.phase == 1
+        self.told = param.use_global_stats if param.HasField("use_global_stats") else None
+
+    def replaced_gradients(self, *shapes: Shape) -> Sequence[int]:
+        return (3, 4)[: len(self.owned) - 3]
 
     def forward(self, x: Tensor) -> Tensor:
         eps = self.param.batch_norm_param.eps
+        if len(self.owned) == 3:
+            return self._normalised(x, eps)
+        scale, bias = (blob.view(-1, *(1,) * (x.ndim - 2)) for blob in self.blobs[3:])
+        return self._normalised(x, max(eps, 1e-5)) * scale + bias
+
+    def _normalised(self, x: Tensor, eps: float) -> Tensor:
         per_channel = (1, -1, *(1,) * (x.ndim - 2))
-        if self.global_stats:
-            means, variances, count = self.blobs
+        if self.phase == 1 if self.told is None else self.told:
+            means, variances, count = self.blobs[:3]
             factor = torch.where(count == 0, 0, 1 / count)  # empty sums count as 0
             mean = (means * factor).view(per_channel)
             return (x - mean) / ((variances * factor).view(per_channel) + eps).sqrt()
         axes = (0, *range(2, x.ndim))
         variance, mean = _moments(x, axes)
-        self._update(mean.flatten(), variance.flatten(), x.numel() // x.shape[1])
+        if len(self.owned) == 3:
+            self._update(mean.flatten(), variance.flatten(), x.numel() // x.shape[1])
+        else:
+            self._average(mean.flatten(), variance.flatten() + eps)
         return _Standardised.apply(x, mean, (variance + eps).sqrt(), axes, False)
+
+    @torch.no_grad()
+    def _average(self, *moments: Tensor) -> None:
+        fraction = self.param.batch_norm_param.moving_average_fraction if self.passes > 1 else 0
+        for blob, new in zip(self.blobs[:2], moments, strict=True):
+            blob.lerp_(new, 1 - fraction)
+        self.passes += 1
 
     @torch.no_grad()
     def _update(self, mean: Tensor, variance: Tensor, size: int) -> None:

@@ -1,11 +1,13 @@
 """Max and average pooling with Caffe's rounding and borders."""
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from port.layer import Layer, layer
+from port.layer import Layer, being_exported, layer
 from prototxt.caffe_pb2 import PoolingParameter
 from prototxt.layers.pooling import pyramid
 from prototxt.layers.windows import Window, pooled_sizes, pooling_window
@@ -45,7 +47,11 @@ def average_pool(x: Tensor, window: Window, out: tuple[int, ...]) -> Tensor:
         return x.mean(dim=(2, 3), keepdim=True)
     far = _far_pads(window, out, x.shape[2:])
     padded = F.pad(x, (window.pad[1], far[1], window.pad[0], far[0]))
-    sums = F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)[:, :, : out[0], : out[1]]
+    if being_exported():  # to ONNX the divisor is dropped without a word
+        sums = F.avg_pool2d(padded, window.kernel, window.stride) * math.prod(window.kernel)
+    else:
+        sums = F.avg_pool2d(padded, window.kernel, window.stride, divisor_override=1)
+    sums = sums[:, :, : out[0], : out[1]]
     spans = [
         np.minimum(np.arange(n) * s - p + k, size + p) - (np.arange(n) * s - p)
         for n, s, k, p, size in zip(out, window.stride, window.kernel, window.pad, x.shape[2:], strict=True)

@@ -27,6 +27,8 @@ class _Recurrent(Layer):
     states: int
     """Blobs that a state is made of."""
 
+    memory: Tensor
+
     def set_up(self) -> None:
         exposed = self.states if self.param.recurrent_param.expose_hidden else 0
         self.static = len(self.plan.bottoms) > 2 + exposed
@@ -128,6 +130,7 @@ class JunhyukLSTM(Layer):
     """
 
     def set_up(self) -> None:
+        self.state: Tensor | None
         self.register_buffer("state", None, persistent=False)
 
     def forward(self, x: Tensor, cont: Tensor | None = None) -> Tensor:
@@ -180,7 +183,7 @@ class _Lstm(torch.autograd.Function):
         x, w, u, markers, state, top, cells, gates = ctx.saved_tensors
         before = torch.cat([state[1][None], cells])
         dh = dc = torch.zeros_like(state[0])
-        slopes = []
+        each: list[Tensor] = []
         for t in range(len(x) - 1, -1, -1):
             (i, f, o, g), keep, bent = gates[t], markers[t], cells[t].tanh()
             dh = dh + grad[t]
@@ -189,9 +192,9 @@ class _Lstm(torch.autograd.Function):
             slope = torch.cat([*into, dc * i * (1 - g.square())], 1)
             if ctx.limit > 0:
                 slope = slope.clamp(-ctx.limit, ctx.limit)
-            slopes.insert(0, slope)
+            each.insert(0, slope)
             dh, dc = keep * (slope @ u), keep * dc * f
-        slopes = torch.stack(slopes)
+        slopes = torch.stack(each)
         d_w = torch.einsum("tng,tni->gi", slopes, x)
         d_u = torch.einsum("tng,tnh->gh", slopes[1:], top[:-1]) + torch.outer(slopes[0, 0], state[0][0])
         return slopes @ w, d_w, d_u, slopes.sum((0, 1)), None, None, None

@@ -21,6 +21,7 @@ class SegAccuracy(Layer):
     """
 
     def set_up(self) -> None:
+        self.counts: Tensor | None
         self.register_buffer("counts", None, persistent=False)
 
     @torch.no_grad()

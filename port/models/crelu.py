@@ -20,7 +20,7 @@ def normalised_attention(scores: Tensor, labels: Tensor) -> Tensor:
     high = positive.amax(dim=(2, 3), keepdim=True)
     # The authors' NumPy added 1e-8 to a float32 scalar in float64 and divided in float32 again.
     span = ((high - low).double() + 1e-8).to(scores.dtype)
-    labelled = labels.detach().reshape(scores.shape[0], scores.shape[1], 1, 1).trunc() == 1
+    labelled = labels.detach().reshape(scores.shape[0], scores.shape[1], 1, 1).long() == 1
     return torch.where(labelled, (positive - low) / span, 0).amax(dim=1, keepdim=True)
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,12 +39,16 @@ class SGDSolver:
         self._solver = Solver(param, _make_net, log=LOG, where=os.fspath(solver_file))
 
     @property
+    def _blob_net(self) -> "BlobNet":
+        return cast(BlobNet, self._solver.net)
+
+    @property
     def net(self) -> Net:
-        return self._solver.net.net
+        return self._blob_net.net
 
     @property
     def test_nets(self) -> list[Net]:
-        return [test_net.net for test_net in self._solver.test_nets]
+        return [cast(BlobNet, test_net).net for test_net in self._solver.test_nets]
 
     @property
     def iter(self) -> int:
@@ -75,7 +79,7 @@ class SGDSolver:
 
     def apply_update(self) -> None:
         """Change the weights by the gradients in their diffs; `iter` goes up by one."""
-        self._solver.net.find_memory()
+        self._blob_net.find_memory()
         self._solver.apply_update()
 
     def share_weights(self, net: Net) -> None:
@@ -108,7 +112,8 @@ class AdamSolver(SGDSolver):
 def get_solver(solver_file: str | os.PathLike) -> SGDSolver:
     """The solver of the type that the file names."""
     kind = read_solver(solver_file).type
-    classes = {cls.type: cls for cls in (SGDSolver, *SGDSolver.__subclasses__())}
+    solvers: list[type[SGDSolver]] = [SGDSolver, *SGDSolver.__subclasses__()]
+    classes = {cls.type: cls for cls in solvers}
     if kind not in classes:
         raise InputError(
             f'{os.fspath(solver_file)}: type: "{kind}" is unknown: use one of {", ".join(SOLVERS)}'

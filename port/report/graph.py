@@ -126,12 +126,12 @@ def _settings(layer: LayerSummary) -> str:
             kernel + _stride(strides) + (f" d{max(param.dilation)}" if max([*param.dilation, 1]) > 1 else "")
         )
     if layer.type == "Pooling":
-        param = layer.param.pooling_param
-        name = PoolingParameter.PoolMethod.Name(param.pool)
-        if param.global_pooling:
+        pool = layer.param.pooling_param
+        name = PoolingParameter.PoolMethod.Name(pool.pool)
+        if pool.global_pooling:
             return f"{name} global"
-        kernel = (param.kernel_h, param.kernel_w) if param.kernel_h else (param.kernel_size,) * 2
-        strides = [param.stride_h, param.stride_w] if param.stride_h else [param.stride]
+        kernel = (pool.kernel_h, pool.kernel_w) if pool.kernel_h else (pool.kernel_size,) * 2
+        strides = [pool.stride_h, pool.stride_w] if pool.stride_h else [pool.stride]
         return f"{name} {kernel[0]}×{kernel[1]}{_stride(strides)}"
     if layer.type == "Python":
         return layer.param.python_param.layer

@@ -120,6 +120,7 @@ def _given_shapes(step: Step, shapes: dict[str, Shape]) -> list[Shape] | None:
 
 
 _TOLD_BY = {
+    "AnnotatedData": "data_param",
     "Data": "data_param",
     "ImageData": "image_data_param",
     "ImageSegData": "image_data_param",
@@ -127,6 +128,7 @@ _TOLD_BY = {
     "DenseImageData": "dense_image_data_param",
     "WindowData": "window_data_param",
     "HDF5Data": "hdf5_data_param",
+    "VideoData": "data_param",
 }
 
 
@@ -138,8 +140,10 @@ def _told_shapes(layer: LayerParameter) -> list[Shape]:
     """
     settings, transform = getattr(layer, _TOLD_BY[layer.type]), layer.transform_param
     dense = layer.dense_image_data_param
-    height = transform.crop_size or transform.crop_height or dense.crop_height
-    width = transform.crop_size or transform.crop_width or dense.crop_width
+    height = transform.crop_size or transform.crop_height or dense.crop_height or transform.crop_h
+    width = transform.crop_size or transform.crop_width or dense.crop_width or transform.crop_w
+    for resize in transform.resize_param:
+        height, width = height or resize.height, width or resize.width
     colour = not transform.force_gray
     if layer.type in (*LABEL_IMAGES, "ImageData"):
         height, width = height or settings.new_height, width or settings.new_width
@@ -150,7 +154,9 @@ def _told_shapes(layer: LayerParameter) -> list[Shape]:
             f"--input {layer.top[0]}=16,3,224,224"
         )
     batch = settings.batch_size
-    label = (batch, 1, height, width) if layer.type in LABEL_IMAGES else (batch,)
+    label: Shape = (batch, 1, height, width) if layer.type in LABEL_IMAGES else (batch,)
+    if layer.type == "AnnotatedData":
+        label = (1, 1, 1, 8)  # a row for each box of the batch
     return [(batch, 3 if colour else 1, height, width), label, (batch, 1, 1, 2)][: len(layer.top)]
 
 

@@ -129,7 +129,10 @@ def _may_be_text(path: Path) -> bool:
 
 
 def _in_a_process(
-    context: multiprocessing.context.BaseContext, path: Path, seconds: float, settings: tuple
+    context: multiprocessing.context.ForkServerContext | multiprocessing.context.SpawnContext,
+    path: Path,
+    seconds: float,
+    settings: tuple,
 ) -> Surveyed:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(str(path), sender, *settings), daemon=True)
@@ -307,8 +310,17 @@ def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParamet
             if batch is not None and len(shape) == 4:
                 shape[0] = batch
             as_input.input_param.shape.add(dim=shape)
-        layer.CopyFrom(as_input)
+        layer.CopyFrom(_without_boxes(as_input) if layer.type == "AnnotatedData" else as_input)
     return small, remark
+
+
+def _without_boxes(as_input: LayerParameter) -> LayerParameter:
+    """AnnotatedData's images of zeros, and its one row where there is no box: all -1."""
+    blobs = type(as_input)(name=as_input.name, type="DummyData", top=as_input.top)
+    for shape, value in zip(as_input.input_param.shape, (0, -1), strict=False):
+        blobs.dummy_data_param.shape.add(dim=shape.dim)
+        blobs.dummy_data_param.data_filler.add(type="constant", value=value)
+    return blobs
 
 
 def _forget_fillers(layer: LayerParameter) -> None:
@@ -336,9 +348,13 @@ def _told(layer: LayerParameter) -> tuple[list[list[int]], bool]:
     width = (
         transform.crop_size or transform.crop_width or dense.crop_width or memory.width or images.new_width
     )
+    for resize in transform.resize_param:
+        height, width = height or resize.height, width or resize.width
     channels = memory.channels or (1 if transform.force_gray or not images.is_color else 3)
     image = [1, channels, height or SIDE, width or SIDE]
     label = [1, 1, *image[2:]] if layer.type in LABEL_IMAGES else [1]
+    if layer.type == "AnnotatedData":
+        label = [1, 1, 1, 8]
     return [list(label if i else image) for i in range(len(layer.top))], not (height and width)
 
 

@@ -206,7 +206,8 @@ def test(flags: Flags, log: CaffeLog) -> None:
     net.log_layers(_message(flags, TEST))
     net.copy_from(flags["weights"])
     log("caffe.cpp:281", f"Running for {iterations} iterations.")
-    loss, sums = np.float32(0), []
+    loss = np.float32(0)
+    sums: list[np.ndarray] = []
     with log_above_bar(log, iterations, "batches") as step:
         for batch in range(iterations):
             loss += net.forward()

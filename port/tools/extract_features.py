@@ -179,7 +179,8 @@ class _HDF5Writer:
     """
 
     def __init__(self, blob: str, log: CaffeLog):
-        self.blob, self.log, self.batches = blob, log, []
+        self.blob, self.log = blob, log
+        self.batches: list[np.ndarray] = []
 
     def add(self, blob: np.ndarray) -> None:
         self.batches.append(blob if blob.ndim else blob[None])

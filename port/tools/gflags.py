@@ -70,7 +70,8 @@ class Program:
         """
         known = {flag.name: flag for flag in (*GLOG_FLAGS, *self.flags)}
         values: dict[str, Value] = {name: flag.default for name, flag in known.items()}
-        rest, errors = [], []
+        rest: list[str] = []
+        errors: list[str] = []
         left = list(arguments)
         while left:
             argument = left.pop(0)

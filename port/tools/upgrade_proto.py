@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from port.tools.process import CheckFailed
 from port.training.caffe_log import CaffeLog
 from port.training.upgrade_log import log_net_upgrades, log_solver_upgrade
-from prototxt.caffe_pb2 import NetParameter, SolverParameter
+from prototxt.caffe_pb2 import LayerParameter, NetParameter, SolverParameter, V1LayerParameter
 from prototxt.errors import InputError
 from prototxt.files import read_ordinary
 from prototxt.read import read_net_as_it_is, read_solver_as_it_is
@@ -64,7 +64,8 @@ def _read(path: str, kind: str, form: str) -> NetParameter | SolverParameter:
         return read_solver_as_it_is(path)
     if form == "text":
         net = read_net_as_it_is(path)
-        unknown = [*net.unknown, *(field for layer in (*net.layers, *net.layer) for field in layer.unknown)]
+        layers: list[V1LayerParameter | LayerParameter] = [*net.layers, *net.layer]
+        unknown = [*net.unknown, *(field for layer in layers for field in layer.unknown)]
         if unknown:
             raise InputError(f"{path}:{unknown[0].line}: Caffe has no field {unknown[0].path}")
         return net

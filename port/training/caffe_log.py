@@ -109,7 +109,8 @@ def log_net(log: CaffeLog, plan: Plan, net: NetParameter) -> None:
     del filtered.layer[:]
     filtered.layer.extend(kept)
     log("net.cpp:53", f"Initializing net from parameters: \n{message_text(filtered)}")
-    memory, produced = 0, set()
+    memory = 0
+    produced: set[int] = set()
     for layer in plan.layers:
         log("layer_factory.hpp:77", f"Creating layer {layer.name}")
         if layer.type == "Data":

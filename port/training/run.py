@@ -4,7 +4,9 @@ import contextlib
 import signal
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
@@ -17,7 +19,7 @@ from port.training.snapshots import only_run
 from port.training.solver_nets import NetSource
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError, need_packages
-from weights.progress import progress_bar
+from weights.progress import ProgressLines, progress_bar
 
 Observer = Callable[[str, int, dict[str, float]], None]
 
@@ -87,6 +89,8 @@ def _train(param: SolverParameter, settings: TrainSettings, here: torch.device) 
             log.write = lambda line: bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
             task = bar.add_task("training", total=param.max_iter)
             observers.append(_bar_observer(bar, task))
+        elif not log.silent:
+            observers.append(_line_observer(param.max_iter))
         run = Solver(
             param,
             make_net,
@@ -171,10 +175,25 @@ def _tensorboard(folder: Path) -> Observer:
     return tell
 
 
-def _bar_observer(bar: object, task: int) -> Observer:
+def _bar_observer(bar: Any, task: int) -> Observer:
     def tell(kind: str, iteration: int, values: dict[str, float]) -> None:
         if kind == "train":
             shown = f"training · loss {values['loss']:.4g} · lr {values['lr']:.3g}"
             bar.update(task, completed=iteration, description=shown)
+
+    return tell
+
+
+def _line_observer(total: int) -> Observer:
+    """Rate and time left, on stdout: on stderr there is Caffe's log alone, for Caffe's own parser."""
+    lines: list[ProgressLines] = []
+
+    def tell(kind: str, iteration: int, values: dict[str, float]) -> None:
+        if kind == "train":
+            if not lines:
+                lines.append(
+                    ProgressLines("training", total, "iterations", partial(print, flush=True), iteration)
+                )
+            lines[0].update(iteration)
 
     return tell

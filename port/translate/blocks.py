@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from port.translate.graph import Graph
 from port.translate.names import Names, identifier, without_what_differs
@@ -97,20 +98,25 @@ def with_blocks(lines: list[Line], kept: Collection[Value]) -> tuple[list[Line |
     items: list[Line | Instance] = list(lines)
     blocks: list[Block] = []
     names = Names()
-    while True:
-        found = _best(items, kept)
-        if not found:
-            break
-        length, starts = found
-        instances = [_instance(items[start : start + length]) for start in starts]
-        block = _block(instances, names)
-        blocks.append(block)
-        for start, instance in reversed(list(zip(starts, instances, strict=True))):
-            items[start : start + length] = [instance]
+    for inputs in (1, 2):
+        while found := _best(items, kept, inputs):
+            _extract(items, *found, blocks, names)
     return items, blocks
 
 
-def _best(items: Sequence[Line | Instance], kept: Collection[Value]) -> tuple[int, list[int]] | None:
+def _extract(
+    items: list[Line | Instance], length: int, starts: list[int], blocks: list[Block], names: Names
+) -> None:
+    """Make the windows of `length` lines at `starts` instances of a new block."""
+    instances = [_instance(items[start : start + length]) for start in starts]
+    blocks.append(_block(instances, names))
+    for start, instance in reversed(list(zip(starts, instances, strict=True))):
+        items[start : start + length] = [instance]
+
+
+def _best(
+    items: Sequence[Line | Instance], kept: Collection[Value], inputs: int
+) -> tuple[int, list[int]] | None:
     """(length, starts) of the window that saves most when it becomes a block."""
     groups: dict[object, list[int]] = defaultdict(list)
     tokens = [_token(item) for item in items]
@@ -119,7 +125,7 @@ def _best(items: Sequence[Line | Instance], kept: Collection[Value]) -> tuple[in
         if token is not None:
             seen[token] = seen.get(token, 0) + 1
     for start in range(len(items)):
-        for shape in _shapes(items[start : start + LONGEST], kept, tokens[start:], seen):
+        for shape in _shapes(items[start : start + LONGEST], kept, tokens[start:], seen, inputs):
             groups[shape].append(start)
     best, most = None, 0
     for shape, starts in groups.items():
@@ -164,15 +170,18 @@ def _shapes(
     kept: Collection[Value],
     tokens: Sequence[tuple | None],
     seen: Mapping[object, int],
+    inputs: int,
 ) -> Iterator[tuple]:
     """For each number of lines, from the first on, that can be a block, how they hang together.
 
-    A block has one result, which is made last, and at most two inputs.
+    A block has one result, which is made last, and as many inputs as asked, all of which its first line reads. What
+    goes on behind a block that has joined something is another block.
     """
     inside: dict[Value, tuple[int, int]] = {}
     outside: dict[Value, int] = {}
     ops: set[Op] = set()
-    reads = []
+    cuts: list[int] = []
+    reads: list[tuple[tuple[int, int], ...]] = []
     joins = parts = False
     for i, line in enumerate(items):
         if tokens[i] is None or seen[tokens[i]] < 2:
@@ -183,15 +192,21 @@ def _shapes(
                 for value in line.reads
             )
         )
-        if len(outside) > 2:
+        if len(outside) > inputs or (i == 0 and len(outside) != inputs):
             return
         inside |= {value: (i, j) for j, value in enumerate(line.makes)}
         ops |= set(line.ops)
         joins |= len(set(line.reads)) > 1
         parts |= any(map(_is_depthwise, line.ops))
         leaving = [value for value in inside if value in kept or any(user not in ops for user in value.users)]
-        if i and (joins or parts) and leaving == line.makes and len(leaving) == 1:
+        if leaving != line.makes or len(leaving) != 1 or not (joins or parts):
+            continue
+        if any(all(last >= cut for row in reads[cut + 1 :] for last, _ in row) for cut in cuts):
+            continue  # two blocks, one after the other
+        if i:
             yield tuple(tokens[: i + 1]), joins, tuple(reads)
+        if joins:
+            cuts.append(i)
 
 
 def _is_depthwise(op: Op) -> bool:
@@ -243,8 +258,9 @@ def _cleaned(wanted: list[str], types: list[str], counted: list[bool]) -> list[s
             prefix = head
             break
     shorter = [name[len(prefix) :] for name in wanted]
-    common = set.intersection(*({word for word in name.split("_") if word} for name in shorter))
-    brief = ["_".join(word for word in name.split("_") if word not in common) for name in shorter]
+    words = [[word for word in re.split(r"[_/.\-]+", name) if word] for name in shorter]
+    common = set.intersection(*map(set, words))
+    brief = ["_".join(word for word in each if word not in common) for each in words]
     if all(brief) and len(set(brief)) == len(set(shorter)):
         shorter = brief
     names = Names()
@@ -272,7 +288,7 @@ def _parameters(
                 ].append((i, j))
     names = Names()
     parameters: dict[str, list[object]] = {}
-    of_slot = {}
+    of_slot: dict[tuple[int, int], str] = {}
     last = _last_weighted(first)
     outs = [places for (_, kind), places in groups.items() if not kind]
     for (vector, _), places in groups.items():
@@ -313,7 +329,7 @@ def _what_it_is(instance: Instance) -> tuple[str, str]:
     """A line that says what the block is, and a name for its class, both told by how it is made."""
     ops, inputs = instance.ops, instance.inputs
     kinds = [op.module.kind if op.module else op.types[0] for op in ops]
-    kernels = [
+    kernels: list[Any] = [
         next(slot.value for slot in op.module.slots if slot.role == "kernel")
         for op in ops
         if op.module and "Conv" in op.module.kind
@@ -322,7 +338,7 @@ def _what_it_is(instance: Instance) -> tuple[str, str]:
     depthwise = any(map(_is_depthwise, ops))
     squeezes = "Sigmoid" in kinds and any("keepdim" in op.text for op in ops)
     se = "SE" if squeezes else ""
-    if tail.types[0] == "Eltwise" and "+" in tail.text:
+    if tail.types[0] in ("Eltwise", "Axpy") and "+" in tail.text:
         if depthwise:
             return (
                 "An inverted residual: a depthwise convolution between two 1x1, plus the input.",

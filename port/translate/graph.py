@@ -80,7 +80,7 @@ class _Builder:
             return
         if layer.type not in TRANSLATIONS:
             raise InputError(f"{layer.type} has no counterpart in PyTorch: it cannot be translated")
-        each = layer.type in ("Convolution", "Deconvolution")
+        each = layer.type in ("Convolution", "Deconvolution", "DepthwiseConvolution")
         if each and len(reads) > 1:
             for value, top in zip(reads, layer.tops, strict=True):
                 self._append(layer, [value], [top])

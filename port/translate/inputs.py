@@ -30,8 +30,8 @@ def fed(net: NetParameter, phase: int, shapes: dict[str, Shape]) -> NetParameter
     changed.CopyFrom(net)
     unused = set(shapes)
     for layer in changed.layer:
-        python = layer.type == "Python" and not layer.bottom
-        if (layer.type in _DATA or python) and layer_included(layer, NetState(phase=phase)):
+        reads = not layer.bottom and layer.top and layer.type not in ("Input", "Parameter", "DummyData")
+        if reads and layer_included(layer, NetState(phase=phase)):
             blobs = [BlobShape(dim=shapes.get(top) or _told(layer, i)) for i, top in enumerate(layer.top)]
             unused -= set(layer.top)
             layer.type = "Input"

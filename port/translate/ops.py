@@ -8,12 +8,15 @@ import numpy as np
 
 from port.layers.losses import ignored_label
 from prototxt.caffe_pb2 import (
+    BiasParameter,
+    BNParameter,
     EltwiseParameter,
     HingeLossParameter,
     LossParameter,
     LRNParameter,
     PoolingParameter,
     ReductionParameter,
+    ScaleParameter,
 )
 from prototxt.errors import InputError
 from prototxt.layers.activations import log_of_base
@@ -21,7 +24,7 @@ from prototxt.layers.combining import joining_axis, slice_sizes
 from prototxt.layers.declare import Shape, legacy_shape
 from prototxt.layers.inputs import dummy_fillers
 from prototxt.layers.interp import interp_sizes
-from prototxt.layers.reshaping import crop_starts
+from prototxt.layers.reshaping import crop_starts, permuted_axes
 from prototxt.layers.windows import canonical_axis, convolution_window, pooling_window
 from prototxt.plan import LayerPlan, ParamPlan
 from runtime.python_layer import literal_params
@@ -177,7 +180,7 @@ def _each(role: str, values: tuple[int, ...], keyword: str = "", default: int | 
     return Slot(role, values[0] if len(set(values)) == 1 else values, keyword, default)
 
 
-@translates("Convolution", "Deconvolution")
+@translates("Convolution", "Deconvolution", "DepthwiseConvolution")
 def _convolution(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, shape = layer.param.convolution_param, shapes[0]
     axis = canonical_axis(param.axis, len(shape))
@@ -280,7 +283,7 @@ def scale_of_batch_norm(layer: LayerPlan) -> bool:
     return layer.type == "Scale" and len(layer.bottoms) == 1 and param.bias_term and _per_channel(param)
 
 
-def _per_channel(param: object) -> bool:
+def _per_channel(param: ScaleParameter | BiasParameter) -> bool:
     return param.axis == 1 and param.num_axes == 1
 
 
@@ -424,16 +427,21 @@ def _log(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 @translates("Pooling")
 def _pooling(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, (shape,) = layer.param.pooling_param, shapes
-    if len(layer.tops) > 1:
-        raise InputError("Pooling with a second top, of places, has no counterpart in PyTorch")
+    places = len(layer.tops) > 1
     largest = param.pool == PoolingParameter.MAX
     if param.global_pooling:
+        if places:
+            raise InputError("global Pooling with a second top, of places, has no counterpart in PyTorch")
         text = "F.adaptive_max_pool2d({0}, 1)" if largest else "torch.mean({0}, (2, 3), keepdim=True)"
         return Expression(text)
     window = pooling_window(param, *shape[2:])
     floor = param.round_mode == PoolingParameter.FLOOR
     sides = list(zip(window.pad, window.kernel, window.stride, strict=True))
+    if places and any(window.pad):
+        raise InputError("Pooling with padding and a second top, of places, has no counterpart in PyTorch")
     if any(2 * p > k or (s > k and not floor) for p, k, s in sides):
+        if places:
+            raise InputError("Pooling with such strides and a second top has no counterpart in PyTorch")
         if floor:
             raise InputError("Pooling that rounds down, with this padding, has no counterpart in PyTorch")
         rule = "max_pool" if largest else "average_pool"
@@ -445,11 +453,70 @@ def _pooling(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
         settings.append(_short(window.pad))
     if not floor:
         settings.append("ceil_mode=True")
+    if places:
+        settings.append("return_indices=True")
     return Expression(f"F.{'max' if largest else 'avg'}_pool2d({{0}}, {', '.join(settings)})")
 
 
 def _short(values: tuple[int, ...]) -> str:
     return str(values[0]) if len(set(values)) == 1 else str(values)
+
+
+@translates("Upsample")
+def _upsample(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    scale = layer.param.upsample_param.scale or 1
+    if len(shapes) == 1:
+        return Expression(f'F.interpolate({{0}}, scale_factor={scale}, mode="nearest")')
+    return Expression(f"max_unpool({{0}}, {{1}}, {tuple(layer.declared.tops[0][2:])})", rule="max_unpool")
+
+
+@translates("Permute")
+def _permute(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    axes = permuted_axes(layer.param, len(shapes[0]))
+    return Expression(f"torch.permute({{0}}, {tuple(axes)})")
+
+
+@translates("Axpy")
+def _axpy(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    factor, x, _ = shapes
+    behind = len(x) - len(factor)
+    around = f"[..., {', '.join(['None'] * behind)}]" if behind else ""
+    return Expression(f"{{0}}{around} * {{1}} + {{2}}", infix=True)
+
+
+@translates("ReLU6")
+def _relu6(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    return _activation("F.relu6({0})")
+
+
+@translates("BN")
+def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    """PSPNet's: scale, shift, mean and variance; SegNet's for inference: scale and shift."""
+    param, (shape,) = layer.param.bn_param, shapes
+    if len(shape) != 4 or len(layer.tops) > 1 or layer.param.phase == 0:
+        raise InputError("BN of this kind has no counterpart in PyTorch")
+    state = {name: _flat(i) for i, name in enumerate(("weight", "bias"))}
+    frozen = tuple(
+        name for name, p in zip(("weight", "bias"), layer.params, strict=False) if not p.needs_gradient
+    )
+    if len(layer.params) == 2:
+        if param.bn_mode != BNParameter.INFERENCE:
+            raise InputError("BN by the batch's own statistics has no counterpart in PyTorch")
+        module = Module("Scale", (Slot("inputs", shape[1]),), (layer,), state, frozen)
+        return Expression("{m}({0})", module, "Scale", follows=True)
+    state |= {name: _flat(i) for i, name in enumerate(("running_mean", "running_var"), 2)}
+    slots = [Slot("inputs", shape[1])]
+    if abs(param.eps - 1e-5) > 1e-12:
+        slots.append(Slot("eps", Text(number(param.eps)), "eps"))
+    if param.frozen:
+        frozen = ("weight", "bias")
+    return Expression(
+        "{m}({0})", Module("nn.BatchNorm2d", tuple(slots), (layer,), state, frozen), follows=True
+    )
+
+
+def _flat(index: int) -> Callable[[Sequence[Blobs]], np.ndarray]:
+    return lambda blobs: blobs[0][index].ravel()
 
 
 @translates("LRN")

@@ -30,7 +30,8 @@ def average_pool(
     extra = (0, max(far[1] - pad[1], 0), 0, max(far[0] - pad[0], 0))
     counted = F.pad(F.pad(torch.ones_like(x[:1, :1]), near, value=1), extra)
     counts = F.avg_pool2d(counted, kernel, stride, divisor_override=1)
-    sums = F.avg_pool2d(F.pad(F.pad(x, near), extra), kernel, stride, divisor_override=1)
+    x = F.pad(F.pad(x, near), extra)
+    sums = F.avg_pool2d(x, kernel, stride, divisor_override=1)
     return (sums / counts)[:, :, : sizes[0], : sizes[1]]
 
 
@@ -49,6 +50,12 @@ def caffe_sizes(
         sizes.append(out)
         far.append(max(0, (out - 1) * s + k - p - size))
     return sizes, far
+
+
+def max_unpool(x: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
+    """Zeros but for `x`, each value at the place that its pooling took it from."""
+    top = x.new_zeros(*x.shape[:2], size[0] * size[1])
+    return top.scatter(2, places.flatten(2), x.flatten(2)).unflatten(2, size)
 
 
 def lrn_within_channel(x: Tensor, size: int, alpha: float, beta: float) -> Tensor:

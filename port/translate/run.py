@@ -161,7 +161,9 @@ def _header(
     if "classes" in known:
         constants["CLASSES"] = tuple(known["classes"])
     if len(net.plan.loss_weights) > 1 or any(weight != 1 for weight in net.plan.loss_weights.values()):
-        constants["LOSS_WEIGHTS"] = {net.plan.blobs[i]: w for i, w in net.plan.loss_weights.items()}
+        constants["LOSS_WEIGHTS"] = {
+            net.plan.blobs[i]: float(f"{weight:.7g}") for i, weight in net.plan.loss_weights.items()
+        }
     return Header(title, class_name, summary, constants)
 
 

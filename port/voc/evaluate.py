@@ -284,21 +284,23 @@ def _label_chart(numbers: Numbers) -> Figure:
     axis.bar(range(KINDS), [100 * (c["iou"] or 0) for c in own], width=0.55, color="tab:blue", label="IoU")
     axis.axhline(100 * (numbers["miou"] or 0), color="black", lw=1, ls="--", label="mean IoU")
     axis.set_xticks(range(KINDS), NAMES, rotation=60, ha="right")
-    axis.set(ylabel="%", ylim=(0, 100), title=f"{numbers['images']} images")
-    axis.legend(loc="lower right", ncols=3)
+    axis.set(ylabel="%", ylim=(0, 100))
+    axis.set_title(f"{numbers['images']} images", loc="left", fontsize=10)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False)
     return figure
 
 
 def _attention_chart(numbers: Numbers) -> Figure:
     """Precision against recall, a line for each class; and where attention falls."""
-    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    figure = Figure(figsize=(13, 5.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, own in numbers["classes"].items():
         colour = COLOURS[CLASSES.index(name) + 1]
-        left.plot(own["curve"]["recall"], own["curve"]["precision"], color=colour, lw=1)
+        left.plot(own["curve"]["recall"], own["curve"]["precision"], color=colour, lw=1, label=name)
         left.plot(own["recall"], own["precision"], "o", color=colour, ms=4)
-    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
-    left.set_title("thresholds 1 … 255; dots: best IoU")
+    left.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    left.set_title("thresholds 1 … 255; dots: best IoU", fontsize=10)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=5, fontsize=7, frameon=False)
     start = np.zeros(len(numbers["classes"]))
     colours = {"on_class": "tab:blue", "on_others": "tab:orange", "on_background": "0.8"}
     for what, colour in colours.items():
@@ -307,5 +309,5 @@ def _attention_chart(numbers: Numbers) -> Figure:
         start += shares
     right.invert_yaxis()
     right.set(xlabel="% of attention", xlim=(0, 100))
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=3)
+    right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return figure

@@ -7,21 +7,23 @@ from pathlib import Path
 
 import matplotlib
 import typer
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
 from port.report import pages
-from port.voc.crf import load_crf
 from port.voc.evaluate import Numbers, evaluate_labels, percent
 from port.voc.gallery import gather_gallery, write_gallery
-from port.voc.lists import Entry, read_entries, read_names
+from port.voc.lists import Entry, read_entries
+from port.voc.needs import Needs
+from port.voc.pipeline_check import check_pipeline, report
 from port.voc.segment import Segmenting, segment_dataset
 from port.voc.settings import (
     MULTI_SCALE,
     CrfSettings,
     Folders,
-    Nets,
+    Fusion,
     PipelineSettings,
     Views,
     first_folder,
@@ -44,14 +46,14 @@ SEENET, CAM, MASKS = "SeeNet's labels", "plain CAM's labels", "exact masks"
 
 
 def run_pipeline(out: Path, asked: PipelineSettings) -> None:
-    """Train, judge and show each source of labels; print the table and write `pipeline.html` and `.json`.
+    """Check what is needed; train, judge and show each source of labels.
+
+    Prints what was found and the results; writes `pipeline.html` and `.json`.
 
     Raises:
-        InputError: a missing package, list or folder, or whatever a stage raises.
+        InputError: the first of what is missing or does not fit, or whatever a stage raises.
     """
     nets, voc = asked.nets, asked.voc
-    if asked.crf:
-        load_crf()
     _no_spaces(out, voc or out)
     if voc is None:
         voc = out / "shapes"
@@ -59,17 +61,37 @@ def run_pipeline(out: Path, asked: PipelineSettings) -> None:
     else:
         key = str(voc.resolve())
     images = _dataset(voc, asked.train_list, asked.saliency)
-    val = asked.val_list or voc / "ImageSets" / "Segmentation" / "val.txt"
-    if not val.is_file() or not images.truth:
-        raise InputError(f"{voc}: judging needs {val} and label images in SegmentationClass: name --val-list")
-    unknown, names = _without_truth(images, read_names(val)[0])
-    if unknown:
-        raise InputError(
-            f"{images.truth}: {len(unknown)} of {len(names)} images of {val} have no label image to be judged by, "
-            f"{unknown[0]} first: name others with --val-list"
+    segmenter, deploy = nets.segmentation[asked.backbone]
+    seenet = nets.shared if asked.share_background else nets.seenet
+    needs = Needs(
+        images=images,
+        val=asked.val_list or voc / "ImageSets" / "Segmentation" / "val.txt",
+        out=out,
+        classifiers={SEENET: seenet} | ({CAM: nets.cam} if asked.compare else {}),
+        weights=nets.weights,
+        segmentation=segmenter,
+        segmentation_weights=nets.segmentation_weights,
+        deploy=deploy,
+        views=Views(MULTI_SCALE, True, nets.tile) if asked.multi_scale else Views(tile=nets.tile),
+        crf=CrfSettings() if asked.crf else None,
+        exact=asked.compare,
+        test_size=nets.test_size,
+        classifier_iterations=asked.classifier_iterations,
+        segmentation_iterations=asked.segmentation_iterations,
+        workers=asked.workers,
+        device=asked.device,
+    )
+    report(*check_pipeline(needs, measure=asked.check or not (out / "seenet").exists()), plain_console())
+    if images.saliency is None:
+        typer.echo(
+            f"warning: {voc}: no saliency maps, which the paper's rule needs (seenet saliency; docs/voc.md): "
+            f"background is where attention is below {Fusion.background} of its maximum instead",
+            err=True,
         )
+    if asked.check:
+        return
     recipe = Recipe(
-        nets.seenet,
+        seenet,
         nets.weights,
         nets.test_size,
         seed=asked.seed,
@@ -77,10 +99,12 @@ def run_pipeline(out: Path, asked: PipelineSettings) -> None:
         device=asked.device,
     )
     how = Segmentation(
-        nets,
-        val,
-        Views(MULTI_SCALE, True, nets.tile) if asked.multi_scale else Views(tile=nets.tile),
-        CrfSettings() if asked.crf else None,
+        segmenter,
+        deploy,
+        nets.segmentation_weights,
+        needs.val,
+        needs.views,
+        needs.crf,
         asked.seed,
         asked.segmentation_iterations,
         asked.workers,
@@ -135,9 +159,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """How segmentation nets are trained, and judged on the images of `val`."""
+    """How segmentation nets are trained, from which weights, run by which net, and judged on the images of `val`."""
 
-    nets: Nets
+    solver: Path
+    deploy: Path
+    weights: Path
     val: Path
     views: Views
     crf: CrfSettings | None
@@ -161,8 +187,8 @@ def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcom
     settings = {
         "labels": source.key,
         "list": file_key(images.attend),
-        "solver": solver_key(how.nets.segmentation),
-        "weights": file_key(how.nets.weights),
+        "solver": solver_key(how.solver),
+        "weights": file_key(how.weights),
         "seed": how.seed,
         "iterations": how.iterations,
     }
@@ -170,8 +196,8 @@ def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcom
     def train() -> None:
         train_in(
             trained,
-            how.nets.segmentation,
-            how.nets.weights,
+            how.solver,
+            how.weights,
             {"source": str(list_.resolve())},
             how.seed,
             how.iterations,
@@ -179,7 +205,7 @@ def train_and_judge(source: Source, images: Images, how: Segmentation) -> Outcom
         )
 
     key = run_stage(f"{source.name}: segmentation net", trained, settings, train)
-    by = Segmenting(how.nets.deploy, last_weights(trained), how.views, how.crf)
+    by = Segmenting(how.deploy, last_weights(trained), how.views, how.crf)
 
     def segment() -> None:
         none_failed(segment_dataset(images.voc, how.val, segmented, by, how.workers, how.device).failed)
@@ -231,17 +257,22 @@ def outcome_rows(outcomes: Sequence[Outcome]) -> tuple[tuple[str, ...], list[tup
 
 
 def curves(outcomes: Sequence[Outcome]) -> Figure:
-    """The trainings' smoothed losses."""
+    """The trainings' smoothed losses; the axis fits what comes after the first twentieth."""
     kinds = ("classifier", "segmentation net")
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    shown: dict[str, Artist] = {}
     for axis, kind in zip(figure.subplots(1, 2), kinds, strict=True):
-        for outcome in outcomes:
+        highest = 0.0
+        for number, outcome in enumerate(outcomes):
             if kind in outcome.losses:
                 points = outcome.losses[kind]
                 marker = "." if len(points) == 1 else ""
-                axis.plot(*zip(*points, strict=True), label=outcome.source.name, lw=1.2, marker=marker)
-        axis.set(title=kind, xlabel="iteration", ylabel="loss", ylim=(0, None))
-        axis.legend()
+                (line,) = axis.plot(*zip(*points, strict=True), color=f"C{number}", lw=1.2, marker=marker)
+                shown.setdefault(outcome.source.name, line)
+                highest = max(highest, *(loss for _, loss in points[len(points) // 20 :]))
+        axis.set(title=kind, xlabel="iteration", ylabel="loss", ylim=(0, 1.05 * highest or 1))
+        axis.grid(color="0.92")
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -263,13 +294,9 @@ def _weak_source(name: str, out: Path, images: Images, recipe: Recipe, key: str,
 
 
 def _dataset(voc: Path, train: Path | None, saliency: Path | None) -> Images:
-    train = train or voc / "train_cls.txt"
-    if not train.is_file():
-        raise InputError(
-            f"{train}: there is no such list: make it with seenet voc-labels, or name one with --train-list"
-        )
     if saliency and not saliency.is_dir():
         raise InputError(f"--saliency {saliency}: there is no such folder")
+    train = train or voc / "train_cls.txt"
     saliency = saliency or (voc / "Saliency" if (voc / "Saliency").is_dir() else None)
     return Images(voc, train, train, saliency, first_folder(voc))
 

@@ -63,6 +63,8 @@ def fuse(
             score = 2 * saliency * most / np.maximum(saliency + most, 1e-12)
         elif rule.fusion == "max":
             score = np.maximum(saliency, most)
+        elif rule.fusion == "saliency":
+            score = saliency
         else:
             score = (saliency + most) / 2
     fused = np.where(score > background, np.array(labels, np.uint8)[first] + 1, 0).astype(np.uint8)

@@ -39,7 +39,34 @@ def check_source(source: str) -> None:
         raise InputError(f'--from "{source}": must be xml or masks')
 
 
-FUSIONS = ("harmonic", "max", "mean")
+@dataclass(frozen=True)
+class Kind:
+    """What the images of a generated dataset look like.
+
+    Attributes:
+        counts: the probabilities of 1, 2, … objects in an image.
+        large: the share of large objects; their half length is `large_radius` (from, to), that of the others
+            `small_radius`, in shorter sides of the image.
+        touching: the share of further objects that are put beside another one.
+        textured: whether a body has its class's texture, and not its hue alone.
+    """
+
+    counts: tuple[float, ...]
+    large: float
+    large_radius: tuple[float, float]
+    small_radius: tuple[float, float]
+    touching: float
+    textured: bool
+
+
+KINDS = {
+    "shapes": Kind((0.4, 0.33, 0.17, 0.1), 0.15, (0.38, 0.5), (0.17, 0.28), 0.35, False),
+    "objects": Kind((0.7, 0.3), 1.0, (0.34, 0.54), (0.0, 0.0), 0.35, True),
+}
+"""`shapes`: small objects, plain but for their emblems. `objects`: VOC's geometry, one or two objects that fill a third
+of the image; attention to the emblem alone covers little of one, and its body can tell the class, too."""
+
+FUSIONS = ("harmonic", "max", "mean", "saliency")
 
 
 @dataclass(frozen=True)
@@ -49,7 +76,7 @@ class Fusion:
     Attributes:
         fusion: the score of class c from saliency D and attention A_c, both in 0 … 1: "harmonic" is the
             paper's, 2·D·A_c / (D + A_c), which asks for both; "max" is satisfied with either, and "mean"
-            lies between.
+            lies between. "saliency" is D: saliency alone says what is background, attention only which class.
         ambiguous: where two classes' attentions both reach this, the pixel is ignored; 0: never. The
             authors say to leave such pixels out and give the pair 0.7 and 0.8 as an example, hence 0.7. It
             can touch only images of several classes, and there only pixels whose label is a toss-up.
@@ -172,17 +199,19 @@ class Nets:
     """What is trained.
 
     Attributes:
-        seenet, cam: the classifiers' solvers, with erasing and without.
-        segmentation: the segmentation net's; deploy: the net as it is run.
-        weights: what all start from, by layer name; none: it must be given.
+        seenet, shared, cam: the classifiers' solvers: with erasing; the same, S_C with S_B's weights; without.
+        segmentation: by backbone, the segmentation net's solver and the net as it is run.
+        weights: what the classifiers start from, by layer name; segmentation_weights: what the segmentation nets do,
+            by backbone. None: it must be given.
         test_size: of the attention; tile: of the segmentation.
     """
 
     seenet: Path
+    shared: Path
     cam: Path
-    segmentation: Path
-    deploy: Path
+    segmentation: dict[str, tuple[Path, Path]]
     weights: Path | None
+    segmentation_weights: Path | None
     test_size: int
     tile: int
 
@@ -190,18 +219,34 @@ class Nets:
 SETS = {
     "published": Nets(
         NETS / "seenet" / "solver.prototxt",
+        NETS / "seenet" / "solver_shared.prototxt",
         NETS / "seenet" / "solver_cam.prototxt",
-        NETS / "deeplab_largefov" / "solver.prototxt",
-        NETS / "deeplab_largefov" / "deploy.prototxt",
+        {
+            "vgg16": (
+                NETS / "deeplab_largefov" / "solver.prototxt",
+                NETS / "deeplab_largefov" / "deploy.prototxt",
+            ),
+            "resnet101": (
+                NETS / "deeplab_largefov_resnet101" / "solver.prototxt",
+                NETS / "deeplab_largefov_resnet101" / "deploy.prototxt",
+            ),
+        },
+        None,
         None,
         256,
         513,
     ),
     "shapes": Nets(
         NETS / "shapes" / "solver.prototxt",
+        NETS / "shapes" / "solver_shared.prototxt",
         NETS / "shapes" / "solver_cam.prototxt",
-        NETS / "shapes" / "deeplab_solver.prototxt",
-        NETS / "shapes" / "deeplab_deploy.prototxt",
+        {
+            "vgg16": (
+                NETS / "shapes" / "deeplab_solver.prototxt",
+                NETS / "shapes" / "deeplab_deploy.prototxt",
+            )
+        },
+        TRUNK,
         TRUNK,
         TEST_SIZE,
         0,
@@ -214,7 +259,8 @@ class PipelineSettings:
     """What `seenet pipeline` is asked for.
 
     Attributes:
-        nets: what is trained.
+        nets: what is trained; backbone: of the segmentation nets, by its name in `nets.segmentation`.
+        share_background: S_C is S_B's own classifier.
         voc: a dataset in VOC's layout; None: `number` images of `shapes`, made in the folder.
         train_list, val_list, saliency: None: the dataset's own.
         compare: train on plain CAM's labels and on exact masks too.
@@ -223,9 +269,12 @@ class PipelineSettings:
         seed, classifier_iterations, segmentation_iterations: None: the solvers'.
         workers: processes that fuse, refine and judge.
         device: "cpu" or "cuda".
+        check: only look whether all is there, and estimate what it takes.
     """
 
     nets: Nets
+    backbone: str
+    share_background: bool
     voc: Path | None
     train_list: Path | None
     val_list: Path | None
@@ -239,6 +288,7 @@ class PipelineSettings:
     segmentation_iterations: int | None
     workers: int
     device: str
+    check: bool
 
 
 def named_folders(option: str, texts: Sequence[str]) -> dict[str, Path]:
@@ -258,17 +308,19 @@ def named_folders(option: str, texts: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def chosen_nets(name: str, weights: Path | None) -> Nets:
+def chosen_nets(name: str, weights: Path | None, segmentation_weights: Path | None, backbone: str) -> Nets:
     """One of `SETS`, with other weights where they are given.
 
     Raises:
-        InputError: no such set, or one that needs weights.
+        InputError: no such set; a backbone that it has not.
     """
     if name not in SETS:
-        raise InputError(f'--nets "{name}": one of {", ".join(SETS)} is due')
-    nets = replace(SETS[name], weights=weights) if weights else SETS[name]
-    if nets.weights is None:
-        raise InputError(
-            f"--nets {name}: --weights is due: VGG-16's caffemodel, which weights/README.md says where to get"
-        )
-    return nets
+        raise InputError(f'--nets "{name}": must be one of {", ".join(SETS)}')
+    nets = SETS[name]
+    if backbone not in nets.segmentation:
+        raise InputError(f'--backbone "{backbone}": --nets {name} has {", ".join(nets.segmentation)}')
+    return replace(
+        nets,
+        weights=weights or nets.weights,
+        segmentation_weights=segmentation_weights or nets.segmentation_weights,
+    )

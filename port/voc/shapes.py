@@ -16,7 +16,8 @@ from port.voc.classes import voc_name
 from port.voc.each import for_each
 from port.voc.label_images import write_label_image
 from port.voc.lists import list_line
-from port.voc.shapes_drawing import LARGE, Picture, draw_picture
+from port.voc.settings import KINDS
+from port.voc.shapes_drawing import Picture, draw_picture
 from prototxt.errors import InputError
 from weights.files import atomic_path
 from weights.progress import plain_console
@@ -36,6 +37,7 @@ def make_shapes(
     saliency_iou: float = 0.85,
     workers: int = 1,
     crops: bool = False,
+    kind: str = "shapes",
 ) -> tuple[dict[str, Any], list[InputError]]:
     """Write `number` images and everything about them; with the same library versions, the same bytes.
 
@@ -47,14 +49,14 @@ def make_shapes(
     Returns:
         What `shapes.json` holds, and what could not be written (then the lists lack it).
     """
-    work = partial(_make_one, out, seed, size, saliency_iou, crops)
+    work = partial(_make_one, out, seed, size, saliency_iou, crops, kind)
     made, failed = [], []
     for index, result in for_each(work, range(number), workers, "drawing"):
         if isinstance(result, InputError):
             failed.append(result)
         else:
             made.append((index, result))
-    facts = _facts([result for _, result in made], number, seed, size, saliency_iou)
+    facts = _facts([result for _, result in made], number, seed, size, saliency_iou, kind)
     if made:
         _write_lists(out, [(index, result["labels"]) for index, result in made])
         if crops:
@@ -72,10 +74,10 @@ def print_facts(facts: Mapping[str, Any], title: str) -> None:
 
 
 def _make_one(
-    out: Path, seed: int, size: int, saliency_iou: float, crops: bool, index: int
+    out: Path, seed: int, size: int, saliency_iou: float, crops: bool, kind: str, index: int
 ) -> dict[str, Any]:
     name = _name(index)
-    picture = draw_picture(seed, index, size, saliency_iou)
+    picture = draw_picture(seed, index, size, saliency_iou, KINDS[kind])
     _write_jpeg(out / "JPEGImages" / f"{name}.jpg", picture.image)
     write_label_image(out / "SegmentationClass" / f"{name}.png", picture.labels)
     write_label_image(out / "Parts" / f"{name}.png", picture.parts)
@@ -158,19 +160,20 @@ def _write_lists(out: Path, made: list[tuple[int, tuple[int, ...]]]) -> None:
 
 
 def _facts(
-    made: list[dict[str, Any]], number: int, seed: int, size: int, saliency_iou: float
+    made: list[dict[str, Any]], number: int, seed: int, size: int, saliency_iou: float, kind: str
 ) -> dict[str, Any]:
     def mean(what: str) -> float:
         return float(np.mean([result[what] for result in made])) if made else float("nan")
 
     return {
+        "kind": kind,
         "images": number,
         "seed": seed,
         "size": size,
         "objects_per_image": mean("objects"),
         "images_with_touching_objects": mean("touching"),
         "images_with_a_large_object": mean("large"),
-        "large_objects_drawn": LARGE,
+        "large_objects_drawn": KINDS[kind].large,
         "foreground": mean("foreground"),
         "emblem_of_object": mean("part"),
         "saliency_iou_asked": saliency_iou,

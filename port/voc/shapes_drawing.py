@@ -7,14 +7,14 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from port.voc.classes import CLASSES
+from port.voc.settings import KINDS, Kind
 
 Grid = tuple[np.ndarray, np.ndarray]
 
 SCENES = 5
 OF_SCENE = len(CLASSES) // SCENES
-LARGE = 0.15
-TOUCHING = 0.35
 SAME_SCENE = 0.7
+
 
 EMBLEM_COLOURS = (
     ((255, 255, 255), (200, 0, 0)),
@@ -61,12 +61,15 @@ class Picture:
     saliency_iou: float
 
 
-def draw_picture(seed: int, index: int, size: int, saliency_iou: float) -> Picture:
+def draw_picture(
+    seed: int, index: int, size: int, saliency_iou: float, kind: Kind = KINDS["shapes"]
+) -> Picture:
     """Picture `index` of the dataset `seed`: depends on nothing else, so that a larger dataset begins alike.
 
     A class is known by its emblem at once: a pattern (of four) in two colours (of five pairs), a tenth of the
     object. Its body says the same less plainly: a silhouette (of five) in a hue (of four, far from exact), in
-    the colours of the clutter around it. Each class has a scene where it is mostly met, with three others.
+    the colours of the clutter around it; where `kind` is textured, in two shades of that hue. Each class has a
+    scene where it is mostly met, with three others.
     """
     random = np.random.default_rng([seed, index])
     short = round(size * random.uniform(0.7, 1.0))
@@ -75,9 +78,9 @@ def draw_picture(seed: int, index: int, size: int, saliency_iou: float) -> Pictu
     scene = first // OF_SCENE if random.random() < SAME_SCENE else int(random.integers(SCENES))
     canvas = _background(random, shape, scene)
     _clutter(random, canvas)
-    objects, owner, on_part = _place_objects(random, shape, first, scene)
+    objects, owner, on_part = _place_objects(random, shape, first, scene, kind)
     for i, placed in enumerate(objects):
-        _paint(random, canvas, placed, owner == i, on_part)
+        _paint(random, canvas, placed, owner == i, on_part, kind.textured)
     canvas += random.normal(0, 4, canvas.shape)
     classes = np.array([0] + [placed.label + 1 for placed in objects], np.uint8)
     labels = classes[owner + 1]
@@ -126,21 +129,21 @@ def _clutter(random: np.random.Generator, canvas: np.ndarray) -> None:
 
 
 def _place_objects(
-    random: np.random.Generator, shape: tuple[int, int], first: int, scene: int
+    random: np.random.Generator, shape: tuple[int, int], first: int, scene: int, kind: Kind
 ) -> tuple[list[Placed], np.ndarray, np.ndarray]:
     """Objects, which of them each pixel shows (-1: none), and where an emblem is seen.
 
     A place is drawn anew until it and what it covers stay recognisable: at least half of each object and
     two thirds of each emblem are to be seen.
     """
-    wanted = random.choice([1, 2, 3, 4], p=[0.4, 0.33, 0.17, 0.1])
+    wanted = random.choice(range(1, 1 + len(kind.counts)), p=kind.counts)
     objects: list[Placed] = []
     owner, on_part = np.full(shape, -1), np.zeros(shape, bool)
     nominal: list[tuple[int, int]] = []
     for _ in range(60):
         if len(objects) == wanted:
             break
-        placed = _draw_place(random, shape, objects, first, scene)
+        placed = _draw_place(random, shape, objects, first, scene, kind)
         body, part = object_masks(shape, placed)
         new_owner, new_part = owner.copy(), on_part & ~body
         new_owner[body] = len(objects)
@@ -158,12 +161,18 @@ def _place_objects(
 
 
 def _draw_place(
-    random: np.random.Generator, shape: tuple[int, int], objects: list[Placed], first: int, scene: int
+    random: np.random.Generator,
+    shape: tuple[int, int],
+    objects: list[Placed],
+    first: int,
+    scene: int,
+    kind: Kind,
 ) -> Placed:
-    short = min(shape)
-    radius = short * (random.uniform(0.38, 0.5) if random.random() < LARGE else random.uniform(0.17, 0.28))
+    radius = min(shape) * random.uniform(
+        *(kind.large_radius if random.random() < kind.large else kind.small_radius)
+    )
     angle = random.uniform(0, 2 * np.pi)
-    touching = bool(objects) and random.random() < TOUCHING
+    touching = bool(objects) and random.random() < kind.touching
     if touching:
         beside = objects[random.integers(len(objects))]
         towards = random.uniform(0, 2 * np.pi)
@@ -193,13 +202,20 @@ def object_masks(shape: tuple[int, int], placed: Placed) -> tuple[np.ndarray, np
 
 
 def _paint(
-    random: np.random.Generator, canvas: np.ndarray, placed: Placed, mask: np.ndarray, on_part: np.ndarray
+    random: np.random.Generator,
+    canvas: np.ndarray,
+    placed: Placed,
+    mask: np.ndarray,
+    on_part: np.ndarray,
+    textured: bool,
 ) -> None:
     u, v = _frame(*_grid(mask.shape), placed.y, placed.x, placed.radius, placed.angle)
     kind = placed.label // 5
     hue = kind / 4 + random.normal(0, 0.05)
     body = _rgb(hue % 1, random.uniform(0.35, 0.6), random.uniform(0.5, 0.8))
     shade = 1 + 0.12 * np.sin(2 * u + random.uniform(0, 6)) + 0.05 * v
+    if textured:
+        shade = shade * np.where(_texture(random, u, v, placed.label) > 0, 1.25, 0.7)
     canvas[mask] = (body * shade[:, :, None])[mask]
     p, q = (u - EMBLEM_AT[placed.label % 5]) / EMBLEM_RADIUS, v / EMBLEM_RADIUS
     pattern = (
@@ -211,6 +227,18 @@ def _paint(
     one, other = (np.array(colour, float) for colour in EMBLEM_COLOURS[placed.label % 5])
     emblem = mask & on_part
     canvas[emblem] = np.where(pattern[:, :, None], one, other)[emblem]
+
+
+def _texture(random: np.random.Generator, u: np.ndarray, v: np.ndarray, label: int) -> np.ndarray:
+    """Stripes across or along, checks, dots or slanted stripes, by class: the sign says which of two shades."""
+    pitch, phase = random.uniform(13, 18), random.uniform(0, 6)
+    return (
+        lambda: np.sin(pitch * u + phase),
+        lambda: np.sin(pitch * v + phase),
+        lambda: np.sin(pitch * u + phase) * np.sin(pitch * v),
+        lambda: np.sin(pitch * u + phase) + np.sin(pitch * v) - 0.7,
+        lambda: np.sin(0.7 * pitch * (u + v) + phase),
+    )[label % 5]()
 
 
 def _in_emblem(u: np.ndarray, v: np.ndarray, label: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.files import read_text, sha256_of
 from weights.files import atomic_path, only_writer
-from weights.progress import progress_bar
+from weights.progress import ProgressLines, progress_bar
 
 STAGE = "stage.json"
 TRAIN = Path(port.__file__).parent / "train_caffe_equiv.py"
@@ -107,7 +107,8 @@ def train_in(
         device,
         "--palette-labels",
     ]
-    if newest := _newest_whole(folder):
+    newest = _newest_whole(folder)
+    if newest:
         command += ["--snapshot", newest.name]
     elif weights:
         command += ["--weights", str(weights.resolve())]
@@ -115,9 +116,20 @@ def train_in(
     with (
         open(folder / "train.log", "a", encoding="utf-8") as log,
         progress_bar("iterations") as bar,
-        subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,  # its own lines on rate and time left
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
     ):
-        task = bar.add_task(f"training {folder.name}", total=param.max_iter)
+        what = f"training {folder.parent.name}/{folder.name}"
+        task = bar.add_task(what, total=param.max_iter)
+        done = _iteration(newest) if newest else 0
+        lines = ProgressLines(
+            what, param.max_iter, "iterations", lambda told: typer.echo(told, err=True), done
+        )
         try:
             for line in process.stderr:
                 log.write(line)
@@ -125,16 +137,17 @@ def train_in(
                 last = line.strip() or last
                 if at := _ITERATION.search(line):
                     bar.update(task, completed=int(at[1]))
+                    if bar.disable:
+                        lines.update(int(at[1]))
         except (KeyboardInterrupt, Stopped):
             bar.update(task, description="stopping: writing a snapshot")
-            process.send_signal(
-                signal.SIGINT
-            )  # it may have it from the terminal already: one is as good as two
+            # It may have it from the terminal already: one is as good as two.
+            process.send_signal(signal.SIGINT)
             log.write(process.stderr.read())
             raise
     if process.returncode or not _holds_something(final):
         raise InputError(
-            f"{folder}: training stopped: {last.removeprefix('error: ')}: mend that, and run this again"
+            f"{folder}: training stopped: {last.removeprefix('error: ')}: correct that, and run this again"
         )
     return final
 
@@ -181,14 +194,20 @@ def file_key(path: Path | None) -> str | None:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _solver(
-    path: Path, folder: Path, data: Mapping[str, str], seed: int | None, iterations: int | None
-) -> SolverParameter:
-    """Write `solver.prototxt` and `train.prototxt`; the solver."""
+def training_text(
+    path: Path, data: Mapping[str, str], seed: int | None = None, iterations: int | None = None
+) -> tuple[SolverParameter, NetParameter]:
+    """A solver and its net as `train_in` runs them; `data`, `seed` and `iterations` are as there.
+
+    Raises:
+        InputError: a file that cannot be read, a net without a data layer that can be pointed to `data`.
+    """
     param = read_solver(path)
-    net = read_net(_net_of(param, path))
+    file = _net_of(param, path)
+    if not file.is_file():
+        raise InputError(f"{path}: its net, {file}, is not there: paths count from the current folder")
+    net = read_net(file)
     _point(net, data, seed, path)
-    setattr(param, _net_field(param), "train.prototxt")
     param.snapshot_prefix = "net"
     if seed is not None:
         param.random_seed = seed
@@ -197,6 +216,15 @@ def _solver(
         param.stepvalue[:] = steps
         param.snapshot = max(1, min(param.snapshot, iterations))
         param.max_iter = iterations
+    return param, net
+
+
+def _solver(
+    path: Path, folder: Path, data: Mapping[str, str], seed: int | None, iterations: int | None
+) -> SolverParameter:
+    """Write `solver.prototxt` and `train.prototxt`; the solver."""
+    param, net = training_text(path, data, seed, iterations)
+    setattr(param, _net_field(param), "train.prototxt")
     for name, message in (("train.prototxt", net), ("solver.prototxt", param)):
         with atomic_path(folder / name) as beside:
             beside.write_text(text_format.MessageToString(message), encoding="utf-8")
@@ -222,13 +250,13 @@ def _point(net: NetParameter, data: Mapping[str, str], seed: int | None, solver:
     for layer in net.layer:
         if layer.type == "Python" and layer.python_param.layer == "VOCDataLayer":
             settings = settings_of(layer.python_param.param_str, InputError)
-            settings |= {"list": data["list"], "images": data["images"]}
+            settings |= {name: data[name] for name in ("list", "images") if name in data}
             settings |= {} if seed is None else {"seed": seed}
             layer.python_param.param_str = repr(settings)
             found = True
         elif layer.type == "ImageSegData":
             layer.image_data_param.root_folder = ""
-            layer.image_data_param.source = data["source"]
+            layer.image_data_param.source = data.get("source", "")
             found = True
     if not found:
         raise InputError(f"{solver}: its net reads no images by a VOCDataLayer or ImageSegData")

@@ -3,10 +3,10 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from port.attention.files import attend_to_dataset
 from port.attention.settings import AttentionSettings
-from port.voc.evaluate import Numbers, evaluate_attention, evaluate_labels
 from port.voc.proxy_labels import make_proxy_labels
 from port.voc.settings import Fusion
 from port.voc.shapes import make_shapes
@@ -40,25 +40,28 @@ class Recipe:
     Attributes:
         solver: a solver prototxt; weights: what it starts from.
         test_size: the square to which images are resized for attention.
+        thresholds: C-ReLU's δ_h and δ_l when attention is taken; the default is the release's.
         fusion: how attention and saliency become labels.
     """
 
     solver: Path
     weights: Path | None
     test_size: int = 256
+    thresholds: tuple[float, float] = (0.8, 0.0)
     fusion: Fusion = field(default_factory=Fusion)
     seed: int | None = None
     iterations: int | None = None
     device: str = "cpu"
 
 
-def generated_images(voc: Path, number: int, workers: int) -> str:
-    """Draw `shapes`, as a stage; its key."""
+def generated_images(voc: Path, number: int, workers: int, **settings: Any) -> str:
+    """Draw `shapes`, as a stage; its key. `settings` are further ones of `make_shapes`: seed, kind, saliency_iou."""
+    settings = {"seed": 0, **settings}
 
     def draw() -> None:
-        none_failed(make_shapes(voc, number, workers=workers)[1])
+        none_failed(make_shapes(voc, number, workers=workers, **settings)[1])
 
-    return run_stage("images", voc, {"number": number, "seed": 0}, draw)
+    return run_stage("images", voc, {"number": number, **settings}, draw)
 
 
 def make_weak_labels(name: str, out: Path, images: Images, recipe: Recipe, key: str, workers: int) -> str:
@@ -72,6 +75,13 @@ def make_weak_labels(name: str, out: Path, images: Images, recipe: Recipe, key: 
         InputError: whatever a stage raises, or the first image that failed: labels with holes are no basis.
     """
     classifier, attention, labels = (out / stage for stage in ("classifier", "attention", "labels"))
+    key = train_classifier(name, classifier, images, recipe, key)
+    key = attend(name, classifier, attention, images, recipe, key)
+    return fuse_labels(name, attention, labels, images, recipe.fusion, key, workers)
+
+
+def train_classifier(name: str, out: Path, images: Images, recipe: Recipe, key: str) -> str:
+    """The first stage of `make_weak_labels`."""
     data = {"list": str(images.train.resolve()), "images": str((images.voc / "JPEGImages").resolve())}
     settings = {
         "images": key,
@@ -83,40 +93,49 @@ def make_weak_labels(name: str, out: Path, images: Images, recipe: Recipe, key: 
     }
 
     def train() -> None:
-        train_in(
-            classifier, recipe.solver, recipe.weights, data, recipe.seed, recipe.iterations, recipe.device
-        )
+        train_in(out, recipe.solver, recipe.weights, data, recipe.seed, recipe.iterations, recipe.device)
 
-    key = run_stage(f"{name}: classifier", classifier, settings, train)
+    return run_stage(f"{name}: classifier", out, settings, train)
 
-    def attend() -> None:
+
+def attend(name: str, classifier: Path, out: Path, images: Images, recipe: Recipe, key: str) -> str:
+    """The second stage of `make_weak_labels`; `key` is the classifier's."""
+    settings = {
+        "classifier": key,
+        "list": file_key(images.attend),
+        "test_size": recipe.test_size,
+        "thresholds": recipe.thresholds,
+    }
+
+    def work() -> None:
         done = attend_to_dataset(
             images.voc,
             images.attend,
-            attention,
-            AttentionSettings(last_weights(classifier), test_size=recipe.test_size, device=recipe.device),
+            out,
+            AttentionSettings(
+                last_weights(classifier),
+                test_size=recipe.test_size,
+                maxt=recipe.thresholds[0],
+                mint=recipe.thresholds[1],
+                device=recipe.device,
+            ),
         )
         none_failed(done.failed)
 
-    settings = {"classifier": key, "list": file_key(images.attend), "test_size": recipe.test_size}
-    key = run_stage(f"{name}: attention", attention, settings, attend)
+    return run_stage(f"{name}: attention", out, settings, work)
 
-    def fuse() -> None:
-        none_failed(
-            make_proxy_labels(attention, images.saliency, images.attend, labels, recipe.fusion, workers)[2]
-        )
 
+def fuse_labels(
+    name: str, attention: Path, out: Path, images: Images, fusion: Fusion, key: str, workers: int
+) -> str:
+    """The third stage of `make_weak_labels`; `key` is the attention's."""
     saliency = images.saliency and os.path.relpath(images.saliency, images.voc)
-    settings = {"attention": key, "saliency": saliency, "fusion": vars(recipe.fusion)}
-    return run_stage(f"{name}: labels", labels, settings, fuse)
 
+    def work() -> None:
+        none_failed(make_proxy_labels(attention, images.saliency, images.attend, out, fusion, workers)[2])
 
-def judge_weak_labels(out: Path, images: Images, workers: int) -> tuple[Numbers, Numbers]:
-    """What `seenet evaluate` says of the attention and of the labels that `make_weak_labels` made."""
-    attention, failed = evaluate_attention(out / "attention", images.truth, images.attend, workers)
-    labels, also = evaluate_labels(out / "labels", images.truth, images.attend, workers)
-    none_failed(failed + also)
-    return attention, labels
+    settings = {"attention": key, "saliency": saliency, "fusion": vars(fusion)}
+    return run_stage(f"{name}: labels", out, settings, work)
 
 
 def none_failed(failed: list[InputError]) -> None:

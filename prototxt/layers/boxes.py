@@ -1,6 +1,8 @@
 """What the layers of SSD (weiliu89/caffe, branch ssd) have in common: priors and how boxes are coded."""
 
-from prototxt.caffe_pb2 import MultiBoxLossParameter, NonMaximumSuppressionParameter, PriorBoxParameter
+from typing import Any
+
+from prototxt.caffe_pb2 import NonMaximumSuppressionParameter, PriorBoxParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Shape, legacy_shape, refuse_other_fields, text
 
@@ -33,7 +35,7 @@ def check_predictions(loc: Shape, conf: Shape, priors: Shape, loc_classes: int, 
     return count
 
 
-def check_classes(where: str, param: MultiBoxLossParameter) -> None:
+def check_classes(where: str, param: Any) -> None:
     """Raise InputError where `num_classes` is missing or 0; `param` may be any message with it."""
     if not param.HasField("num_classes") or param.num_classes < 1:
         raise InputError(f"{where}: give num_classes, at least 1")

@@ -89,20 +89,20 @@ def detection_output(layer: LayerParameter, shapes: Shapes, tops: int) -> Declar
     refuse_other_fields("detection_output_param", param, *_OUTPUT_FIELDS)
     check_classes("detection_output_param", param)
     check_nms("detection_output_param", param.nms_param)
-    saved = param.save_output_param
-    if saved.output_directory and saved.label_map_file and saved.name_size_file:
-        raise InputError(
-            "detection_output_param: save_output_param with an output_directory is not supported: take it out, "
-            "and write the layer's top to a file"
-        )
     if param.share_location and param.background_label_id == -1:
         raise InputError(
             "detection_output_param: background_label_id -1 is also the label of shared locations: give one "
             "from 0 on, or share_location: false"
         )
     loc_classes = 1 if param.share_location else param.num_classes
-    check_predictions(*shapes[:3], loc_classes, param.num_classes)
+    check_predictions(shapes[0], shapes[1], shapes[2], loc_classes, param.num_classes)
     return Declared([(1, 1, 1, 7)])
+
+
+def saves_output(layer: LayerParameter) -> bool:
+    """Whether a DetectionOutput writes files: where it has all that it takes."""
+    saved = layer.detection_output_param.save_output_param
+    return bool(saved.output_directory and saved.label_map_file and saved.name_size_file)
 
 
 @layer_type("DetectionEvaluate", bottoms=(2, 2))
@@ -110,7 +110,7 @@ def detection_evaluate(layer: LayerParameter, shapes: Shapes, tops: int) -> Decl
     """The bottoms are detections (1, 1, n, 7) and ground truth (1, 1, n, 8). Detections of label -1 get no row."""
     param = layer.detection_evaluate_param
     obeyed = ("num_classes", "background_label_id", "overlap_threshold", "evaluate_difficult_gt")
-    refuse_other_fields("detection_evaluate_param", param, *obeyed, "resize_param")
+    refuse_other_fields("detection_evaluate_param", param, *obeyed, "name_size_file", "resize_param")
     check_classes("detection_evaluate_param", param)
     if param.overlap_threshold <= 0:
         raise InputError("detection_evaluate_param: overlap_threshold must be above 0")

@@ -2,7 +2,11 @@
 
 import math
 
-from prototxt.caffe_pb2 import LayerParameter
+from prototxt.caffe_pb2 import (
+    LargeMarginInnerProductParameter,
+    LayerParameter,
+    MarginInnerProductParameter,
+)
 from prototxt.errors import InputError
 from prototxt.layers.declare import Declared, Shapes, Weight, layer_type, text
 from prototxt.layers.windows import canonical_axis
@@ -53,3 +57,31 @@ def inner_distance(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared
     return Declared(
         [(*shape[:axis], param.num_output)], [Weight((param.num_output, size), param.weight_filler)]
     )
+
+
+@layer_type("LargeMarginInnerProduct", "MarginInnerProduct", bottoms=(2, 2), tops=(1, 2), reads_bottoms=True)
+def margin_inner_product(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """L-Softmax's and SphereFace's: the label's angle counts 1 to 4 times. A second top has lambda."""
+    param, (shape, labels) = margin_settings(layer), shapes
+    axis = canonical_axis(param.axis, len(shape))
+    if param.num_output < 1:
+        raise InputError("num_output must be at least 1")
+    if math.prod(labels) != math.prod(shape[:axis]):
+        raise InputError(f"give one label for each item of {text(shape)}, not {text(labels)}")
+    weights = [Weight((param.num_output, math.prod(shape[axis:])), param.weight_filler)]
+    return Declared([(*shape[:axis], param.num_output), (1,)][:tops], weights)
+
+
+MarginSettings = LargeMarginInnerProductParameter | MarginInnerProductParameter
+
+
+def margin_settings(layer: LayerParameter) -> MarginSettings:
+    """The settings of LargeMarginInnerProduct, or of MarginInnerProduct; both have the same."""
+    if layer.type == "MarginInnerProduct":
+        return layer.margin_inner_product_param
+    return layer.largemargin_inner_product_param
+
+
+def annealed(param: MarginSettings, passes: int) -> float:
+    """lambda, the share of the plain product, after so many forward passes."""
+    return max(param.base * (1 + param.gamma * passes) ** -param.power, param.lambda_min)

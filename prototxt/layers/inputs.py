@@ -30,13 +30,15 @@ def dummy_data(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
             f"dummy_data_param: {len(param.data_filler)} data_filler for {tops} tops: give none, one, or one for each"
         )
     older = (param.num, param.channels, param.height, param.width)
-    given = [list(each) for each in older] if any(older) else [[tuple(each.dim) for each in param.shape]]
+    given = older if any(older) else (param.shape,)
     if (any(older) and param.shape) or any(len(each) not in (1, tops) for each in given):
         raise InputError(
             f"dummy_data_param: give shape, or num, channels, height and width, 1 or {tops} of each"
         )
-    picked = [[each[i if len(each) > 1 else 0] for each in given] for i in range(tops)]
-    shapes = [tuple(sizes) if any(older) else sizes[0] for sizes in picked]
+    if any(older):
+        shapes = [tuple(each[i if len(each) > 1 else 0] for each in older) for i in range(tops)]
+    else:
+        shapes = [tuple(param.shape[i if len(param.shape) > 1 else 0].dim) for i in range(tops)]
     if any(0 in shape for shape in shapes):
         raise InputError(f"dummy_data_param: a top of shape {', '.join(map(text, shapes))} holds no values")
     return Declared(shapes)

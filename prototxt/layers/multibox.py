@@ -39,7 +39,8 @@ def multibox_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
         )
     if param.map_object_to_agnostic and param.num_classes != 2:
         raise InputError("multibox_loss_param: map_object_to_agnostic needs num_classes: 2")
-    check_predictions(*shapes[:3], 1 if param.share_location else param.num_classes, param.num_classes)
+    loc_classes = 1 if param.share_location else param.num_classes
+    check_predictions(shapes[0], shapes[1], shapes[2], loc_classes, param.num_classes)
     if legacy_shape(shapes[3])[3] != 8:
         raise InputError(f"the ground truth must be (1, 1, rows, 8), not {text(shapes[3])}")
     return Declared([()])

@@ -1,6 +1,6 @@
 """Layers that bring values to a common scale."""
 
-from prototxt.caffe_pb2 import FillerParameter, LayerParameter, LRNParameter
+from prototxt.caffe_pb2 import BatchNormParameter, FillerParameter, LayerParameter, LRNParameter
 from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.declare import (
@@ -39,14 +39,32 @@ def mvn(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([legacy_shape(shapes[0])])
 
 
-@layer_type("BatchNorm", weight_names=("mean", "variance", "factor"))
+@layer_type("BatchNorm", weight_names=("mean", "variance", "factor", "scale", "shift"))
 def batch_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    (shape,) = shapes
+    param, (shape,) = layer.batch_norm_param, shapes
+    if len(shape) < 2 or not shape[1]:
+        raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {text(shape)}")
+    if scales_itself(param):
+        still = ("lr_mult", "decay_mult")
+        scale = param.scale_filler if param.HasField("scale_filler") else _constant(1)
+        kept = [
+            Weight(shape[1:2], fixed=still),
+            Weight(shape[1:2], fixed=still),
+            Weight((1,), _constant(1), still),
+        ]
+        return Declared([shape], [*kept, Weight(shape[1:2], scale), Weight(shape[1:2], param.bias_filler)])
     if any(spec.lr_mult for spec in layer.param):
         raise InputError("BatchNorm's blobs are running sums, not learned: set lr_mult: 0 in its param")
-    if len(shape) < 2:
-        raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {text(shape)}")
     return Declared([shape], [Weight(size, fixed=("lr_mult",)) for size in (shape[1:2], shape[1:2], (1,))])
+
+
+def scales_itself(param: BatchNormParameter) -> bool:
+    """Whether it is NVCaffe's BatchNorm with a scale and a bias, which are its weights 3 and 4."""
+    return param.scale_bias or param.HasField("scale_filler") or param.HasField("bias_filler")
+
+
+def _constant(value: float) -> FillerParameter:
+    return FillerParameter(type="constant", value=value)
 
 
 @layer_type("BN", tops=(1, 3), reads_bottoms=True, weight_names=("weight", "bias", "mean", "variance"))
@@ -64,7 +82,7 @@ def bn(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     still = ("lr_mult", "decay_mult")
     learned = still if param.frozen else ()
     weights = [Weight(shape, filler, learned) for filler in (param.slope_filler, param.bias_filler)]
-    variance = FillerParameter(type="constant", value=1 if param.frozen else 0)
+    variance = _constant(1 if param.frozen else 0)
     return Declared([shapes[0]], [*weights, Weight(shape, fixed=still), Weight(shape, variance, still)])
 
 

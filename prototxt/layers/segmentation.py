@@ -2,7 +2,7 @@
 
 from prototxt.caffe_pb2 import BiasChannelParameter, LayerParameter, SuperpixelPoolingParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import Declared, Shapes, layer_type, legacy_shape, text
+from prototxt.layers.declare import Declared, Shape, Shapes, layer_type, legacy_shape, text
 
 
 @layer_type("SegAccuracy", bottoms=(2, 2))
@@ -51,7 +51,7 @@ def superpixel_pooling_test(layer: LayerParameter, shapes: Shapes, tops: int) ->
     return Declared([(1, features[1], 1, 1)])
 
 
-def _superpixels(shapes: Shapes) -> Shapes:
+def _superpixels(shapes: Shapes) -> Shape:
     features, *maps = shapes
     if len(features) != 4 or features[0] != 1:
         raise InputError(f"the features must be one image (1, channels, height, width), not {text(features)}")

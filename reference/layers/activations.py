@@ -223,6 +223,9 @@ class Threshold(Layer):
 class _Transcendental(Layer):
     """Power and Log: functions of shift + scale · x whose gradient Caffe spoils in place."""
 
+    scale: np.floating
+    shift: np.floating
+
     def inner(self, x: np.ndarray) -> np.ndarray:
         return x * self.scale + self.shift
 

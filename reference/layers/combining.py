@@ -6,7 +6,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import EltwiseParameter
 from prototxt.layers.combining import joining_axis, slice_sizes
-from reference.layer import Arrays, Layer, layer
+from reference.layer import Arrays, Gradients, Layer, layer
 
 
 @layer("Concat")
@@ -80,14 +80,14 @@ class Eltwise(Layer):
             top, self.winner = np.where(above, bottom, top), np.where(above, i, self.winner)
         return top
 
-    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> Arrays:
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> Gradients:
         (y,), (dy,) = tops, top_diffs
         param = self.param.eltwise_param
         if param.operation == EltwiseParameter.SUM:
             return [c * dy for c in self.coeffs]
         if param.operation == EltwiseParameter.MAX:
             return [np.where(self.winner == i, dy, self.dtype.type(0)) for i in range(len(bottoms))]
-        diffs = []
+        diffs: list[np.ndarray | None] = []
         for i, bottom in enumerate(bottoms):
             if not self.propagate_down[i]:
                 diffs.append(None)
@@ -99,9 +99,10 @@ class Eltwise(Layer):
                     slope = y / bottom
             if self.plan.in_place and i == 0:
                 dy = slope  # Caffe writes the slope over the top's gradient, then multiplies it by itself
-            diffs.append(slope * dy)
+            diff = slope * dy
+            diffs.append(diff)
             if self.plan.in_place and i == 0:
-                dy = diffs[0]
+                dy = diff
         return diffs
 
 

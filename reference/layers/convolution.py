@@ -1,5 +1,7 @@
 """Convolution, its transpose, and the unfolding under both."""
 
+import math
+
 import numpy as np
 
 from prototxt.layers.declare import Shape
@@ -68,16 +70,16 @@ class _Convolving(Layer):
         images = []
         for image in self._images(narrow):
             columns = weight @ self._grouped(flat_from(image, 1))
-            columns = columns.reshape(-1, columns.shape[-1])
+            columns = columns.reshape(math.prod(columns.shape[:2]), columns.shape[2])
             images.append(col2im(columns, shape[self.axis :], self.window, image.shape[1:]))
         return np.stack(images).reshape(shape) if images else np.zeros(shape, self.dtype)
 
     def _images(self, blob: np.ndarray) -> np.ndarray:
-        return blob.reshape(-1, *blob.shape[self.axis :])
+        return blob.reshape(math.prod(blob.shape[: self.axis]), *blob.shape[self.axis :])
 
     def _grouped(self, matrix: np.ndarray) -> np.ndarray:
         """(groups, rows / groups, columns) of a matrix whose rows are ordered by group."""
-        return matrix.reshape(self.groups, -1, matrix.shape[-1])
+        return matrix.reshape(self.groups, len(matrix) // self.groups, matrix.shape[-1])
 
 
 @layer("Convolution", "DepthwiseConvolution")

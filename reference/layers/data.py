@@ -4,20 +4,21 @@ import numpy as np
 
 from reference.layer import Arrays, Layer, layer
 from runtime.blob import Blob
+from runtime.data.mat import MatFiles
 from runtime.data.output import HDF5Pass
 
 
 @layer(
     *(
+        "AnnotatedData",
         "Data",
         "DenseImageData",
         "HDF5Data",
         "ImageData",
         "ImageLabelmapData",
         "ImageSegData",
-        "MemoryData",
-        "WindowData",
-    )
+    ),
+    *("MatRead", "MemoryData", "VideoData", "WindowData"),
 )
 class DataLayer(Layer):
     """The tops are the source's next batch, read when it is asked for."""
@@ -45,6 +46,18 @@ class HDF5Output(Layer):
 
     def run(self, data: np.ndarray, label: np.ndarray) -> None:
         self.file.write(data, label)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> None:
+        return None
+
+
+@layer("MatWrite")
+class MatWrite(Layer):
+    def set_up(self) -> None:
+        self.files = MatFiles(self.param.mat_write_param)
+
+    def run(self, *bottoms: np.ndarray) -> None:
+        self.files.write(*bottoms)
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> None:
         return None

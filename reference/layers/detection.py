@@ -5,10 +5,11 @@ import numpy as np
 from prototxt.caffe_pb2 import NonMaximumSuppressionParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
-from prototxt.layers.detection import evaluated_classes, prior_sizes
+from prototxt.layers.detection import evaluated_classes, prior_sizes, saves_output
 from reference.layer import Arrays, Layer, layer
 from reference.layers.boxes import decoded, intersections, priors_of, truths_of
 from runtime.blob import Blob
+from runtime.data.detections import DetectionFiles, in_pixels, pixel_overlaps, read_sizes
 
 
 @layer("PriorBox")
@@ -64,6 +65,10 @@ class _Rows(Layer):
 class DetectionOutput(_Rows):
     """Rows [image, label, score, box] of what is left of the predictions after suppression."""
 
+    def set_up(self) -> None:
+        saves = saves_output(self.param)
+        self.files = DetectionFiles(self.param.detection_output_param) if saves else None
+
     def run(self, loc: np.ndarray, conf: np.ndarray, priors: np.ndarray, *image: np.ndarray) -> np.ndarray:
         param = self.param.detection_output_param
         num, classes = len(loc), param.num_classes
@@ -82,6 +87,8 @@ class DetectionOutput(_Rows):
             ]
             found.append(self._best(np.concatenate(rows)) if rows else np.zeros((0, 7), self.dtype))
         rows = np.concatenate(found)
+        if self.files:
+            self.files.add(rows, num)
         if len(rows):
             return rows
         none = np.full((num, 7), -1, self.dtype)
@@ -163,7 +170,15 @@ def _suppressed_adaptively(boxes: np.ndarray, threshold: np.floating, eta: np.fl
 
 @layer("DetectionEvaluate")
 class DetectionEvaluate(_Rows):
-    """Rows [-1, class, truths, -1, -1], then [image, label, score, true, false] for each detection."""
+    """Rows [-1, class, truths, -1, -1], then [image, label, score, true, false] for each detection.
+
+    With a name_size_file, overlaps are those in pixels of its images, which come in its order, pass after pass.
+    """
+
+    def set_up(self) -> None:
+        file = self.param.detection_evaluate_param.name_size_file
+        self.sizes = [size for _, size in read_sizes(file)] if file else []
+        self.seen = 0
 
     def run(self, detections: np.ndarray, truth: np.ndarray) -> np.ndarray:
         param = self.param.detection_evaluate_param
@@ -182,12 +197,13 @@ class DetectionEvaluate(_Rows):
             raise InputError(f"the detections have one of the background label {background}")
         at = len(classes)
         pairs = np.stack([where, what], axis=1)[(where != -1) & (what != -1)]
+        sizes = self._sizes(np.unique(where[where != -1]))
         for image, label in np.unique(pairs, axis=0):
             mine = found[(where == image) & (what == label)]
             of = (images == image) & (labels == label)
             if of.any():
                 mine = mine[np.argsort(-mine[:, 2], kind="stable")]
-                judged = self._judged(mine[:, 3:], boxes[of], counted[of])
+                judged = self._judged(mine[:, 3:], boxes[of], counted[of], sizes.get(image))
             else:
                 judged = np.broadcast_to(np.array([0, 1]), (len(mine), 2))
             top[at : at + len(mine)] = np.concatenate([mine[:, [0, 1, 2]], judged], axis=1)
@@ -195,9 +211,24 @@ class DetectionEvaluate(_Rows):
             at += len(mine)
         return top
 
-    def _judged(self, boxes: np.ndarray, truths: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    def _sizes(self, images: np.ndarray) -> dict[int, tuple[int, int]]:
+        """The images' sizes, where a file tells them."""
+        found = {}
+        for image in images if self.sizes else ():
+            found[int(image)] = self.sizes[self.seen]
+            self.seen = (self.seen + 1) % len(self.sizes)
+        return found
+
+    def _judged(
+        self, boxes: np.ndarray, truths: np.ndarray, counted: np.ndarray, size: tuple[int, int] | None
+    ) -> np.ndarray:
         """Whether each box, the best first, is a true and whether it is a false one; (n, 2)."""
-        overlap = intersections(boxes[:, None], truths)
+        if size is None:
+            overlap = intersections(boxes[:, None], truths)
+        else:
+            param = self.param.detection_evaluate_param
+            resize = param.resize_param if param.HasField("resize_param") else None
+            overlap = pixel_overlaps(in_pixels(boxes, size, resize), in_pixels(truths, size, resize))
         best = overlap.argmax(axis=1)
         threshold = self.param.detection_evaluate_param.overlap_threshold
         hits = overlap.max(axis=1) >= self.dtype.type(threshold)

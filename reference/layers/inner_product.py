@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from prototxt.layers.inner_product import annealed, margin_settings
 from reference.checks import class_indices, refuse_gradient
 from reference.layer import Arrays, Layer, layer
 
@@ -86,3 +87,79 @@ class InnerDistance(Layer):
         """(items, centres, values)"""
         centers = self.weight(0) if centers is None else centers.reshape(len(centers), -1)
         return x.reshape(-1, 1, centers.shape[1]) - centers
+
+
+@layer("LargeMarginInnerProduct", "MarginInnerProduct")
+class MarginInnerProduct(Layer):
+    """An inner product in which the label's cosine is that of the angle times `type` + 1, mixed with the plain one.
+
+    The angle's function is |x||w| psi(cos), psi falling from 1 to 1 - 2 · (type + 1); the label's top is
+    (lambda · x·w + |x||w| psi) / (1 + lambda). lambda falls with each forward pass.
+
+    MarginInnerProduct (SphereFace's) makes the weights' rows of length 1, in place. Its weights' gradient is the plain
+    product's; for x it makes the label's two coefficients a vector of length 1, as published.
+    """
+
+    def set_up(self) -> None:
+        self.settings, self.passes = margin_settings(self.param), 0
+        self.sphere = self.type == "MarginInnerProduct"
+
+    def run(self, x: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+        weight, tiny = self.weight(0), self.dtype.type(0 if self.sphere else 1e-9)
+        if self.sphere:
+            weight /= np.sqrt((weight * weight).sum(axis=1, keepdims=True))
+        self.passes += 1
+        self.share = self.dtype.type(annealed(self.settings, self.passes))
+        rows = x.reshape(-1, weight.shape[1])
+        self.labels, _ = class_indices(labels.reshape(-1), len(weight))
+        self.lengths = np.sqrt((rows * rows).sum(axis=1))
+        self.sizes = (
+            np.ones(len(weight), self.dtype) if self.sphere else np.sqrt((weight * weight).sum(axis=1))
+        )
+        y = rows @ weight.T
+        if self.settings.type:
+            items = np.arange(len(rows))
+            product = self.lengths * self.sizes[self.labels] + tiny
+            self.cosine = y[items, self.labels] / product
+            self.psi, self.slope = self._psi(self.cosine)
+            y[items, self.labels] = (self.share * y[items, self.labels] + product * self.psi) / (
+                1 + self.share
+            )
+        (top, *_) = self.plan.top_shapes(x.shape, labels.shape)
+        return [y.reshape(top), self.share][: len(self.plan.tops)]
+
+    def _psi(self, cosine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """psi and its derivative, for 2, 3 or 4 times the angle."""
+        sign = np.sign(cosine)
+        if self.settings.type == 1:
+            return 2 * sign * cosine**2 - 1, 4 * sign * cosine
+        if self.settings.type == 2:
+            outer = np.sign(np.abs(cosine) - self.dtype.type(0.5))
+            return outer * (4 * cosine**3 - 3 * cosine) + sign * (1 + outer) - 2, outer * (12 * cosine**2 - 3)
+        outer = sign * np.sign(2 * cosine**2 - 1)
+        psi = outer * (8 * cosine**4 - 8 * cosine**2 + 1) + 2 * sign + outer - 3
+        return psi, outer * (32 * cosine**3 - 16 * cosine)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        weight, tiny = self.weight(0), self.dtype.type(0 if self.sphere else 1e-9)
+        x, dy = bottoms[0].reshape(-1, weight.shape[1]), top_diffs[0].reshape(-1, len(weight))
+        if not self.settings.type:
+            self.add_grad(0, dy.T @ x)
+            return [(dy @ weight).reshape(bottoms[0].shape), None]
+        items, own = np.arange(len(x)), weight[self.labels]
+        plain, part = dy.copy(), dy[items, self.labels] / (1 + self.share)
+        plain[items, self.labels] *= self.share / (1 + self.share)
+        rest = self.psi - self.cosine * self.slope
+        sizes = self.sizes[self.labels]
+        to_w, to_x = self.slope, rest * sizes / self.lengths
+        if self.sphere:
+            self.add_grad(0, dy.T @ x)
+            length = np.sqrt(to_w * to_w + to_x * to_x)
+            to_w, to_x = to_w / length, to_x / length
+        else:
+            moved = self.slope[:, None] * x + (self.lengths / (sizes + tiny) * rest)[:, None] * own
+            dw = plain.T @ x
+            np.add.at(dw, self.labels, part[:, None] * moved)
+            self.add_grad(0, dw)
+        dx = plain @ weight + part[:, None] * (to_w[:, None] * own + to_x[:, None] * x)
+        return [dx.reshape(bottoms[0].shape), None]

@@ -34,7 +34,7 @@ def normaliser(param: LossParameter, default: int, outer: int, inner: int, valid
         mode = param.normalization
     elif param.HasField("normalize"):
         mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
-    counts = {
+    counts: dict[int, int] = {
         LossParameter.FULL: outer * inner,
         LossParameter.VALID: valid,
         LossParameter.BATCH_SIZE: outer,

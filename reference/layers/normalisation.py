@@ -38,6 +38,8 @@ class LRN(Layer):
 
     def _sums(self, x: np.ndarray) -> np.ndarray:
         """Sums over the window around each position; its own adjoint."""
+        if not x.size:
+            return x  # which sliding_window_view does not take
         size = self.param.lrn_param.local_size
         pads = [(size // 2,) * 2 if axis in self.axes else (0, 0) for axis in range(4)]
         windows = np.lib.stride_tricks.sliding_window_view(
@@ -86,8 +88,15 @@ class BatchNorm(Layer):
 
     Weights: running sums of means and (unbiased) variances, and the sum of their weights, by which both
     are divided. A forward pass that uses the batch's statistics adds them to the sums, in every net that
-    runs one. Weights have no gradients.
+    runs one. These weights have no gradients.
+
+    With a scale and a bias (weights 3 and 4) it is NVCaffe's: the first weights are running averages, the variance
+    biased and with eps in it, and the first two passes replace them. Its gradients of scale and bias replace what was
+    there.
     """
+
+    def set_up(self) -> None:
+        self.passes = 0
 
     def run(self, x: np.ndarray) -> np.ndarray:
         param = self.param.batch_norm_param
@@ -101,20 +110,38 @@ class BatchNorm(Layer):
             mean = self._mean(x)
             centred = x - self._spread(mean, x)
             variance = self._mean(centred * centred)
-            self._add_to_sums(mean, variance, x.size // x.shape[1])
-        self.deviation = self._spread(np.sqrt(variance + self.dtype.type(param.eps)), x)
+            self._keep(mean, variance, x.size // x.shape[1])
+        self.deviation = self._spread(np.sqrt(variance + self._eps()), x)
         self.y = centred / self.deviation  # kept: a later layer may work in place on the top
+        if len(self.blobs) == 5:
+            return self.y * self._spread(self.weight(3), x) + self._spread(self.weight(4), x)
         return self.y
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (dy,) = top_diffs
+        if len(self.blobs) == 5:
+            others = tuple(axis for axis in range(dy.ndim) if axis != 1)
+            for index, products in ((3, dy * self.y), (4, dy)):
+                if self.wants_weight(index):
+                    self.blobs[index].diff[...] = products.sum(axis=others)
+            dy = dy * self._spread(self.weight(3), dy)
         if self.kept:
             return dy / self.deviation
         along = self._spread(self._mean(dy * self.y), dy) * self.y
         return (dy - self._spread(self._mean(dy), dy) - along) / self.deviation
 
-    def _add_to_sums(self, mean: np.ndarray, variance: np.ndarray, count: int) -> None:
+    def _eps(self) -> np.floating:
+        eps = self.param.batch_norm_param.eps
+        return self.dtype.type(max(eps, 1e-5) if len(self.blobs) == 5 else eps)
+
+    def _keep(self, mean: np.ndarray, variance: np.ndarray, count: int) -> None:
         fraction = self.dtype.type(self.param.batch_norm_param.moving_average_fraction)
+        if len(self.blobs) == 5:
+            fraction = fraction if self.passes > 1 else self.dtype.type(0)
+            for blob, new in zip(self.blobs, (mean, variance + self._eps()), strict=False):
+                blob.data[...] = (1 - fraction) * new + fraction * blob.data
+            self.passes += 1
+            return
         unbiased = variance * self.dtype.type(count / (count - 1) if count > 1 else 1)
         for blob, new in zip(self.blobs, (mean, unbiased, self.dtype.type(1)), strict=True):
             blob.data[...] = new + fraction * blob.data
@@ -202,7 +229,7 @@ class NormL2(Layer):
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
     """exp(x) over its sum along `axis`, the maximum subtracted first."""
-    exp = np.exp(x - x.max(axis=axis, keepdims=True))
+    exp = np.exp(x - x.max(axis=axis, keepdims=True, initial=-np.inf))
     return exp / exp.sum(axis=axis, keepdims=True)
 
 

@@ -1,6 +1,7 @@
 """Max and average pooling with Caffe's rounding and borders."""
 
 import math
+from functools import reduce
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class _Pool:
             windows = self._windows(x, 0, out)
             self.divisor = self._divisor(x.shape[2:], out)
             return [windows.sum(axis=(-2, -1)) / self.divisor]
-        windows = self._windows(x, -np.finfo(np.float32).max, out)
+        windows = self._windows(x, -float(np.finfo(np.float32).max), out)
         flat = flat_from(windows, 4)
         best = flat.argmax(axis=-1)
         self.index = self._index_in_map(best, x.shape[2:], out)
@@ -120,7 +121,8 @@ class SPP(Layer):
         (x,), (dy,) = bottoms, top_diffs
         ends = np.cumsum([math.prod(shape[1:]) for shape in self.shapes])
         parts = np.split(flat_from(dy, 1), ends[:-1], axis=1) if len(self.levels) > 1 else [dy]
-        return sum(
+        grads = [
             level.grad(x, part.reshape(shape))
             for level, part, shape in zip(self.levels, parts, self.shapes, strict=True)
-        )
+        ]
+        return reduce(np.add, grads)

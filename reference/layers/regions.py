@@ -392,7 +392,8 @@ class Proposal(Layer):
         """Boxes, the best first, that overlap no better one too much; sizes in whole pixels, with the last one."""
         param = self.param.proposal_param
         areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(axis=1)
-        left, kept = np.arange(len(boxes)), []
+        left = np.arange(len(boxes))
+        kept: list[int] = []
         while len(left) and not (param.post_nms_topn and len(kept) == param.post_nms_topn):
             best, left = left[0], left[1:]
             kept.append(int(best))

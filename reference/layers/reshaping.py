@@ -1,6 +1,7 @@
 """Layers that only move values, or sum them away: Flatten, Reshape, Tile, Crop, Reduction."""
 
 import math
+from functools import reduce
 
 import numpy as np
 
@@ -39,7 +40,8 @@ class Tile(Layer):
         return np.concatenate([x] * self.param.tile_param.tiles, axis=self._axis(x))
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
-        return sum(np.split(top_diffs[0], self.param.tile_param.tiles, axis=self._axis(bottoms[0])))
+        parts = np.split(top_diffs[0], self.param.tile_param.tiles, axis=self._axis(bottoms[0]))
+        return reduce(np.add, parts)
 
     def _axis(self, bottom: np.ndarray) -> int:
         return canonical_axis(self.param.tile_param.axis, bottom.ndim)

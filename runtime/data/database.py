@@ -44,7 +44,7 @@ class DatabaseImages:
             )
         if not self.param.batch_size:
             raise InputError("data_param.batch_size: give 1 or more")
-        self.transformer = Transformer(param.transform_param, param.phase)
+        self.transformer = self._transformer(param)
         self.transformer.seed(rng)
         self.database = open_database(self.param.source)
         self.cursor = self.database.cursor()
@@ -55,21 +55,27 @@ class DatabaseImages:
             shape = self.transformer.shape(*self._image(self.cursor.value())[0].shape)
         self.shapes = [(self.param.batch_size, *shape), (self.param.batch_size,)][: 1 + labelled]
         self.transformer.seed(rng)  # again, and then the thread's own generator, as ImageData does
-        rng.words(1)
+        self.thread_seed = int(rng.words(1)[0])
+
+    def _transformer(self, param: LayerParameter) -> Transformer:
+        return Transformer(param.transform_param, param.phase)
 
     def __len__(self) -> int:
         """How many items the database holds."""
         return len(self.database)
 
     def draw(self) -> Drawn:
-        keys = []
-        for _ in range(self.param.batch_size):
-            rank, count = self.share()
-            while self.offset % count != rank:
-                self._advance()
-            keys.append(self.cursor.key())
-            self._advance()
+        keys = [self._next()[0] for _ in range(self.param.batch_size)]
         return keys, self.transformer.draw(len(keys))
+
+    def _next(self) -> tuple[bytes, bytes]:
+        """The next item's key and value."""
+        rank, count = self.share()
+        while self.offset % count != rank:
+            self._advance()
+        item = self.cursor.key(), self.cursor.value()
+        self._advance()
+        return item
 
     def load(self, drawn: Drawn) -> tuple[np.ndarray, ...]:
         images, labels = [], []
@@ -114,7 +120,9 @@ class DatabaseImages:
         """(channels, height, width), uint8 or float32, and the label."""
         if value is None:
             raise InputError("is not found again: is the database whole, and nobody writing to it?")
-        datum = parse_datum(value)
+        return self._decoded(parse_datum(value))
+
+    def _decoded(self, datum: Datum) -> tuple[np.ndarray, int]:
         param, flag = self.transformer.param, cv2.IMREAD_UNCHANGED
         if param.force_color or param.force_gray:
             flag = cv2.IMREAD_COLOR if param.force_color else cv2.IMREAD_GRAYSCALE

@@ -34,6 +34,7 @@ class HDF5Rows:
         self.file_order = list(range(len(self.files)))
         self._shuffle(self.file_order)
         self.file = self.row = self.offset = 0
+        self.row_order: list[int] = []
         self._load_file()
         self.shapes = [(self.param.batch_size, *values.shape[1:]) for values in self.values]
 

@@ -156,6 +156,7 @@ class PairedImages(_ListedImages):
         if self.binary:
             labels = (labels >= 128).astype(np.uint8)  # v / 255, rounded into a byte
         with naming(self._place(entry)):
+            assert isinstance(self.transformer, PairTransformer)
             return *self.transformer.pair(image, labels, words), image.shape[:2]
 
     def _labels(self, entry: Listed, size: tuple[int, ...]) -> np.ndarray:
@@ -207,6 +208,7 @@ class DenseImages:
         self.param, self.palette_labels = param.dense_image_data_param, palette_labels
         self.size = self._pair("new_height", "new_width")
         self.crop = self._pair("crop_height", "crop_width")
+        self.shapes: list[tuple[int, ...]]
         self.factor = self.param.label_divide_factor
         if not self.param.batch_size:
             raise InputError("dense_image_data_param.batch_size: give 1 or more")

@@ -25,6 +25,7 @@ class MemoryImages:
             raise InputError("memory_data_param: give batch_size, channels, height and width, 1 or more each")
         self.shapes = [self.shape, (self.param.batch_size,), (self.param.batch_size, 1, 1, 2)][:tops]
         self.data: np.ndarray | None = None
+        self.labels: np.ndarray = np.empty(0)
         self.position = 0
 
     def reset(self, data: np.ndarray, labels: np.ndarray) -> None:
@@ -49,8 +50,9 @@ class MemoryImages:
         return batch
 
     def load(self, drawn: slice) -> tuple[np.ndarray, ...]:
+        assert self.data is not None  # draw has seen to it
         data, labels = self.data[drawn].astype(np.float32), self.labels[drawn].astype(np.float32)
-        sizes = np.broadcast_to(np.float32(data.shape[2:]), (len(data), 1, 1, 2))
+        sizes = np.broadcast_to(np.array(data.shape[2:], np.float32), (len(data), 1, 1, 2))
         return (data, labels, sizes.copy())[: len(self.shapes)]
 
     def items(self, drawn: slice) -> list[str]:

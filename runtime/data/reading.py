@@ -64,7 +64,7 @@ def read_entries(path: str) -> list[Listed]:
         InputError: a missing file, a label that is no 32-bit integer.
     """
     entries = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         name, space, label = line.rpartition(" ")
         if not space:
             name = line
@@ -94,7 +94,7 @@ def read_paired_list(path: str) -> list[Listed]:
         InputError: a missing or empty file, a line of more or fewer names.
     """
     entries = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         names = line.split()
         if not names:
             continue
@@ -112,7 +112,7 @@ def read_names(path: str) -> list[str]:
     Raises:
         InputError: a missing file, or no name in it.
     """
-    names = [name for line in _lines(path) for name in line.split()]
+    names = [name for line in read_lines(path) for name in line.split()]
     if not names:
         raise InputError(f"{path}: is empty: list at least one file")
     return names
@@ -231,7 +231,7 @@ def _by(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
-def _lines(path: str) -> list[str]:
+def read_lines(path: str) -> list[str]:
     if not path:
         raise InputError("no source: name the list file")
     try:

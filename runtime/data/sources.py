@@ -2,9 +2,11 @@
 
 from prototxt.layers.declare import Declared
 from prototxt.plan import Step
+from runtime.data.annotated import AnnotatedImages, VideoFrames
 from runtime.data.database import DatabaseImages
 from runtime.data.hdf5 import HDF5Rows
 from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
+from runtime.data.mat import MatBlobs
 from runtime.data.memory import MemoryImages
 from runtime.data.prefetch import Share, Source, whole
 from runtime.data.windows import ImageWindows
@@ -33,6 +35,8 @@ def open_source(
 def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
     layer = step.param
     match layer.type:
+        case "AnnotatedData":
+            return AnnotatedImages(layer, len(step.tops) > 1, share, caffe_rng())
         case "Data":
             return DatabaseImages(layer, len(step.tops) > 1, share, caffe_rng())
         case "HDF5Data":
@@ -45,8 +49,12 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return LabelmapImages(layer, caffe_rng(), palette_labels)
         case "DenseImageData":
             return DenseImages(layer, caffe_rng(), palette_labels)
+        case "MatRead":
+            return MatBlobs(layer, len(step.tops))
         case "MemoryData":
             return MemoryImages(layer, caffe_rng(), len(step.tops))
+        case "VideoData":
+            return VideoFrames(layer, len(step.tops) > 1, caffe_rng())
         case "WindowData":
             return ImageWindows(layer, caffe_rng())
     return None

@@ -29,7 +29,7 @@ class Transformer:
         InputError: settings that Caffe refuses, or leaves undefined.
     """
 
-    unused = ("crop_height", "crop_width", "scale_factors")
+    unused: tuple[str, ...] = ("crop_height", "crop_width", "scale_factors")
 
     def __init__(self, param: TransformationParameter, phase: int):
         if param.HasField("mean_file") and param.mean_value:
@@ -68,7 +68,7 @@ class Transformer:
     def draw(self, images: int) -> list[list[int]]:
         """The words for the next `images`, in the order in which Caffe takes them."""
         count = self.words_per_image
-        if not count:
+        if not count or self.rng is None:
             return [[]] * images
         return self.rng.words(images * count).reshape(images, count).tolist()
 
@@ -118,7 +118,7 @@ class Transformer:
             image = self._padded(image)
         top, left = self._offsets(image.shape[1:], offsets)
         image = self._window(image, top, left)
-        if self.mean is not None:
+        if mean is not None and self.mean is not None:
             mean = self._window(mean, top, left)
         out = self._scaled(image, mean)
         return out[:, :, ::-1] if mirrored else out
@@ -199,7 +199,7 @@ class PairTransformer(Transformer):
     The fork reads `scale_factors` but never hands them to the code that would draw one, and so trains at scale 1.
     """
 
-    unused = ("pad", "std_value")
+    unused: tuple[str, ...] = ("pad", "std_value")
 
     def __init__(self, param: TransformationParameter, phase: int, ignore_label: int):
         if param.HasField("mean_file"):

@@ -142,8 +142,10 @@ def crop(top_from: Top, top_to: Top) -> Top:
         AssertionError: the two differ in scale, or the offset is negative or no whole number.
     """
     axis, scale, shift = coord_map_from_to(top_from, top_to)
+    assert axis is not None, "no spatial layer leads from one to the other"
     assert np.all(scale == 1), f"scale mismatch on crop (a = {scale})"
     assert np.all(shift <= 0), f"cannot crop negative offset (b = {shift})"
     assert np.all(np.round(shift) == shift), f"cannot crop noninteger offset (b = {shift})"
-    offset = [int(value) for value in -np.round(shift)]
-    return layers.Crop(top_from, top_to, crop_param={"axis": axis + 1, "offset": offset})
+    offset = [int(value) for value in np.atleast_1d(-np.round(shift))]
+    crop_layer: Any = layers.Crop
+    return crop_layer(top_from, top_to, crop_param={"axis": axis + 1, "offset": offset})

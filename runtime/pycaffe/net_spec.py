@@ -110,10 +110,10 @@ class _Writer:
         layer.top.extend(layer.bottom if fn.in_place else [self._name(top, fn) for top in fn.tops])
         # A layer is called what its first top is called, also where that works in place on another's blob.
         layer.name = self._name(fn.tops[0] if fn.tops else fn, fn)
-        own = getattr(layer, f"{_param_names.get(fn.type_name, '')}_param", None)
+        own: Message | None = getattr(layer, f"{_param_names.get(fn.type_name, '')}_param", None)
         for name, value in fn.params.items():
             in_own = own is not None and not name.endswith("param") and hasattr(own, name)
-            assign_proto(own if in_own else layer, name, value)
+            assign_proto(own if in_own and own is not None else layer, name, value)
         return layer
 
     def _name(self, value: Top | Function, fn: Function) -> str:
@@ -152,7 +152,7 @@ def param_name_dict() -> dict[str, str]:
     return {
         field.message_type.name.removesuffix("Parameter"): field.name.removesuffix("_param")
         for field in LayerParameter.DESCRIPTOR.fields
-        if field.name.endswith("_param")
+        if field.name.endswith("_param") and field.message_type is not None
     }
 
 

@@ -6,7 +6,7 @@ import time
 class Timer:
     """Measures between `start()` and `stop()`; asking for `ms` stops it, as in Caffe."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._started: float | None = None
         self._elapsed = 0.0
 

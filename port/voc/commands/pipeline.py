@@ -18,8 +18,20 @@ def pipeline_command(
         str, typer.Option(help=f"Which nets: {', '.join(SETS)}.", show_default="shapes without --voc")
     ] = "",
     weights: Annotated[
-        Path | None, typer.Option(help="What the nets start from: VGG-16.", show_default="the set's own")
+        Path | None,
+        typer.Option(help="What the classifiers start from: VGG-16.", show_default="the set's own"),
     ] = None,
+    segmentation_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the segmentation nets start from: vgg16_20M or ResNet-101.",
+            show_default="the set's own",
+        ),
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="Of the segmentation nets: vgg16 or resnet101.")] = "vgg16",
+    share_background: Annotated[
+        bool, typer.Option("--share-background", help="SeeNet's S_C is S_B's own classifier.")
+    ] = False,
     train_list: Annotated[
         Path | None, typer.Option(help="NAME CLASS [CLASS …].", show_default="VOC/train_cls.txt")
     ] = None,
@@ -48,15 +60,21 @@ def pipeline_command(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that fuse, refine and judge.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    check: Annotated[
+        bool, typer.Option("--check", help="Only look whether all is there, and say what it will take.")
+    ] = False,
 ) -> None:
     """Classifier → attention → proxy labels → segmentation net → mIoU; a page with curves and pictures.
 
-    Called again, it goes on where it was stopped, and passes over what is current.
+    Before anything is trained, everything that any stage reads is opened and held against the rest. Called again,
+    it goes on where it was stopped, and passes over what is current.
     """
-    chosen = chosen_nets(nets or ("published" if voc else "shapes"), weights)
+    chosen = chosen_nets(nets or ("published" if voc else "shapes"), weights, segmentation_weights, backbone)
     check_device(device)
     settings = PipelineSettings(
         nets=chosen,
+        backbone=backbone,
+        share_background=share_background,
         voc=voc,
         train_list=train_list,
         val_list=val_list,
@@ -70,8 +88,10 @@ def pipeline_command(
         segmentation_iterations=segmentation_iterations,
         workers=workers,
         device=device,
+        check=check,
     )
     from port.voc.pipeline import run_pipeline
 
     run_pipeline(out, settings)
-    typer.echo(f"Curves and pictures: {out}/pipeline.html; all numbers: {out}/pipeline.json")
+    if not check:
+        typer.echo(f"Curves and pictures: {out}/pipeline.html; all numbers: {out}/pipeline.json")

@@ -17,7 +17,10 @@ def proxy_labels_command(
         Path | None, typer.Option(help="Folder of NAME.png; without it, attention is cut at --background.")
     ] = None,
     fusion: Annotated[
-        str, typer.Option(help="Class score from saliency and attention: harmonic (the paper's), max, mean.")
+        str,
+        typer.Option(
+            help="Class score from saliency and attention: harmonic (the paper's), max, mean, saliency."
+        ),
     ] = Fusion.fusion,
     ambiguous: Annotated[
         float, typer.Option(help="Ignore where two classes' attentions reach this; 0: nowhere.")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from port.voc.settings import check_workers
+from port.voc.settings import KINDS, check_workers
 from prototxt.errors import InputError
 
 
@@ -17,6 +17,9 @@ def shapes_command(
     saliency_iou: Annotated[
         float, typer.Option(help="Quality of the simulated saliency: its IoU with the objects at 128 of 255.")
     ] = 0.85,
+    kind: Annotated[
+        str, typer.Option(help=f"What the images look like: {' or '.join(KINDS)} (VOC's geometry).")
+    ] = "shapes",
     crops: Annotated[
         bool, typer.Option("--crops", help="Also cut out each object, 64 by 64: what a trunk is taught with.")
     ] = False,
@@ -32,10 +35,12 @@ def shapes_command(
         raise InputError(f"--size {size}: 64 to 2048 pixels are due")
     if not 0.3 <= saliency_iou <= 1:
         raise InputError(f"--saliency-iou {saliency_iou}: 0.3 to 1 is due")
+    if kind not in KINDS:
+        raise InputError(f'--kind "{kind}": must be one of {", ".join(KINDS)}')
     check_workers(workers)
     from port.voc.each import report_failures
     from port.voc.shapes import make_shapes, print_facts
 
-    facts, failed = make_shapes(out, number, seed, size, saliency_iou, workers, crops)
+    facts, failed = make_shapes(out, number, seed, size, saliency_iou, workers, crops, kind)
     print_facts(facts, str(out))
     report_failures(failed, number)

@@ -1,0 +1,110 @@
+"""Weights as NumPy's .npz and MATLAB's .mat."""
+
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from prototxt.errors import InputError
+from weights.files import atomic_path
+from weights.layer_weights import LayerWeights, stored_blobs
+from weights.names import from_state_dict, to_state_dict
+
+
+def read_npz(path: str | os.PathLike) -> list[LayerWeights]:
+    """The layers of an .npz whose arrays are named LAYER.PARAM.
+
+    Raises:
+        InputError: no .npz, or arrays of another kind.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return from_state_dict({name: arrays[name] for name in arrays.files}, path)
+    except (OSError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as .npz ({error}): is it whole?") from error
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: is no .npz of numbers ({error})") from error
+
+
+def write_npz(
+    path: str | os.PathLike, layers: Sequence[LayerWeights], *, progress: Callable[[int], None] | None = None
+) -> None:
+    """Write each blob under its name LAYER.PARAM, uncompressed.
+
+    Raises:
+        InputError: where the file cannot be written or the layers cannot be named.
+    """
+    state = to_state_dict(layers, path)
+    with atomic_path(path) as beside, zipfile.ZipFile(beside, "w") as archive:
+        for name, blob in state.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(blob), allow_pickle=False)
+            if progress:
+                progress(blob.nbytes)
+
+
+def read_mat(path: str | os.PathLike) -> list[LayerWeights]:
+    """The layers of a .mat that `write_mat` wrote.
+
+    Raises:
+        InputError: another kind of file.
+    """
+    from scipy.io import loadmat
+
+    try:
+        found = loadmat(path)["layers"].ravel()
+        return [
+            LayerWeights(
+                _text(layer["name"]),
+                _text(layer["type"]),
+                [
+                    np.asarray(blob).reshape(tuple(int(size) for size in np.ravel(shape)))
+                    for blob, shape in zip(layer["weights"].ravel(), layer["shapes"].ravel(), strict=True)
+                ],
+            )
+            for layer in found
+        ]
+    except Exception as error:  # scipy raises whatever the bytes lead it to
+        raise InputError(
+            f'{path}: cannot be read as a .mat with a struct array "layers" (name, type, weights, shapes)'
+        ) from error
+
+
+def _text(value: np.ndarray) -> str:
+    return str(value.item()) if value.size else ""
+
+
+def write_mat(
+    path: str | os.PathLike, layers: Sequence[LayerWeights], *, progress: Callable[[int], None] | None = None
+) -> None:
+    """Write a struct array `layers` with fields name, type, weights (a cell) and shapes, for MATLAB's load.
+
+    MATLAB's arrays have two axes or more: `shapes` says how many a blob has.
+
+    Raises:
+        InputError: where the file cannot be written, or an array is too large for MATLAB's version 5 format.
+    """
+    from scipy.io import savemat
+    from scipy.io.matlab import MatWriteError
+
+    fields = [(name, object) for name in ("name", "type", "weights", "shapes")]
+    rows = np.empty(len(layers), fields)
+    for i, layer in enumerate(layers):
+        blobs = stored_blobs(layer, path)
+        cells, shapes = np.empty(len(blobs), object), np.empty(len(blobs), object)
+        for j, blob in enumerate(blobs):
+            cells[j], shapes[j] = np.array(blob), np.array(blob.shape, np.float64)
+        rows[i] = (layer.name, layer.type, cells, shapes)
+    try:
+        with atomic_path(path) as beside:
+            savemat(beside, {"layers": rows}, oned_as="row", format="5")
+    except (MatWriteError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be written as .mat ({error}): choose .safetensors") from error
+    for layer in layers:
+        if progress:
+            progress(sum(blob.nbytes for blob in layer.present))
