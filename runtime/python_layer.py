@@ -1,6 +1,5 @@
 """Python layers: the base class that scripts derive from, and which modules may be loaded."""
 
-import ast
 import contextlib
 import importlib
 import sys
@@ -101,29 +100,6 @@ class PhaseNumber(int):
 
     def __str__(self) -> str:
         return Phase.Name(self)
-
-
-def literal_params(param: LayerParameter, *names: str) -> tuple[float, ...]:
-    """The numbers called `names` of a Python layer's `param_str`, read as a literal dict.
-
-    (The authors' layer calls `eval` on it; a prototxt from elsewhere must not run code.)
-
-    Raises:
-        InputError: text that is not a literal dict, a missing or unknown key, a value that is no number.
-    """
-    text = param.python_param.param_str
-    shown = repr(text if len(text) <= 200 else f"{text[:200]} …")
-    expected = ", ".join(f"'{name}': …" for name in names)
-    problem = f"param_str {shown}: a dict {{{expected}}} of numbers is due"
-    try:
-        given = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise InputError(problem) from error
-    if not isinstance(given, dict) or set(given) != set(names):
-        raise InputError(problem)
-    if not all(isinstance(value, int | float) for value in given.values()):
-        raise InputError(problem)
-    return tuple(given[name] for name in names)
 
 
 @contextlib.contextmanager

@@ -94,12 +94,12 @@ def _read_layer(number: int, entry: memoryview, with_empty: bool) -> LayerWeight
         rest, blobs = take(
             v0[0] if len(v0) == 1 else memoryview(b"".join(v0)), (_V0_BLOBS,), _V0_HEADER, MAX_HEADER
         )
-        header = V0LayerParameter.FromString(rest)
-        layer_type = V0_TYPES.get(text_of(header.type), "")
-        return _layer(text_of(header.name), layer_type, blobs) if blobs or with_empty else None
-    header = V1LayerParameter.FromString(rest)
-    layer_type = V1_TYPES.get(header.type, "")
-    return _layer(text_of(header.name), layer_type, parts) if parts or with_empty else None
+        oldest = V0LayerParameter.FromString(rest)
+        layer_type = V0_TYPES.get(text_of(oldest.type), "")
+        return _layer(text_of(oldest.name), layer_type, blobs) if blobs or with_empty else None
+    older = V1LayerParameter.FromString(rest)
+    layer_type = V1_TYPES.get(older.type, "")
+    return _layer(text_of(older.name), layer_type, parts) if parts or with_empty else None
 
 
 def _layer(name: str, layer_type: str, messages: list[tuple[int, memoryview]]) -> LayerWeights:

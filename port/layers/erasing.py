@@ -5,7 +5,7 @@ from torch import Tensor
 from port.layer import PYTHON_LAYERS, Layer
 from port.models.crelu import BackgroundMask, CReLU
 from prototxt.errors import InputError
-from runtime.python_layer import literal_params
+from prototxt.layers.erasing import literal_params
 
 
 class _Erasing(Layer):

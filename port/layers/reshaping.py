@@ -1,5 +1,7 @@
 """Layers that move values about without changing them."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,7 +55,8 @@ class Reduction(Layer):
         elif param.operation == ReductionParameter.SUMSQ:
             rows = rows.square()
         elif param.operation == ReductionParameter.MEAN:
-            coeff /= rows.shape[-1]
+            count = rows.shape[-1]
+            coeff = coeff / count if count else math.nan  # Caffe: the sum of nothing times infinity
         return rows.sum(-1) * coeff
 
 

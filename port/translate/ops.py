@@ -22,12 +22,12 @@ from prototxt.errors import InputError
 from prototxt.layers.activations import log_of_base
 from prototxt.layers.combining import joining_axis, slice_sizes
 from prototxt.layers.declare import Shape, legacy_shape
+from prototxt.layers.erasing import literal_params
 from prototxt.layers.inputs import dummy_fillers
 from prototxt.layers.interp import interp_sizes
 from prototxt.layers.reshaping import crop_starts, permuted_axes
 from prototxt.layers.windows import canonical_axis, convolution_window, pooling_window
 from prototxt.plan import LayerPlan, ParamPlan
-from runtime.python_layer import literal_params
 
 
 @dataclass(eq=False)

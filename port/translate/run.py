@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader
-from rich.console import Console
 
 from port.export.writers import PREPROCESSING
 from port.net import CaffeNet
@@ -29,6 +28,7 @@ from prototxt.read import read_net
 from runtime.rng import set_random_seed
 from weights import check_finite, read_weights
 from weights.metadata import parsed_metadata
+from weights.progress import plain_console
 from weights.tensors import read_safetensors_metadata
 
 _RECORDED = 1 << 18
@@ -256,7 +256,7 @@ def _write(
 def _print(
     asked: TranslateSettings, written: Written, found: list[Compared], out: list[Compared], skipped: list[str]
 ) -> None:
-    console = Console(soft_wrap=True, highlight=False)
+    console = plain_console(soft_wrap=True, highlight=False)
     if skipped:
         console.print(f"{asked.weights}: layers that the net lacks: {', '.join(skipped)}", markup=False)
     if out:

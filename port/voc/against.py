@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from port.voc.classes import CLASSES
@@ -15,6 +14,7 @@ from port.voc.label_images import read_map, same_size
 from port.voc.lists import Entry, read_entries
 from prototxt.errors import InputError
 from weights.files import atomic_path
+from weights.progress import plain_console
 
 CUT = 77
 """0.3 of 255: where attention is usually cut."""
@@ -111,7 +111,7 @@ def summary(pairs: list[Pair]) -> dict:
 def write_comparison(pairs: list[Pair], json_: Path | None) -> None:
     """Print the table, and write all numbers where they are asked for."""
     told = summary(pairs)
-    Console().print(against_table(told))
+    plain_console().print(against_table(told))
     if json_:
         with atomic_path(json_) as beside:
             beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

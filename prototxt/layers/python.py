@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import MANY, Declare, Declared, Shapes, layer_type
-from prototxt.layers.erasing import erasing
+from prototxt.layers.erasing import background_mask, crelu
 
 BUILT_IN: dict[tuple[str, str], Declare] = {
-    ("crelu_layer", "CReLULayer"): erasing,
-    ("scan_background_layer", "BackgroundMaskLayer"): erasing,
+    ("crelu_layer", "CReLULayer"): crelu,
+    ("scan_background_layer", "BackgroundMaskLayer"): background_mask,
 }
 """(module, layer) → its declaration."""
 

@@ -7,8 +7,8 @@ They stand for the Python layers `crelu_layer.CReLULayer` (the authors' release)
 import numpy as np
 
 from prototxt.errors import InputError
+from prototxt.layers.erasing import literal_params
 from reference.layer import PYTHON_LAYERS, Arrays, Layer
-from runtime.python_layer import literal_params
 
 
 def normalised_attention(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

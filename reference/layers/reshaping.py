@@ -72,7 +72,8 @@ class Reduction(Layer):
         operation, axis = param.operation, canonical_axis(param.axis, x.ndim)
         self.coeff = self.dtype.type(param.coeff)
         if operation == ReductionParameter.MEAN:
-            self.coeff /= self.dtype.type(math.prod(x.shape[axis:]))
+            count = self.dtype.type(math.prod(x.shape[axis:]))
+            self.coeff = self.coeff / count if count else self.dtype.type(math.nan)  # Caffe: 0 times infinity
         rows = flat_from(x, axis)
         if operation == ReductionParameter.ASUM:
             rows = np.abs(rows)
