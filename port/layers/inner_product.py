@@ -1,5 +1,7 @@
 """InnerProduct, and its sparse relative Embed."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,7 +53,7 @@ class InnerDistance(Layer):
                 with torch.no_grad():
                     centers /= (centers.square().sum(1, keepdim=True) + 1e-6).sqrt()
         rows = centers.flatten(1)
-        difference = x.reshape(-1, 1, rows.shape[1]) - rows
+        difference = x.reshape(math.prod(shape[:-1]), 1, rows.shape[1]) - rows
         return (
             (difference.abs() if param.distance_type == "L1" else difference.square()).sum(2).reshape(shape)
         )

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from prototxt.layers.inner_product import annealed, margin_settings
+from prototxt.layers.windows import canonical_axis
 from reference.checks import class_indices, refuse_gradient
 from reference.layer import Arrays, Layer, flat_from, layer
 
@@ -88,7 +89,8 @@ class InnerDistance(Layer):
     def _difference(self, x: np.ndarray, centers: np.ndarray | None) -> np.ndarray:
         """(items, centres, values)"""
         centers = self.weight(0) if centers is None else flat_from(centers, 1)
-        return x.reshape(math.prod(x.shape) // max(centers.shape[1], 1), 1, centers.shape[1]) - centers
+        axis = canonical_axis(self.param.inner_distance_param.axis, x.ndim)
+        return x.reshape(math.prod(x.shape[:axis]), 1, centers.shape[1]) - centers
 
 
 @layer("LargeMarginInnerProduct", "MarginInnerProduct")

@@ -104,7 +104,7 @@ class ShuffleChannel(Layer):
         return self._turned(dy, dy.shape[1] // self.param.shuffle_channel_param.group)
 
     def _turned(self, x: np.ndarray, rows: int) -> np.ndarray:
-        table = x.reshape(len(x), rows, -1, *x.shape[2:])
+        table = x.reshape(len(x), rows, x.shape[1] // max(rows, 1), *x.shape[2:])
         return table.swapaxes(1, 2).reshape(x.shape)
 
 
