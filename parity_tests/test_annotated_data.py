@@ -20,7 +20,11 @@ from runtime.data.augment import Boxes
 from runtime.rng import CaffeRNG
 
 SIZES = ((90, 120), (100, 80), (64, 64))
-BOXES = ([(0.2, 0.3, 0.5, 0.7)], [(0.1, 0.1, 0.35, 0.5), (0.6, 0.55, 0.9, 0.9)], [])
+BOXES: tuple[list[tuple[float, ...]], ...] = (
+    [(0.2, 0.3, 0.5, 0.7)],
+    [(0.1, 0.1, 0.35, 0.5), (0.6, 0.55, 0.9, 0.9)],
+    [],
+)
 """Of each image of the database: red on blue."""
 
 

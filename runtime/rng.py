@@ -51,7 +51,7 @@ class CaffeRNG:
             raise ValueError("a generator's state has 624 words")
         if type(place) is not int or not 0 <= place <= 624:
             raise ValueError("a generator's place is from 0 to 624")
-        self._twister.set_state(("MT19937", key.astype(np.uint32), place))
+        self._twister.set_state(("MT19937", key.astype(np.uint32), place, 0, 0.0))
 
     def words(self, n: int) -> np.ndarray:
         """The next `n` words, uint32: each what `caffe_rng_rand()` returns."""

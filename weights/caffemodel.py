@@ -77,8 +77,8 @@ def _parameter_names(number: int, entry: memoryview) -> tuple[str, list[str]]:
     if number == _LAYER:
         header = LayerParameter.FromString(take(entry, (_V2_BLOBS,))[0])
         return header.name, [param.name for param in header.param if param.name]
-    header = V1LayerParameter.FromString(take(entry, (_V1_BLOBS, _V0))[0])
-    return header.name, [name for name in header.param if name]
+    older = V1LayerParameter.FromString(take(entry, (_V1_BLOBS, _V0))[0])
+    return older.name, [name for name in older.param if name]
 
 
 def _read_layer(number: int, entry: memoryview, with_empty: bool) -> LayerWeights | None:

@@ -73,7 +73,7 @@ def remove_partial(folder: str | os.PathLike, start: str = "") -> None:
         rf"\.+{re.escape(start[:_MOST_OF_NAME])}.*{re.escape(_PARTIAL)}\w{{8}}(\.\w+)?", re.S
     )
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for left in os.scandir(folder):
+        for left in os.scandir(os.fspath(folder)):
             if pattern.fullmatch(left.name) and left.is_file(follow_symlinks=False):
                 _remove_unlocked(left.path)
 

@@ -56,7 +56,8 @@ class _KeepsError:
     """
 
     def __init__(self, raw: io.FileIO):
-        self._raw, self.error = raw, None
+        self._raw = raw
+        self.error: OSError | None = None
         self.seek, self.tell, self.read, self.readinto = raw.seek, raw.tell, raw.read, raw.readinto
 
     def write(self, data: memoryview) -> int:

@@ -60,7 +60,7 @@ def write_torch_state(path: str | os.PathLike, state: dict[str, np.ndarray]) -> 
 
             save_file(state, beside)
         else:
-            np.savez(beside, **state)
+            np.savez(beside, **state)  # type: ignore[arg-type]  # the stub takes a name for allow_pickle
 
 
 def _merged(layers: Sequence[LayerWeights], where: object) -> dict[str, np.ndarray]:

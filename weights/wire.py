@@ -59,7 +59,8 @@ def take(
     Raises:
         WireError: where the message ends in the middle of a field or is no protobuf; for too large a rest.
     """
-    rest, taken = bytearray(), []
+    rest = bytearray()
+    taken: list = []
     for number, wire_type, start, content, stop in _fields(message):
         if number in numbers and wire_type == _LENGTH:
             if len(taken) == MAX_TAKEN:

@@ -89,7 +89,7 @@ class MultiStageMeanfield(Layer):
 
     def forward(self, unary: Tensor, first: Tensor, images: Tensor) -> Tensor:
         param = self.param.multi_stage_meanfield_param
-        places = _places(*unary.shape[2:], unary)
+        places = _places(unary.shape[2], unary.shape[3], unary)
         by_place, by_colour, compatibility = (blob.detach()[0, 0] for blob in self.blobs)
         spatial = gaussian(places / param.theta_gamma)
         tops = []

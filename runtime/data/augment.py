@@ -6,7 +6,7 @@ No recording: the order of draws and the rules are the published code's; pixels 
 What is drawn, and what it is, is separate from what is then done to pixels, so that images can be decoded ahead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -419,7 +419,7 @@ def noisy(image: np.ndarray, param: NoiseParameter, salt: list[int]) -> np.ndarr
     return image
 
 
-def _of_brightness(image: np.ndarray, change: object) -> np.ndarray:
+def _of_brightness(image: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     if image.shape[2] == 1:
         return with_channels(change(image[:, :, 0]))
     planes = cv2.cvtColor(image, cv2.COLOR_BGR2YCrCb)

@@ -87,7 +87,8 @@ class DetectionFiles:
             raise InputError(f"save_output_param: num_test_image {self.count} for {len(self.images)} images")
         self.names = _names(saved.label_map_file)
         self.background = param.background_label_id
-        self.seen, self.found = 0, []
+        self.seen = 0
+        self.found: list = []
 
     def add(self, rows: np.ndarray, images: int) -> None:
         """Take one batch's detections, rows [image, label, score, box] of `images` images."""
