@@ -650,7 +650,7 @@ def test_solvers_have_the_published_schedule(file: Path):
     stages = list(solver.train_state.stage)
     assert solver.iter_size == (16 if "iter_size" in stages else 1)
     assert (NETS.parent / solver.net).is_file()
-    assert set(stages) <= {"iter_size", "acol", "no_negation"}
+    assert set(stages) <= {"iter_size", "acol", "cam", "no_negation"}
 
 
 # ---- Bad input

@@ -141,7 +141,8 @@ def unknown_type(layer_type: str, declared: Collection[str]) -> str:
     if not layer_type:
         return "type is missing"
     fork = known_from(layer_type)
-    near = difflib.get_close_matches(layer_type, declared, 2, 0.5)
+    same = [name for name in declared if name.lower() == layer_type.lower()]
+    near = same or difflib.get_close_matches(layer_type, declared, 2, 0.5)
     if fork:
         hint = f"known from {fork}, and not supported: write it as a Python layer"
     elif near:

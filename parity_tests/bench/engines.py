@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import prototxt
+from parity_tests.compare.engines import genuine_caffe
 from parity_tests.compare.opencv_engine import custom_layers
 from port.export.writers import export_onnx
 from port.images import quiet_opencv
@@ -153,10 +154,9 @@ def _opencv(files: Files) -> Forward:
 
 def _caffe(files: Files) -> Forward:
     """Genuine pycaffe; a Python module `crelu_layer` with the authors' layer must be on its path."""
-    os.environ.setdefault("GLOG_minloglevel", "2")
     os.environ.setdefault("OMP_NUM_THREADS", str(files.threads))
-    caffe = importlib.import_module("caffe")
-    if not hasattr(caffe, "Net"):
+    caffe = genuine_caffe()
+    if caffe is None:
         raise NotHere("genuine pycaffe is not importable here")
     if importlib.util.find_spec("crelu_layer") is None:
         raise NotHere("the authors' crelu_layer.py is not on Python's path")

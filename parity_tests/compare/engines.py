@@ -1,6 +1,9 @@
 """The engines that `seenet parity` compares, by name."""
 
+import importlib
+import os
 from collections.abc import Sequence
+from types import ModuleType
 
 from prototxt.errors import InputError
 
@@ -13,6 +16,21 @@ ENGINES = {
     "caffe": "caffe",
 }
 """Engine → module. Loaded by name: only those that are asked for."""
+
+
+def genuine_caffe() -> ModuleType | None:
+    """Genuine pycaffe, where it is importable. It reads how much to log when it is loaded: warnings only, unless set."""
+    level = "GLOG_minloglevel"
+    before = os.environ.get(level)
+    os.environ.setdefault(level, "2")
+    try:
+        caffe = importlib.import_module("caffe")
+    except ImportError:
+        return None
+    finally:
+        if before is None:
+            del os.environ[level]
+    return caffe if hasattr(caffe, "Net") else None
 
 
 def check_engines(names: Sequence[str] | None) -> None:

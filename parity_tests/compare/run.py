@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from parity_tests.compare.alone import Alone
-from parity_tests.compare.engines import ENGINES, check_engines
+from parity_tests.compare.engines import ENGINES, check_engines, genuine_caffe
 from parity_tests.compare.inputs import Weights, feed_inputs, fill_inputs, fill_weights
 from parity_tests.compare.report import CAFFE_NET, NET, EngineReport, Face, ParityReport, Row
 from parity_tests.compare.rule import Errors, difference, finite
@@ -118,12 +118,7 @@ def _choose(
 
 def _objection_to_caffe(plan: Plan, allow_modules: Collection[str]) -> str:
     """Why genuine Caffe cannot run this net here; "" where it can."""
-    os.environ.setdefault("GLOG_minloglevel", "2")  # before it is loaded: it logs every layer
-    try:
-        installed = hasattr(_load("caffe"), "Net")
-    except ImportError:
-        installed = False
-    if not installed:
+    if genuine_caffe() is None:
         return "genuine pycaffe is not importable here"
     if any(layer.type == "HDF5Output" for layer in plan.layers):
         return "it would write the file that an HDF5Output layer names"
