@@ -293,7 +293,7 @@ def test_graphs_of_overwritten_blobs_are_let_go():
     top = net(torch.randn(2, 3, 4, 5, requires_grad=True))
     assert _rereading() > before
     del top
-    assert _rereading() == before
+    assert _rereading() <= before
 
 
 def _rereading() -> int:

@@ -66,6 +66,7 @@ class Blobs(dict[int, Tensor]):
             self[i] = _Overwritten.apply(self[i], value)
             self._written(i, value)
         current += [self._current(i) for i in (*plan.bottoms, *plan.tops)]
+        layer.current, layer.written = None, {}  # the graph has what it needs
         return tops
 
     def keep(self, plan: LayerPlan, tops: Iterable[Tensor]) -> None:

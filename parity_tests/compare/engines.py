@@ -19,7 +19,7 @@ ENGINES = {
 
 
 def genuine_caffe() -> ModuleType | None:
-    """Genuine pycaffe, where it is importable. It reads how much to log when it is loaded: warnings only, unless set."""
+    """Genuine pycaffe, where it is importable. When loaded it reads how much to log: warnings only, unless set."""
     level = "GLOG_minloglevel"
     before = os.environ.get(level)
     os.environ.setdefault(level, "2")
