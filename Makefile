@@ -19,7 +19,7 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 
 $(VENV)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is due: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(QUIET) --upgrade pip
 	$(BIN)/pip install $(QUIET) -e ".[test,onnx]" -c constraints.txt --config-settings editable_mode=compat

@@ -70,7 +70,7 @@ def test_the_command_tells_table_json_and_chart(tmp_path: Path, monkeypatch: pyt
     arguments = f"bench --quick --rounds 2 --threads {threads} --only forward,job,training,convert".split()
     told = CliRunner().invoke(app, [*arguments, "--json", str(report), "--chart", str(chart)])
     assert told.exit_code == 0, told.output
-    assert "caffe takes no part: caffe is not installed" in told.output
+    assert "caffe is not measured: caffe is not installed" in told.output
     measured = json.loads(report.read_text())["parts"]
     forward = measured[0]["rows"]
     assert list(forward) == ["port", "port, winograd", "opencv", "limit"]

@@ -361,7 +361,7 @@ def test_vgg16_by_name(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(port.InputError, match='backbone "vgg19": one of vgg16, resnet101 is due'):
+    with pytest.raises(port.InputError, match='backbone "vgg19": must be one of vgg16, resnet101'):
         port.DeepLabLargeFOV("vgg19")
     path = tmp_path / "some.caffemodel"
     write_weights(path, classifier({}))

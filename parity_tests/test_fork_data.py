@@ -160,7 +160,7 @@ def test_mat_files_go_out_and_in(engine: str, folder: Path) -> None:
     read.forward()
     np.testing.assert_array_equal(read.blobs["x"].data, np.concatenate([written[0], written[2], written[0]]))
     np.testing.assert_array_equal(read.blobs["y"].data[1], net.blobs["z"].data[0])
-    net.forward()  # no file is due
+    net.forward()  # no file is needed
     with pytest.raises(InputError, match="lists 3 names"):
         net.forward()
 

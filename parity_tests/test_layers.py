@@ -20,7 +20,7 @@ def _cases() -> list:
             for case in recorded(suite)[0]:
                 missing = {layer.type for layer in parse_net(case["prototxt"]).layer} - set(carried)
                 marks = (
-                    [pytest.mark.xfail(reason=f"not carried: {', '.join(missing)}", strict=True)]
+                    [pytest.mark.xfail(reason=f"not supported: {', '.join(missing)}", strict=True)]
                     if missing
                     else []
                 )

@@ -554,7 +554,7 @@ def test_the_rest_of_the_module(capsys: pytest.CaptureFixture, monkeypatch: pyte
     caffe.set_multiprocess(False)
     with pytest.raises(InputError, match="torchrun"):
         caffe.set_solver_count(2)
-    with pytest.raises(RuntimeError, match="NCCL is not carried"):
+    with pytest.raises(RuntimeError, match="NCCL is not supported"):
         caffe.NCCL.new_uid()
     timer = caffe.Timer()
     assert timer.ms == 0

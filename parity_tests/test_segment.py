@@ -278,7 +278,7 @@ def test_refused_crfs() -> None:
         (probabilities, image / 255),
         (probabilities[0], image),
     ):
-        with pytest.raises(InputError, match="are due"):
+        with pytest.raises(InputError, match="must be"):
             dense_crf(one, other)
     for settings in (
         {"iterations": -1},

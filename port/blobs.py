@@ -30,7 +30,7 @@ class Blobs(dict[int, Tensor]):
     def bottoms(self, plan: LayerPlan) -> tuple[Tensor, ...]:
         """A layer's bottoms, cut off from the graph where the prototxt's propagate_down says so.
 
-        Its force_backward, which the plan has heeded, overrules that.
+        Its force_backward, which the plan follows, overrules that.
         """
         bottoms = tuple(self[i] for i in plan.bottoms)
         if not plan.param.propagate_down:

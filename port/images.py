@@ -40,7 +40,7 @@ def read_image(path: str | os.PathLike, to_bgr: bool = False) -> np.ndarray:
     kind = _kind(image)
     del image  # a large one takes hundreds of megabytes, and the next beside it
     if kind and not to_bgr:
-        raise InputError(f"{name}: {kind} image, 8-bit colour is due: convert it, or pass --to-bgr")
+        raise InputError(f"{name}: {kind} image, not 8-bit colour: convert it, or pass --to-bgr")
     with quiet_opencv(), naming(name):
         return decode_image(data, cv2.IMREAD_COLOR)
 

@@ -80,7 +80,7 @@ def _known(error: Exception) -> str | None:
     # PyTorch's by name: it takes a second to import, and most commands do without.
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     if isinstance(error, MemoryError) or of_torch:
-        told = str(error).splitlines()[0] if str(error) else "no more is to be had"
+        told = str(error).splitlines()[0] if str(error) else "nothing more is known"
         return f"memory does not suffice ({told}): give a smaller input or batch, or free some"
     if isinstance(error, OSError) and error.filename is None and error.errno is not None:
         _drop_output()

@@ -401,7 +401,9 @@ def _upgrade_input(net: NetParameter, where: str) -> None:
         if net.input_shape:
             layer.input_param.shape.extend(net.input_shape)
         elif len(net.input_dim) < 4 * len(net.input):
-            raise InputError(f"{where}: input_dim has {len(net.input_dim)} numbers, 4 for each input are due")
+            raise InputError(
+                f"{where}: input_dim has {len(net.input_dim)} numbers: there must be 4 for each input"
+            )
         else:
             for i in range(len(net.input)):
                 layer.input_param.shape.add(dim=net.input_dim[4 * i : 4 * i + 4])

@@ -11,4 +11,6 @@ class SGDSolver:
     display = 0
 
     def __init__(self, solver_file: str | os.PathLike):
-        raise InputError(f"{os.fspath(solver_file)}: solvers are not carried yet: this engine runs nets only")
+        raise InputError(
+            f"{os.fspath(solver_file)}: the reference has no solvers, it runs nets only: use port.pycaffe"
+        )

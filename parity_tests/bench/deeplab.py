@@ -50,7 +50,7 @@ def main() -> None:
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     print(f"{options.backbone}, {tuple(data.shape)} on {options.device}, {torch.get_num_threads()} threads")
     print("; ".join(f"{name}: {median:.3f} s" for name, median in medians.items()))
-    print(f"ratio: {medians['DeepLabLargeFOV'] / medians['directly']:.3f} (at most {MOST} is due)")
+    print(f"ratio: {medians['DeepLabLargeFOV'] / medians['directly']:.3f} (must be at most {MOST})")
 
 
 class Residual(nn.Module):

@@ -30,7 +30,7 @@ Forward = Callable[[np.ndarray, np.ndarray], list[np.ndarray]]
 
 
 class NotHere(Exception):
-    """Why an engine takes no part, in one line."""
+    """Why an engine is not measured, in one line."""
 
 
 @dataclass(frozen=True)

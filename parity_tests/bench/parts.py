@@ -216,7 +216,7 @@ def bench_memory(settings: Settings) -> Iterator[Part]:
             reason = (told.stdout + told.stderr).strip().splitlines() or [
                 "it was stopped: too little memory?"
             ]
-            notes.append(f"{name} takes no part: {reason[-1]}")
+            notes.append(f"{name} is not measured: {reason[-1]}")
     notes.append("above what the process held when everything was imported")
     yield Part(f"peak memory of loading and one forward at {settings.size}²", "MB", BASE, rows, notes)
 
@@ -244,7 +244,7 @@ def _open(settings: Settings, names: Sequence[str] = tuple(OPENERS)) -> tuple[di
         try:
             engines[name] = open_engine(name, settings.files)
         except NotHere as error:
-            notes.append(f"{name} takes no part: {error}")
+            notes.append(f"{name} is not measured: {error}")
     return engines, notes
 
 

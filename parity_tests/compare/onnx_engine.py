@@ -134,7 +134,7 @@ class _Run:
         runtime: what runs a graph.
         weights: by the steps' names.
         values: the blobs so far, by the steps' names.
-        refused: steps that are not carried, with the reason.
+        refused: steps that are not supported, with the reason.
         lost: blobs that are not there for that, with the layer to blame.
     """
 

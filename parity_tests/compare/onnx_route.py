@@ -1,7 +1,7 @@
 """The ONNX route: prototxt and weights → `caffe2onnx` 2.0.1 → a graph that `onnx` accepts.
 
 The converter is as its authors left it, and so is what it makes of each layer: what it converts wrongly stays
-wrong, for an outside opinion is to be had. Only what keeps its graphs from being read at all is mended here:
+wrong, for an outside opinion is wanted. Only what keeps its graphs from being read at all is corrected here:
 
 - It pins onnx 1.6.0, which no longer builds: it is installed with `--no-deps`. Its generated protobuf code
   wants protobuf's Python form, and NumPy's old names: a process of its own (`caffe2onnx_process.py`).

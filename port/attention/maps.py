@@ -62,14 +62,14 @@ def attention_maps(
 def check_request(model: SeeNet, image: np.ndarray, labels: Sequence[int], label_state: str) -> None:
     """Raises InputError for what `attention_maps` cannot take."""
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise InputError(f"the image is {image.shape}: (height, width, 3) in BGR order is due")
+        raise InputError(f"the image is {image.shape}: it must be (height, width, 3), in BGR order")
     wrong = [label for label in labels if not 0 <= label < model.num_classes]
     if wrong:
         raise InputError(
             f"label {wrong[0]} is out of range: this net has classes 0 … {model.num_classes - 1}"
         )
     if label_state not in LABEL_STATES:
-        raise InputError(f'label_state "{label_state}": one of {", ".join(LABEL_STATES)} is due')
+        raise InputError(f'label_state "{label_state}": must be one of {", ".join(LABEL_STATES)}')
 
 
 def prepared_views(image: np.ndarray, test_size: int, flip: bool) -> np.ndarray:

@@ -45,7 +45,7 @@ class Checked:
     Attributes:
         worst: by output, the largest difference as a share of the output's largest magnitude in the same run
             (infinite for NaN or another shape), and in which run.
-        inherited: outputs that are further off, but only by what they are made of: a softmax of large scores
+        inherited: outputs with a larger difference, which comes from their inputs alone: a softmax of large scores
             shows the scores' rounding many times enlarged, in the port too.
         flips: C-ReLU positions that are erased, negated or kept otherwise than by the port, of `positions`.
     """

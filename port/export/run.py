@@ -159,7 +159,7 @@ def _print(
     console.print(f"Held against the port, up to {TOLERANCE:.0e} of an output's maximum: {len(cases)} runs.")
     if any(found.inherited for found, _ in results.values()):
         console.print(
-            "Inherited: further off, but within it on the file's own scores: these are enlarged here."
+            "Inherited: the difference is larger, but within the tolerance on the file's own scores."
         )
     for kind, (found, _) in results.items():
         if found.positions:

@@ -71,7 +71,7 @@ def export_onnx(
         metadata: as `net_metadata` gives it; without, `seenet_metadata` for SeeNet and nothing for others.
 
     Raises:
-        InputError: onnx or onnxscript missing, an opset that is not to be had, a layer that ONNX cannot hold (by
+        InputError: onnx or onnxscript missing, an opset that is not available, a layer that ONNX cannot hold (by
             name), more than 2 GB of weights, a file that cannot be written.
     """
     need_packages("onnx", "onnxscript", purpose="ONNX files")

@@ -92,7 +92,7 @@ class SigmoidCrossEntropyLoss(Loss):
 class SoftmaxWithLoss(Loss):
     """Minus the logarithm of the label's softmax probability, over the number of labels unless told else.
 
-    A second top has the probabilities; what comes back to it is not heeded.
+    A second top has the probabilities; the gradient that comes back to it is ignored.
     """
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ class DeepLabLargeFOV(nn.Module):
     ):
         super().__init__()
         if backbone not in BACKBONES:
-            raise InputError(f'backbone "{backbone}": one of {", ".join(BACKBONES)} is due')
+            raise InputError(f'backbone "{backbone}": must be one of {", ".join(BACKBONES)}')
         self.backbone, self.num_classes, self.dropout = backbone, num_classes, dropout
         if backbone == "vgg16":
             self._add_vgg16(width)

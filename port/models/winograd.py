@@ -25,11 +25,11 @@ POINTS = (0.0, 0.625, -0.625, 1.5, -1.5)
 these gave the smallest error (0.7 of that of 0, 1, -1, 1/2, -2)."""
 
 SUMMED_AT_ONCE = 32
-"""Channels that are summed in one chain, but at most an eighth of them: what there are few of to sum, others too
-sum nearly exactly. Chains of 64 have up to half as much error again; shorter ones cost time."""
+"""How many channels are summed in one chain; never more than an eighth of all, since with few channels the other
+engines are nearly exact, too. Chains of 64 have up to 1.5 times the error; shorter ones cost time."""
 
 SMALLEST = 64
-"""Positions of a map that is worth it. Of smaller ones BLAS and oneDNN sum in shorter chains, and stay nearer."""
+"""Maps with fewer positions are left to BLAS and oneDNN, which sum those in shorter chains and are more exact."""
 
 TILES_AT_ONCE = 64
 """Tiles that pass through all stages together, to stay in the processor's caches."""

@@ -64,5 +64,5 @@ class NCCL:
 
 def _no_nccl() -> NoReturn:
     raise CaffeRuntimeError(
-        "caffe.NCCL is not carried: train on several GPUs with torchrun and train_caffe_equiv.py"
+        "caffe.NCCL is not supported: train on several GPUs with torchrun and train_caffe_equiv.py"
     )

@@ -59,7 +59,7 @@ def picture(path: Path, alt: str) -> Markup:
         InputError: a file that cannot be read, or of another kind.
     """
     if path.suffix not in _PICTURES:
-        raise InputError(f"{path}: not a picture for a page: {', '.join(_PICTURES)} are due")
+        raise InputError(f"{path}: not a picture for a page: it must be one of {', '.join(_PICTURES)}")
     try:
         source = data_uri(read_ordinary(path, MAX_IMAGE), _PICTURES[path.suffix])
     except OSError as error:

@@ -397,7 +397,7 @@ class Solver:
 
 
 def check_solver(param: SolverParameter, where: str) -> None:
-    """Raises InputError for a field out of range, or one that is not carried."""
+    """Raises InputError for a field out of range, or one that is not supported."""
     at_least: Sequence[tuple[str, int]] = (
         ("average_loss", 1),
         ("iter_size", 1),

@@ -58,7 +58,7 @@ def dense_crf(
     if image.shape != (*size, 3) or image.dtype != np.uint8:
         raise InputError(
             f"CRF: probabilities {probabilities.shape} and image {image.shape} {image.dtype}: "
-            "(classes, height, width) and (height, width, 3) uint8 are due"
+            "they must be (classes, height, width) and (height, width, 3) uint8"
         )
     crf = load_crf().DenseCRF2D(size[1], size[0], classes)
     shares = probabilities / probabilities.sum(0)

@@ -36,7 +36,7 @@ def read_label_image(path: Path) -> np.ndarray:
         raise
     except (OSError, SyntaxError, ValueError) as error:
         told = getattr(error, "strerror", None) or "it does not decode"
-        raise InputError(f"{path}: cannot be read ({told}): a label image is due") from error
+        raise InputError(f"{path}: cannot be read ({told}): it must be a label image") from error
     if mode not in ("P", "L"):
         raise InputError(f"{path}: not a palette image (mode {mode}): convert its colours to class indices")
     used = np.unique(labels)
@@ -49,7 +49,7 @@ def read_label_image(path: Path) -> np.ndarray:
             raise InputError(f"{path}: its palette is not VOC's: its indices may mean other classes")
     strange = used[(used > len(CLASSES)) & (used != IGNORE)]
     if len(strange):
-        raise InputError(f"{path}: value {strange[0]} is no class: 0 … {len(CLASSES)} and {IGNORE} are due")
+        raise InputError(f"{path}: value {strange[0]} is no class: it must be 0 … {len(CLASSES)} or {IGNORE}")
     return labels
 
 
@@ -61,11 +61,11 @@ def write_label_image(path: Path, labels: np.ndarray) -> None:
         image.save(beside, format="PNG", compress_level=6)
 
 
-def read_map(path: Path, what: str, mend: str) -> np.ndarray:
+def read_map(path: Path, what: str, way_on: str) -> np.ndarray:
     """(height, width) uint8: an attention or saliency map.
 
     Args:
-        what: the map's kind, and `mend`, what to do where it is missing: for messages.
+        what: the map's kind, and `way_on`, what to do where it is missing: for messages.
 
     Raises:
         InputError: a missing or torn file, or anything but 8-bit grey.
@@ -73,17 +73,15 @@ def read_map(path: Path, what: str, mend: str) -> np.ndarray:
     try:
         data = read_ordinary(path, MAX_IMAGE)
     except OSError as error:
-        raise InputError(f"{path}: {what} cannot be read ({error.strerror}): {mend}") from error
+        raise InputError(f"{path}: {what} cannot be read ({error.strerror}): {way_on}") from error
     with quiet_opencv(), naming(f"{path}"):
         values = decode_image(data, cv2.IMREAD_UNCHANGED)
     if values is None:
-        raise InputError(f"{path}: {what} does not decode as an image: {mend}")
+        raise InputError(f"{path}: {what} does not decode as an image: {way_on}")
     if values.dtype != np.uint8:
-        raise InputError(
-            f"{path}: {what} has {8 * values.dtype.itemsize} bits, 8 are due (0 … 255): convert it"
-        )
+        raise InputError(f"{path}: {what} has {8 * values.dtype.itemsize} bits, not 8 (0 … 255): convert it")
     if values.ndim != 2:
-        raise InputError(f"{path}: {what} has {values.shape[2]} channels, grey is due: convert it")
+        raise InputError(f"{path}: {what} has {values.shape[2]} channels, it must be grey: convert it")
     return values
 
 

@@ -56,7 +56,7 @@ class SegmentationNet:
         outputs = [self.net.plan.blobs[i] for i in self.net.plan.outputs]
         if len(outputs) != 1 or len(shapes[outputs[0]]) != 4 or shapes[outputs[0]][1] != KINDS:
             told = ", ".join(f"{name} {'×'.join(map(str, shapes[name]))}" for name in outputs)
-            raise InputError(f"{where}: gives {told}: one blob of {KINDS} channels, the classes, is due")
+            raise InputError(f"{where}: gives {told}: it must give one blob of {KINDS} channels, the classes")
         self.output = outputs[0]
         self.gives_probabilities = any(
             layer.type == "Softmax" and self.net.plan.blobs[layer.tops[0]] == self.output
@@ -164,8 +164,8 @@ def _only_input(net: NetParameter, where: str) -> BlobShape:
     shapes = [shape for layer in layers for shape in layer.input_param.shape]
     if len(names) != 1 or len(shapes) != 1 or len(shapes[0].dim) != 4 or shapes[0].dim[1] != 3:
         raise InputError(
-            f"{where}: has the inputs {', '.join(names) or 'none'}: a deploy net with one input, an image of "
-            "3 channels, is due"
+            f"{where}: has the inputs {', '.join(names) or 'none'}: give a deploy net with one input, an image "
+            "of 3 channels"
         )
     return shapes[0]
 

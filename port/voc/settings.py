@@ -97,11 +97,11 @@ class Fusion:
 
     def __post_init__(self) -> None:
         if self.fusion not in FUSIONS:
-            raise InputError(f'--fusion "{self.fusion}": one of {", ".join(FUSIONS)} is due')
+            raise InputError(f'--fusion "{self.fusion}": must be one of {", ".join(FUSIONS)}')
         if not 0 <= self.ambiguous <= 1 or not 0 < self.background < 1:
             raise InputError("--ambiguous and --background: give shares of the attention's maximum, 0 to 1")
         if not 0 <= self.low_saliency <= 255:
-            raise InputError(f"--low-saliency {self.low_saliency}: 0 to 255 is due")
+            raise InputError(f"--low-saliency {self.low_saliency}: must be 0 to 255")
 
 
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5)
@@ -129,7 +129,9 @@ class Views:
         if not self.scales or not all(0.1 <= scale <= 8 for scale in self.scales):
             raise InputError(f"--scales {','.join(map(str, self.scales))}: give factors of 0.1 to 8")
         if self.tile and not 17 <= self.tile <= 4097:
-            raise InputError(f"--tile {self.tile}: a side of 17 to 4097 pixels is due, or 0 for whole images")
+            raise InputError(
+                f"--tile {self.tile}: must be a side of 17 to 4097 pixels, or 0 for whole images"
+            )
 
 
 @dataclass(frozen=True)

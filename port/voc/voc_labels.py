@@ -97,7 +97,7 @@ def _xml_labels(path: Path) -> list[int]:
     known = {_letters(name): index for index, name in enumerate(CLASSES)}
     unknown = next((name for name in names if _letters(name) not in known), None)
     if unknown is not None:
-        raise InputError(f'{path}: object "{unknown}" is none of VOC\'s classes: mend its name')
+        raise InputError(f'{path}: object "{unknown}" is none of VOC\'s classes: correct its name')
     return [class_index(name) for name in names]
 
 

@@ -141,4 +141,4 @@ def fuse_labels(
 def none_failed(failed: list[InputError]) -> None:
     """Raises InputError, the first of what failed and how much there is."""
     if failed:
-        raise InputError(f"{failed[0]} ({len(failed)} such images in all): mend or leave them out")
+        raise InputError(f"{failed[0]} ({len(failed)} such images in all): repair them or leave them out")

@@ -146,7 +146,7 @@ def _dataset(file: h5py.File, name: str, path: str) -> np.ndarray:
     if not isinstance(found, h5py.Dataset):
         raise InputError(f'{path}: has no dataset "{name}", which is what the top is called')
     if found.dtype.kind not in "fiu":
-        raise InputError(f'{path}: dataset "{name}" is of type {found.dtype}: numbers are due')
+        raise InputError(f'{path}: dataset "{name}" is of type {found.dtype}: it must hold numbers')
     if not found.shape:
         raise InputError(f'{path}: dataset "{name}" is a single number: it needs a first axis, of rows')
     check_stored(found)

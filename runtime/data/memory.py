@@ -35,7 +35,9 @@ class MemoryImages:
             InputError: other shapes, or n that is no multiple of the batch size.
         """
         if data.ndim != 4 or data.shape[1:] != self.shape[1:]:
-            raise InputError(f"data of shape {data.shape}: (n, {', '.join(map(str, self.shape[1:]))}) is due")
+            raise InputError(
+                f"data of shape {data.shape}: it must be (n, {', '.join(map(str, self.shape[1:]))})"
+            )
         if labels.size != len(data):
             raise InputError(f"{labels.size} labels for {len(data)} images: give one each")
         if not len(data) or len(data) % self.shape[0]:

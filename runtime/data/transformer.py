@@ -297,5 +297,5 @@ class LabelmapTransformer(PairTransformer):
 def _mean_image(path: str) -> np.ndarray:
     mean = read_binaryproto(path).astype(np.float32)
     if mean.ndim > 4:
-        raise InputError(f"{path}: a mean of {mean.ndim} axes: (1, channels, height, width) is due")
+        raise InputError(f"{path}: a mean of {mean.ndim} axes: it must be (1, channels, height, width)")
     return mean.reshape((1,) * (4 - mean.ndim) + mean.shape)[0]

@@ -240,7 +240,7 @@ def _read_image(
     windows: list[tuple[Window, np.float32]],
 ) -> None:
     if mark != "#":
-        raise ValueError(f"{mark!r} stands where # INDEX is due")
+        raise ValueError(f"{mark!r} stands where # INDEX must be")
     given = integer(next(words))
     if given != number:
         raise ValueError(f"is numbered {given}: number the images 0, 1, 2, …")

@@ -30,11 +30,13 @@ def shapes_command(
     Classes carry VOC's names, so that every command takes them; a "boat" here is a shape with the fourth emblem.
     """
     if number < 1 or seed < 0:
-        raise InputError(f"-n {number} --seed {seed}: at least one image and a seed of 0 or more are due")
+        raise InputError(
+            f"-n {number} --seed {seed}: there must be at least one image and a seed of 0 or more"
+        )
     if not 64 <= size <= 2048:
-        raise InputError(f"--size {size}: 64 to 2048 pixels are due")
+        raise InputError(f"--size {size}: must be 64 to 2048 pixels")
     if not 0.3 <= saliency_iou <= 1:
-        raise InputError(f"--saliency-iou {saliency_iou}: 0.3 to 1 is due")
+        raise InputError(f"--saliency-iou {saliency_iou}: must be 0.3 to 1")
     if kind not in KINDS:
         raise InputError(f'--kind "{kind}": must be one of {", ".join(KINDS)}')
     check_workers(workers)
