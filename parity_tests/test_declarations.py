@@ -1,6 +1,7 @@
 """Both engines, and `CaffeNet`, accept and refuse the same layers, and make the same of those they accept."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,16 @@ from port.net import CaffeNet
 from prototxt.errors import InputError
 from runtime import Net
 from runtime.rng import set_random_seed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Layers that write files (MatWrite) write them here."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("drawn"))
+    yield
+    os.chdir(before)
+
 
 NEAR = 1e-4
 """Relative to a blob's largest value: a wrong rule, not rounding, is what is looked for."""
