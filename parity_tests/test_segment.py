@@ -184,7 +184,7 @@ def test_refused_nets(files: Path, tmp_path: Path) -> None:
     seenet = str(NETS / "seenet" / "deploy.prototxt")
     narrow = net_file("vgg16", "narrow_deploy")
     for prototxt, weights, tile, told in (
-        (net_file("vgg16", "narrow_train"), "vgg16", 65, "inputs none: a deploy net"),
+        (net_file("vgg16", "narrow_train"), "vgg16", 65, "inputs: none; give a deploy net"),
         (seenet, "vgg16", 65, "one input"),
         (tmp_path / "near.prototxt", "near", 65, "gives score 1×20×65×65: one blob of 21 channels"),
         (narrow, "vgg16", 64, "of 64×64 pixels the net makes 65×65, which does not map back"),

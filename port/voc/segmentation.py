@@ -164,7 +164,7 @@ def _only_input(net: NetParameter, where: str) -> BlobShape:
     shapes = [shape for layer in layers for shape in layer.input_param.shape]
     if len(names) != 1 or len(shapes) != 1 or len(shapes[0].dim) != 4 or shapes[0].dim[1] != 3:
         raise InputError(
-            f"{where}: has the inputs {', '.join(names) or 'none'}: give a deploy net with one input, an image "
+            f"{where}: inputs: {', '.join(names) or 'none'}; give a deploy net with one input, an image "
             "of 3 channels"
         )
     return shapes[0]
