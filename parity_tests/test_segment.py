@@ -186,7 +186,7 @@ def test_refused_nets(files: Path, tmp_path: Path) -> None:
     for prototxt, weights, tile, told in (
         (net_file("vgg16", "narrow_train"), "vgg16", 65, "inputs: none; give a deploy net"),
         (seenet, "vgg16", 65, "one input"),
-        (tmp_path / "near.prototxt", "near", 65, "gives score 1×20×65×65: it must give one blob of 21 channels"),
+        (tmp_path / "near.prototxt", "near", 65, "gives score 1×20×65×65: it must give one blob of 21"),
         (narrow, "vgg16", 64, "of 64×64 pixels the net makes 65×65, which does not map back"),
         (narrow, "near", 65, r"near.caffemodel: not the weights of this net: conv1_1, .* missing"),
         (net_file("vgg16", "deploy"), "vgg16", 65, 'layer "conv1_1": blob 0 is 4×3×3×3 in the file'),
