@@ -12,20 +12,9 @@ def channel_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([(num, 1, height, width)])
 
 
-@layer_type("FlowWarp", bottoms=(2, 2), reads_bottoms=True)
-def flow_warp(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    refuse_in_place(layer)
-    image, flow = map(legacy_shape, shapes)
-    if flow != (image[0], 2, *image[2:]):
-        raise InputError(
-            f"the flow {text(shapes[1])} must have 2 channels, x and y, and the image's size {text(shapes[0])}"
-        )
-    return Declared([image])
-
-
-@layer_type("Warp", bottoms=(2, 2), reads_bottoms=True)
+@layer_type("FlowWarp", "Warp", bottoms=(2, 2), reads_bottoms=True)
 def warp(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    """PWC-Net's: as FlowWarp, but zeros for what is not between the outermost pixels' centres."""
+    """FlowNet2's, and PWC-Net's, which gives zeros for what is not between the outermost pixels' centres."""
     refuse_in_place(layer)
     image, flow = map(legacy_shape, shapes)
     if flow != (image[0], 2, *image[2:]):
