@@ -181,12 +181,16 @@ class CaffeNet(nn.Module):
                 tops = sources[plan.index]
                 values.keep(plan, tops)
             else:
-                with plan.errors(), self._label_errors(sources):
+                try:
                     if isinstance(layer, Layer):
                         self._check_shapes(plan, bottoms)
                     elif plan.type == "InnerProduct":
                         bottoms = (bottoms[0].flatten(plan.param.inner_product_param.axis),)
                     tops = values.run(plan, layer, bottoms)
+                except InputError:
+                    # Entered only here: around every layer they would cost as much as a small layer does.
+                    with plan.errors(), self._label_errors(sources):
+                        raise
             if observe:
                 observe(plan, bottoms, tops)
         return values
