@@ -1,5 +1,6 @@
 """Doing one thing to each of many images, where a bad one never stops the rest."""
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,16 +45,23 @@ def for_each(
             yield from zip(items, bar.track(results, len(items), description=description), strict=True)
             return
         context = multiprocessing.get_context("spawn")  # a forked torch or OpenCV may wait for lost threads
-        with ProcessPoolExecutor(processes, context, cv2.setNumThreads, (1,)) as pool:
+        with killed_workers(), ProcessPoolExecutor(processes, context, cv2.setNumThreads, (1,)) as pool:
             try:
                 results = pool.map(attempt, items, chunksize=16)
                 yield from zip(items, bar.track(results, len(items), description=description), strict=True)
-            except BrokenProcessPool as error:
-                raise InputError(
-                    "a process was killed, perhaps for memory: run again with fewer --workers"
-                ) from error
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def killed_workers() -> Iterator[None]:
+    """An InputError that says so, where a pool's process was killed."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a process was killed, perhaps for memory: run again with fewer --workers"
+        ) from error
 
 
 def report_failures(failed: Iterable[InputError], total: int | None = None) -> None:

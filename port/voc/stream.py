@@ -4,10 +4,10 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
 
+from port.voc.each import killed_workers
 from prototxt.errors import InputError
 from prototxt.files import read_text
 from weights.files import atomic_path, remove_partial
@@ -47,7 +47,11 @@ def stream(
         InputError: raised by `network`; a worker that was killed.
     """
     writes: deque[tuple[Item, Future]] = deque()
-    with ThreadPoolExecutor(readers) as pool, counted(what, len(todo), "images") as advance:
+    with (
+        killed_workers(),
+        ThreadPoolExecutor(readers) as pool,
+        counted(what, len(todo), "images") as advance,
+    ):
         try:
             for reads in _ahead(pool, load, todo, batch):
                 loaded = {item: _result(read) for item, read in reads}
@@ -64,10 +68,6 @@ def stream(
                     yield _settled(writes.popleft(), advance)
             while writes:
                 yield _settled(writes.popleft(), advance)
-        except BrokenProcessPool as error:
-            raise InputError(
-                "a process was killed, perhaps for memory: run again with fewer --workers"
-            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
             if writes:
