@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from port.devices import check_device
+from port.voc.commands.options import Dataset, DatasetList, Photographs, ToBgr, check_source
 from prototxt.errors import InputError
 
 
@@ -13,21 +14,16 @@ def saliency_command(
     prototxt: Annotated[Path, typer.Option(help="DSS's deploy net: VGG-16's or ResNet-101's, as released.")],
     weights: Annotated[Path, typer.Option(help="Its weights: dss_model_released.caffemodel, …")],
     out: Annotated[Path, typer.Option(help="Folder for the maps, NAME.png, 8 bits.")],
-    images: Annotated[list[Path] | None, typer.Argument(help="Photographs.", metavar="[IMAGE...]")] = None,
-    voc: Annotated[
-        Path | None, typer.Option(help="Or a dataset in VOC's layout (JPEGImages/NAME.jpg), with --list.")
-    ] = None,
-    list_: Annotated[
-        Path | None, typer.Option("--list", help="Its images: the first word of each line.")
-    ] = None,
+    images: Photographs = None,
+    voc: Dataset = None,
+    list_: DatasetList = None,
     crf: Annotated[bool, typer.Option("--crf", help="Refine as the authors' dss_crf does.")] = False,
     workers: Annotated[int, typer.Option(help="Threads that read, and as many that write.", min=1)] = 2,
-    to_bgr: Annotated[bool, typer.Option("--to-bgr", help="Take grey, 16-bit and RGBA images too.")] = False,
+    to_bgr: ToBgr = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Saliency maps, NAME.png, of photographs or of a dataset, which goes on where it was stopped."""
-    if bool(images) == bool(voc or list_) or bool(voc) != bool(list_):
-        raise InputError("give photographs, or a dataset with --voc and --list")
+    check_source(images, voc, list_)
     check_device(device)
     from port.voc.crf import load_crf
     from port.voc.each import report_failures

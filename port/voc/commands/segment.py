@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from port.devices import check_device
+from port.voc.commands.options import Dataset, DatasetList, Photographs, ToBgr, check_source
 from port.voc.settings import MULTI_SCALE, NETS, OVERLAYS, CrfSettings, Views
 from prototxt.errors import InputError
 
@@ -15,13 +16,9 @@ DEPLOY = NETS / "deeplab_largefov" / "deploy.prototxt"
 def segment_command(
     weights: Annotated[Path, typer.Option(help="The net's: .caffemodel, .h5, .safetensors or .pth.")],
     out: Annotated[Path, typer.Option(help="Folder for the label images, NAME.png.")],
-    images: Annotated[list[Path] | None, typer.Argument(help="Photographs.", metavar="[IMAGE...]")] = None,
-    voc: Annotated[
-        Path | None, typer.Option(help="Or a dataset in VOC's layout (JPEGImages/NAME.jpg), with --list.")
-    ] = None,
-    list_: Annotated[
-        Path | None, typer.Option("--list", help="Its images: the first word of each line.")
-    ] = None,
+    images: Photographs = None,
+    voc: Dataset = None,
+    list_: DatasetList = None,
     prototxt: Annotated[
         Path,
         typer.Option(help="Any deploy net with 21 classes.", show_default="DeepLab-LargeFOV on VGG-16"),
@@ -52,15 +49,14 @@ def segment_command(
         bool, typer.Option("--overlays", help=f"Also draw the classes over the images, {OVERLAYS}/NAME.jpg.")
     ] = False,
     workers: Annotated[int, typer.Option(help="Processes for CRF and writing.", min=1)] = 2,
-    to_bgr: Annotated[bool, typer.Option("--to-bgr", help="Take grey, 16-bit and RGBA images too.")] = False,
+    to_bgr: ToBgr = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Label images (VOC's palette, the image's own size), NAME.png.
 
     Of photographs, or of a dataset (--voc, --list), which goes on where it was stopped.
     """
-    if bool(images) == bool(voc or list_) or bool(voc) != bool(list_):
-        raise InputError("give photographs, or a dataset with --voc and --list")
+    check_source(images, voc, list_)
     check_device(device)
     if multi_scale and scales != "1":
         raise InputError("--multi-scale and --scales: give one of them")
