@@ -17,23 +17,16 @@ from parity_tests.recordings import (
 )
 from parity_tests.test_layers import run_case
 from prototxt import parse_net
-from prototxt.unknown import unknown_fields
 from runtime import Net
 
 
 def _cases(suite: str) -> list:
-    """Each case on each engine, those skipped whose layer types, or fields, the engine does not have."""
-    cases = []
-    for engine in ENGINES:
-        types = set(importlib.import_module(f"{engine}.pycaffe").layer_type_list())
-        for case in recorded(suite)[0]:
-            layers = parse_net(case["prototxt"]).layer
-            missing = sorted({layer.type for layer in layers} - types)
-            if not missing:
-                missing = [field.path for layer in layers for field in unknown_fields(layer)]
-            marks = [pytest.mark.skip(reason=f"not supported: {', '.join(missing)}")] if missing else []
-            cases.append(pytest.param(engine, case, id=f"{engine}-{case['name']}", marks=marks))
-    return cases
+    """Each case on each engine."""
+    return [
+        pytest.param(engine, case, id=f"{engine}-{case['name']}")
+        for engine in ENGINES
+        for case in recorded(suite)[0]
+    ]
 
 
 @pytest.mark.parametrize(("engine", "case"), _cases("fork_layers"))

@@ -13,19 +13,12 @@ SUITES = ("layers", "deeplab_layers", *added("layer_cases"))
 
 
 def _cases() -> list:
-    cases = []
-    for engine in ENGINES:
-        carried = importlib.import_module(f"{engine}.pycaffe").layer_type_list()
-        for suite in SUITES:
-            for case in recorded(suite)[0]:
-                missing = {layer.type for layer in parse_net(case["prototxt"]).layer} - set(carried)
-                marks = (
-                    [pytest.mark.xfail(reason=f"not supported: {', '.join(missing)}", strict=True)]
-                    if missing
-                    else []
-                )
-                cases.append(pytest.param(engine, suite, case, id=f"{engine}-{case['name']}", marks=marks))
-    return cases
+    return [
+        pytest.param(engine, suite, case, id=f"{engine}-{case['name']}")
+        for engine in ENGINES
+        for suite in SUITES
+        for case in recorded(suite)[0]
+    ]
 
 
 @pytest.mark.parametrize(("engine", "suite", "case"), _cases())
