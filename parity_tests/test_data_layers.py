@@ -657,7 +657,6 @@ def test_solvers_have_the_published_schedule(file: Path):
 
 
 IMAGES = 'type: "ImageData" image_data_param'
-ROWS = 'type: "HDF5Data" hdf5_data_param { source: "x" batch_size: 1 }'
 PAIRS = 'type: "ImageSegData" image_data_param'
 
 
