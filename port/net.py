@@ -290,7 +290,8 @@ class CaffeNet(nn.Module):
     ) -> None:
         """PyTorch's own takes a key up to its first dot for a module's name; a Caffe name may hold dots."""
         if strict:
-            unexpected += [key for key in state_dict if key not in self.state_dict(prefix=prefix)]
+            known = self.state_dict(prefix=prefix)
+            unexpected += [key for key in state_dict if key not in known]
 
     def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = self.inputs
