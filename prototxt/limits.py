@@ -1,5 +1,6 @@
 """How much memory a net may take: checked while it is planned, before anything is allocated or drawn."""
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -40,18 +41,11 @@ def check_memory(wanted: int, shapes: Sequence[tuple[int, ...]]) -> None:
         TooLargeError: names the largest of them, the bytes and the limit.
     """
     if wanted > max_memory():
-        largest = max(shapes, key=_count)
+        largest = max(shapes, key=math.prod)
         raise TooLargeError(
-            f"a blob of shape {'×'.join(map(str, largest))} takes {_size(FLOAT * _count(largest))}, the net up to here "
-            f"{_size(wanted)}: more than the {_size(max_memory())} allowed: seenet --max-memory GIB allows more"
+            f"a blob of shape {'×'.join(map(str, largest))} takes {_size(FLOAT * math.prod(largest))}, the net up to "
+            f"here {_size(wanted)}: more than the {_size(max_memory())} allowed: seenet --max-memory GIB allows more"
         )
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def _size(count: int) -> str:

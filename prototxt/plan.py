@@ -449,7 +449,7 @@ class _Builder:
                 wanted or i not in layer.type.no_forced_gradient
                 for i, wanted in enumerate(layer.propagate_down)
             ]
-            layer.params = [_forced(param) for param in layer.params]
+            layer.params = [replace(param, needs_gradient=True) for param in layer.params]
 
     def finish(self, net: NetParameter) -> Plan:
         layers = [
@@ -553,10 +553,6 @@ def _agree(layer: LayerParameter, spec: ParamSpec, shared: ParamSpec) -> None:
                 f"{getattr(shared, name):g} at its owner: make them equal"
             )
         setattr(shared, name, getattr(spec, name))
-
-
-def _forced(param: ParamPlan) -> ParamPlan:
-    return ParamPlan(param.name, param.owner, param.lr_mult, param.decay_mult, True, param.permissive)
 
 
 def _check_counts(layer: LayerParameter, kind: LayerType, tops: int) -> None:
