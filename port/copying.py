@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,9 +28,14 @@ def copy_by_name(
     """
     target = {name: [tuple(blob.shape) for blob in own] for name, own in blobs.items()}
     found, skipped = match_by_name(source, target, where, shared=shared)
-    with torch.no_grad():
-        for name, arrays in found.items():
-            for blob, array in zip(blobs[name], arrays, strict=True):
-                if array is not None:
-                    blob.copy_(torch.tensor(array))
+    for name, arrays in found.items():
+        copy_arrays(arrays, blobs[name])
     return skipped
+
+
+@torch.no_grad()
+def copy_arrays(arrays: Sequence[np.ndarray | None], blobs: Sequence[Tensor]) -> None:
+    """Copy one layer's weights; a blob for which there is None stays as it is."""
+    for blob, array in zip(blobs, arrays, strict=True):
+        if array is not None:
+            blob.copy_(torch.tensor(array))

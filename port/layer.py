@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prototxt.errors import InputError
 from prototxt.layers.declare import Shape
 from prototxt.plan import LayerPlan, ParamPlan
+from runtime.net_weights import check_owner
 from weights.names import param_names
 
 LAYERS: dict[str, type["Layer"]] = {}
@@ -81,13 +81,7 @@ class Layer(nn.Module):
         Raises:
             InputError: shapes (with PERMISSIVE sharing: sizes) that differ.
         """
-        mine = self.blobs[index]
-        same = mine.numel() == owner.numel() if param.permissive else mine.shape == owner.shape
-        if not same:
-            raise InputError(
-                f'shared param "{param.name}" is {tuple(mine.shape)} here and {tuple(owner.shape)} at its owner: '
-                "make them equal"
-            )
+        check_owner(param, tuple(self.blobs[index].shape), tuple(owner.shape))
         setattr(self, self._weights[index], owner)
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import port.layers  # noqa: F401  (registers the layers)
 from port.blobs import Blobs
+from port.copying import copy_arrays
 from port.layer import LAYERS, PYTHON_LAYERS, Layer, as_tuple, being_traced
 from port.layers.data import open_data
 from port.layers.python import Script, ScriptLayer
@@ -252,11 +253,8 @@ class CaffeNet(nn.Module):
         shapes = [[tuple(blob.shape) for blob in _blobs(layer)] for layer in layers]
         keys = {key: i for i, key in enumerate(self._keys)}
         found, skipped = net_weights.matched(self.plan, shapes, source, where, hdf5=hdf5, keys=keys)
-        with torch.no_grad():
-            for index, arrays in found.items():
-                for blob, array in zip(_blobs(layers[index]), arrays, strict=True):
-                    if array is not None:
-                        blob.copy_(torch.tensor(array))
+        for index, arrays in found.items():
+            copy_arrays(arrays, _blobs(layers[index]))
         return skipped
 
     def layer_weights(self, owners_only: bool = False) -> list[LayerWeights]:

@@ -169,13 +169,8 @@ class Net:
                     continue
                 owner = self.layers[param.owner[0]].blobs[param.owner[1]]
                 mine = layer.blobs[i]
-                same = mine.count == owner.count if param.permissive else mine.shape == owner.shape
                 with plan.errors():
-                    if not same:
-                        raise InputError(
-                            f'shared param "{param.name}" is {mine.shape} here and {owner.shape} at its owner: '
-                            "make them equal"
-                        )
+                    net_weights.check_owner(param, mine.shape, owner.shape)
                 mine.share_data(owner)
                 mine.share_diff(owner)
 

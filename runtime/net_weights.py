@@ -1,12 +1,13 @@
 """Weights of a net by layer name: copied, shared and saved as Caffe's Net does it (net.cpp)."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from prototxt.errors import InputError
 from prototxt.layers.declare import Shape
-from prototxt.plan import Plan
+from prototxt.plan import ParamPlan, Plan
 from weights import LayerWeights, match_by_name
 
 Blobs = dict[int, list[np.ndarray | None]]
@@ -64,6 +65,15 @@ def shared_layers(mine: Plan, other: Plan) -> tuple[list[tuple[int, int]], list[
     target = layers_by_name(mine)
     pairs = [(target[layer.name], layer.index) for layer in other.layers if layer.name in target]
     return pairs, [layer.name for layer in other.layers if layer.name not in target]
+
+
+def check_owner(param: ParamPlan, mine: Shape, owner: Shape) -> None:
+    """Raises InputError where the owner's shape (with PERMISSIVE sharing, its size) is not the sharer's."""
+    same = math.prod(mine) == math.prod(owner) if param.permissive else mine == owner
+    if not same:
+        raise InputError(
+            f'shared param "{param.name}" is {mine} here and {owner} at its owner: make them equal'
+        )
 
 
 def check_shared(mine: Sequence[Shape], theirs: Sequence[Shape]) -> None:
