@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from prototxt.errors import InputError
-from prototxt.layers.memory import shares_memory
 from prototxt.plan import LayerPlan
-from runtime.blob import Blob, BlobVec, share_memory
+from runtime.blob import Blob, BlobVec, shape_tops
 
 LAYERS: dict[str, type["Layer"]] = {}
 """Caffe's layer type → our class."""
@@ -97,11 +96,7 @@ class Layer:
 
     def reshape(self, bottom: list[Blob], top: list[Blob]) -> None:
         """Give the tops their shapes, and the memory that they share with the bottom in Caffe."""
-        shapes = self.plan.top_shapes(*(blob.shape for blob in bottom))
-        for blob, shape in zip(top, shapes, strict=True):
-            blob.reshape(*shape)
-        if shares_memory(self.plan):
-            share_memory(self.type, bottom[0], top)
+        shape_tops(self.plan, bottom, top)
 
     def forward(self, bottom: list[Blob], top: list[Blob]) -> None:
         result = self.run(*(blob.data for blob in bottom))

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from prototxt.layers.memory import GIVE_THEIR_DIFF
+from prototxt.layers.memory import GIVE_THEIR_DIFF, shares_memory
+from prototxt.plan import LayerPlan
 
 
 class _Memory:
@@ -114,13 +115,17 @@ class BlobVec(list):
         self.append(Blob(shape, self._dtype))
 
 
-def share_memory(layer_type: str, bottom: Blob, tops: Sequence[Blob]) -> None:
-    """Put a layer's tops in its bottom's memory as Caffe does when the layer is reshaped, before each forward pass.
+def shape_tops(plan: LayerPlan, bottom: Sequence[Blob], tops: Sequence[Blob]) -> None:
+    """Give a layer's tops their shapes, and the memory that they share with the bottom, as Caffe's Reshape does.
 
     Split shares the data. Reshape, and Concat and Slice of one blob, share the diff too, and do nothing backwards.
     Flatten, and Permute where it moves nothing, share their top's diff with the bottom in the backward pass.
     """
+    for top, shape in zip(tops, plan.top_shapes(*(blob.shape for blob in bottom)), strict=True):
+        top.reshape(*shape)
+    if not shares_memory(plan):
+        return
     for top in tops:
-        top.share_data(bottom)
-        if layer_type not in ("Split", *GIVE_THEIR_DIFF):
-            top.share_diff(bottom)
+        top.share_data(bottom[0])
+        if plan.type not in ("Split", *GIVE_THEIR_DIFF):
+            top.share_diff(bottom[0])

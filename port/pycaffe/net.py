@@ -13,7 +13,7 @@ from port.net import make_layer, open_layer
 from prototxt.errors import InputError
 from prototxt.layers.memory import blobs_read, gives_its_diff, shares_memory
 from prototxt.plan import LayerPlan, Step
-from runtime.blob import Blob, BlobVec, share_memory
+from runtime.blob import Blob, BlobVec, shape_tops
 from runtime.net import EngineLayer, log
 from runtime.net import Net as _Net
 from runtime.python_layer import find_layer_class
@@ -55,11 +55,7 @@ class _BlobLayer:
         if not bottom:
             self._fill_constants(top)
             return  # an input's shape is the caller's once the net is built, a data layer's the batch's
-        shapes = self.plan.top_shapes(*(blob.shape for blob in bottom))
-        for blob, shape in zip(top, shapes, strict=True):
-            blob.reshape(*shape)
-        if shares_memory(self.plan):
-            share_memory(self.type, bottom[0], top)
+        shape_tops(self.plan, bottom, top)
 
     def _fill_constants(self, top: list[Blob]) -> None:
         """DummyData's, once: what a script writes there stays."""
