@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from parity_tests.recordings import GOLDEN, NETS
 from prototxt import InputError, parse_net, plan_net, read_net, read_solver
 from prototxt.caffe_pb2 import PoolingParameter
+from prototxt.layers.declare import UNKNOWN
 from prototxt.layers.windows import Window, pooled_sizes
 from runtime import TEST, TRAIN
 
@@ -117,6 +118,26 @@ def test_plan_of_a_training_net() -> None:
     assert not by_name["b"].needs_backward, "it leads to no loss"
     assert by_name["loss"].loss_weights == (2.0,)
     assert [plan.blobs[i] for i in plan.outputs] == ["loss"]
+
+
+def test_plan_without_set_up() -> None:
+    """What only a set-up can tell is left unknown, and what comes of it; all else is planned and checked."""
+    text = """
+        layer { name: "data" type: "Python" top: "x" top: "label" python_param { module: "my" layer: "Data" } }
+        layer { name: "c" type: "Convolution" bottom: "x" top: "c" param { lr_mult: 1 }
+          convolution_param { num_output: 4 kernel_size: 3 } }
+        layer { name: "r" type: "ReLU" bottom: "c" top: "c" }
+        layer { name: "known" type: "Input" top: "k" input_param { shape { dim: 2 dim: 3 } } }
+        layer { name: "s" type: "Sigmoid" bottom: "k" top: "s" }
+        """
+    plan = plan_net(parse_net(text))
+    shapes = dict(zip(plan.blobs, plan.shapes, strict=True))
+    assert shapes == {"x": UNKNOWN, "label": UNKNOWN, "c": UNKNOWN, "k": (2, 3), "s": (2, 3)}
+    assert len(plan.layers[1].params) == 1
+    with pytest.raises(InputError, match='bottom "z" is not produced'):
+        plan_net(parse_net(text + 'layer { name: "q" type: "ReLU" bottom: "z" top: "q" }'))
+    with pytest.raises(InputError, match="Sigmoid takes 1 bottom blobs, not 2"):
+        plan_net(parse_net(text + 'layer { name: "q" type: "Sigmoid" bottom: "c" bottom: "s" top: "q" }'))
 
 
 @pytest.mark.parametrize("name", ["deploy.prototxt", "narrow_deploy.prototxt"])

@@ -18,6 +18,7 @@ from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, Par
 from prototxt.errors import InputError
 from prototxt.layers.declare import (
     LAYER_TYPES,
+    UNKNOWN,
     Declared,
     LayerType,
     Shape,
@@ -120,7 +121,7 @@ class Plan:
 
     Attributes:
         blobs: names by blob index. Unique but for `AUTOMATIC`.
-        shapes: by blob index, when the net is set up.
+        shapes: by blob index, when the net is set up; `UNKNOWN` only in a plan without set-up.
         memory: for each blob the first one that lies in its memory, most often itself.
         inputs: tops of `Input` layers, in order.
         outputs: blobs that no layer reads, by name, as Caffe lists them.
@@ -199,7 +200,7 @@ def plan_net(
     level: int = 0,
     stages: Sequence[str] = (),
     where: str = "prototxt",
-    set_up: SetUp = lambda step: None,
+    set_up: SetUp | None = None,
 ) -> Plan:
     """Plan the net for one phase, level and set of stages.
 
@@ -208,7 +209,8 @@ def plan_net(
         where: the file's name, for messages.
         set_up: called for each layer in turn, as Caffe sets layers up: the order of random draws. Tells what a
             layer makes of its bottoms where its declaration does not (layers that open files, scripts'), or
-            something else than its declaration.
+            something else than its declaration. Without it such layers make blobs of `UNKNOWN` shape, and of a
+            layer that reads one only the weights are planned that its text has a `param` for.
 
     Raises:
         InputError: `file:line: layer "x": …` for an unknown type, a bottom that nobody produces, a blob
@@ -338,7 +340,7 @@ class _Draft:
 @dataclass
 class _Builder:
     phase: int
-    set_up: SetUp
+    set_up: SetUp | None
     layers: list[_Draft] = field(default_factory=list)
     blobs: list[str] = field(default_factory=list)
     shapes: list[Shape] = field(default_factory=list)
@@ -397,20 +399,26 @@ class _Builder:
         self, layer: LayerParameter, bottoms: list[int], tops: list[int], shapes: tuple[Shape, ...]
     ) -> Declared:
         """What the layer makes of its bottoms, checked before anything is allocated; its tops get their shapes."""
-        made = None if layer.type == "Python" else declared(layer, shapes, len(tops))
-        before = self.memory
-        if made is not None:
+        told, made = None, None
+        if self.set_up is None:
+            made = _told_by_text(layer, shapes, len(tops))
             self._count(made)
-        told = self.set_up(Step(len(self.layers), layer, tuple(bottoms), tuple(tops), shapes, made))
-        if made is None or told is not None:
-            made = checked(told) if told else declared(layer, shapes, len(tops))
-            if made is None:
-                raise InputError(f"what {layer.type} makes is known when it is set up, not before")
-            self.memory = before
-            self._count(made)
+        else:
+            before = self.memory
+            if layer.type != "Python":
+                made = declared(layer, shapes, len(tops))
+            if made is not None:
+                self._count(made)
+            told = self.set_up(Step(len(self.layers), layer, tuple(bottoms), tuple(tops), shapes, made))
+            if made is None or told is not None:
+                made = checked(told) if told else declared(layer, shapes, len(tops))
+                if made is None:
+                    raise InputError(f"what {layer.type} makes is known when it is set up, not before")
+                self.memory = before
+                self._count(made)
         if len(made.tops) != len(tops):
             raise InputError(f"{layer.type} makes {len(made.tops)} tops, not {len(tops)}")
-        if told is None:
+        if told is None and UNKNOWN not in (*shapes, *made.tops):
             _check_in_place(layer, bottoms, shapes, tops, made)
         for top, shape in zip(tops, made.tops, strict=True):
             self.shapes[top] = tuple(shape)
@@ -419,7 +427,7 @@ class _Builder:
     def _count(self, made: Declared) -> None:
         """Raises InputError where the blobs and weights so far do not fit into memory."""
         shapes = [*made.tops, *(weight.shape for weight in made.weights)]
-        self.memory += FLOAT * sum(math.prod(shape) for shape in shapes)
+        self.memory += FLOAT * sum(math.prod(shape) for shape in shapes if shape != UNKNOWN)
         check_memory(self.memory, shapes)
 
     def skip_what_no_loss_needs(self) -> None:
@@ -567,6 +575,12 @@ def _check_counts(layer: LayerParameter, kind: LayerType, tops: int) -> None:
         raise InputError(
             f"{layer.type} makes one top for each bottom: {len(layer.bottom)} bottoms, {tops} tops"
         )
+
+
+def _told_by_text(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """What the layer makes, as far as it is known without setting it up."""
+    made = None if UNKNOWN in shapes else declared(layer, shapes, tops)
+    return made or Declared([UNKNOWN] * tops, [Weight(UNKNOWN)] * len(layer.param))
 
 
 def _check_in_place(

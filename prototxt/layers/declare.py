@@ -25,6 +25,9 @@ from prototxt.unknown import unknown_type
 Shape = tuple[int, ...]
 Shapes = Sequence[Shape]
 
+UNKNOWN: Shape = (-1,)
+"""The shape of a blob that only a set-up can tell, in a plan without set-up."""
+
 MANY = 1 << 30
 MOST_VALUES = (1 << 31) - 1
 """Caffe counts a blob's values in an int."""
@@ -184,6 +187,8 @@ def top_shapes(layer: LayerParameter, at_setup: Declared, shapes: Shapes) -> Sha
 
 def text(shape: Shape) -> str:
     """A shape for people: "64×3×3×3"; a blob without axes is a "scalar"."""
+    if shape == UNKNOWN:
+        return "unknown"
     return "×".join(map(str, shape)) or "scalar"
 
 
