@@ -24,7 +24,12 @@ FILES = {
     ),
     "field.pt": (INPUT % 8 + RELU.replace("bottom", "shine: 3 bottom"), "read", 'no field named "shine"'),
     "type.prototxt": (INPUT % 8 + RELU.replace("ReLU", "HyperLU"), "read", "unknown layer type"),
-    "refused.prototxt": (INPUT % 8 + RELU.replace("ReLU", "Pooling"), "planned", "kernel_size"),
+    "refused.prototxt": (INPUT % 8 + RELU.replace("ReLU", "Pooling"), "refused", "kernel_size"),
+    "script.prototxt": (
+        'layer { name: "d" type: "Python" top: "x" python_param { module: "my" layer: "Data" } }\n' + RELU,
+        "needs Python",
+        "--allow-module",
+    ),
     "text.prototxt": ("layer {", "not read", "Expected"),
     "solver.prototxt": ('net: "a.prototxt" base_lr: 1', "no net", "this is a solver"),
     "large.prototxt": (INPUT % (8 * 10**7) + RELU, "too large", "GiB"),
@@ -53,6 +58,7 @@ def test_survey(tmp_path: Path, seenet: Callable[..., tuple[int, str, str]]) -> 
     for text in (out, page.read_text()):
         assert "HyperLU" in text
         assert OUTCOMES["runs"] in text
+        assert "3 of 8 nets can be planned (38 %)" in text
 
 
 def test_the_time_limit(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ OUTCOMES = {
     "runs": "a forward pass was made",
     "built": "built, but the forward pass stops",
     "needs Python": "planned, but a Python layer's module must be allowed: --allow-module",
-    "planned": "planned, but a layer refuses its settings or shapes",
+    "planned": "planned from its text, but it cannot be built",
+    "refused": "a layer refuses its settings or shapes",
     "read": "read, but a layer or a field is missing",
     "not read": "not a text that this schema reads",
     "no net": "a solver, or a file without layers",
@@ -38,6 +39,9 @@ OUTCOMES = {
     "crashed": "a fault of ours: please report it",
 }
 """Outcome → what it means, from best to worst."""
+
+PLANNED = ("runs", "built", "needs Python", "planned")
+"""The outcomes of a net that can be planned."""
 
 _SUFFIXES = (".prototxt", ".pt")
 
@@ -240,6 +244,7 @@ def _run(
     from prototxt.errors import InputError
     from prototxt.layers.declare import LAYER_TYPES
     from prototxt.limits import TooLargeError
+    from prototxt.plan import plan_net
     from prototxt.rules import layer_included
     from prototxt.unknown import missing, refuse_unknown
 
@@ -256,6 +261,12 @@ def _run(
             return "read", "the phase has no layers"
     except InputError as error:
         return "read", _line(error)
+    try:
+        plan_net(net, phase, where=where)
+    except TooLargeError:
+        pass  # a smaller batch may do
+    except InputError as error:
+        return "refused", _line(error)
     why = ""
     for batch in (1, None):
         try:
@@ -396,6 +407,7 @@ def survey_command(
     console = plain_console()
     if not console.is_terminal:
         console = plain_console(width=120)
+    console.print(_planned(results))
     for table in _tables(results):
         console.print(table)
 
@@ -421,6 +433,13 @@ def _rows(results: Sequence[Surveyed]) -> list[tuple[str, list[tuple[str, str, s
     ]
 
 
+def _planned(results: Sequence[Surveyed]) -> str:
+    """How many of the nets can be planned, in a line."""
+    nets = [result for result in results if result.outcome != "no net"]
+    planned = sum(result.outcome in PLANNED for result in nets)
+    return f"{planned} of {len(nets)} nets can be planned ({100 * planned / max(1, len(nets)):.0f} %)"
+
+
 def _tables(results: Sequence[Surveyed]) -> list:
     from rich.markup import escape
     from rich.table import Table
@@ -444,4 +463,4 @@ def _page(results: Sequence[Surveyed]) -> str:
     tables = [table((title, "files", ""), rows) for title, rows in _rows(results) if rows]
     tables.append(table(("file", "outcome", "why"), [(r.path, r.outcome, r.why) for r in results]))
     template = Path(__file__).with_suffix(".html.jinja")
-    return render(template, title="Survey", files=len(results), tables=tables)
+    return render(template, title="Survey", files=len(results), planned=_planned(results), tables=tables)
