@@ -1,5 +1,6 @@
-"""The port's layers. Importing this package registers them all."""
+"""The port's layers. Importing this package registers them all; `register` adds one of the user's own."""
 
+from port.layer import Layer
 from port.layers import (
     activations,
     box_losses,
@@ -28,8 +29,18 @@ from port.layers import (
     selecting,
     upsampling,
 )
+from port.own_layers import register
+from prototxt.caffe_pb2 import FillerParameter
+from prototxt.errors import InputError
+from prototxt.layers.declare import Declared, Weight
+from prototxt.own import use_proto
 
 __all__ = [
+    "Declared",
+    "FillerParameter",
+    "InputError",
+    "Layer",
+    "Weight",
     "activations",
     "box_losses",
     "boxes",
@@ -51,9 +62,11 @@ __all__ = [
     "pooling",
     "recurrent",
     "regions",
+    "register",
     "reshaping",
     "scaling",
     "segmentation",
     "selecting",
     "upsampling",
+    "use_proto",
 ]
