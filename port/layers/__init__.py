@@ -9,6 +9,7 @@ from port.layers import (
     convolution,
     ctc,
     data,
+    dense_block,
     detection,
     erasing,
     flow,
@@ -28,6 +29,7 @@ from port.layers import (
     segmentation,
     selecting,
     upsampling,
+    volumes,
 )
 from port.own_layers import register
 from prototxt.caffe_pb2 import FillerParameter
@@ -48,6 +50,7 @@ __all__ = [
     "convolution",
     "ctc",
     "data",
+    "dense_block",
     "detection",
     "erasing",
     "flow",
@@ -69,4 +72,5 @@ __all__ = [
     "selecting",
     "upsampling",
     "use_proto",
+    "volumes",
 ]
