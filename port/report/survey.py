@@ -305,6 +305,7 @@ def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParamet
     And a remark where the size of its data is a guess.
     """
     from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
+    from prototxt.layers.data import clip_shapes, reads_clips
     from prototxt.rules import layer_included
 
     state = NetState()
@@ -321,12 +322,15 @@ def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParamet
         shapes = [list(s.dim) for s in layer.input_param.shape] if layer.type == "Input" else []
         if len(shapes) == 1:
             shapes = [list(shapes[0]) for _ in layer.top]
-        if not shapes:
+        clips = layer.type == "VideoData" and reads_clips(layer) and clip_shapes(layer)
+        if clips:
+            shapes = [list(shape) for shape in clips]
+        elif not shapes:
             shapes, guessed = _told(layer)
             remark = f' (the data of "{layer.name}" taken as 3×{SIDE}×{SIDE})' if guessed else remark
         as_input = LayerParameter(name=layer.name, type="Input", top=layer.top)
         for shape in shapes:
-            if batch is not None and len(shape) == 4:
+            if batch is not None and (len(shape) == 4 or clips):
                 shape[0] = batch
             as_input.input_param.shape.add(dim=shape)
         layer.CopyFrom(_without_boxes(as_input) if layer.type == "AnnotatedData" else as_input)
