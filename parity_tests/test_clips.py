@@ -97,7 +97,8 @@ def test_version_1_1_draws(folder: Path) -> None:
     rng = caffe_rng()
     rng.words(1)  # the transformer's first seed
     transform, thread = CaffeRNG(int(rng.words(1)[0])), CaffeRNG(int(rng.words(1)[0]))
-    wanted, order = [], ["a", "short", "b"] * 4
+    wanted: list[np.ndarray] = []
+    order = ["a", "short", "b"] * 4
     while len(wanted) < 4:
         name = order.pop(0)
         rate = int(thread.words(1)[0]) % 2 + 1

@@ -98,7 +98,7 @@ def _average(x: Tensor, window: Window, out: Sequence[int]) -> Tensor:
 
 def _reached(x: Tensor, window: Window, out: Sequence[int], value: float) -> Tensor:
     """`x` with its padding, and as much more as lets the last windows be whole ones."""
-    pads = []
+    pads: list[int] = []
     for n, s, k, p, size in zip(out, window.stride, window.kernel, window.pad, x.shape[2:], strict=True):
         pads = [p, max(p, (n - 1) * s + k - p - size), *pads]
     return F.pad(x, pads, value=value) if any(pads) else x

@@ -38,6 +38,7 @@ def dense_block(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 
     wide, inner = [channels + i * growth for i in range(count)], 4 * growth
     kinds = _norms(layer, wide)
+    order: tuple[int, ...] = (0, 1, 2, 3, 4)
     if param.use_BC:
         filters = [Weight((growth, inner, 3, 3), param.Filter_Filler)] * count
         narrow = [Weight((inner, n, 1, 1), param.Filter_Filler) for n in wide]
@@ -45,7 +46,6 @@ def dense_block(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
         order = (0, 5, 1, 6, 2, 7, 3, 8, 4, 9)
     else:
         kinds = [[Weight((growth, n, 3, 3), param.Filter_Filler) for n in wide], *kinds]
-        order = (0, 1, 2, 3, 4)
     weights = [*(weight for kind in kinds for weight in kind), Weight((1,), fixed=_FIXED)]
     filled = [kind * count + i for i in range(count) for kind in order]
     top = (shape[0], channels + count * growth, *shape[2:])

@@ -3,6 +3,8 @@
 Version 1.0 writes their settings into `convolution_param` and `pooling_param`, version 1.1 into messages of their own.
 """
 
+from collections.abc import Sequence
+
 from prototxt.caffe_pb2 import (
     Convolution3DParameter,
     ConvolutionParameter,
@@ -119,7 +121,7 @@ def _window(where: str, kernel: Shape, stride: Shape, pad: Shape) -> Window:
     return Window(kernel, stride, pad, (1, 1, 1))
 
 
-def _single(where: str, name: str, value: object, default: int) -> int:
+def _single(where: str, name: str, value: int | Sequence[int], default: int) -> int:
     """A setting that BVLC's message may repeat and C3D's may not."""
     if isinstance(value, int):
         return value
