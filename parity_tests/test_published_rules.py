@@ -280,3 +280,33 @@ def test_adaptive_bias_channel_shuffles_the_classes_by_c_rand(caffe: ModuleType)
     for _ in range(3):
         alone.shuffle([1, 2, 3])
     assert after == alone.rand()
+
+
+# ---- Picking pixels
+
+
+def test_rand_bi(caffe: ModuleType) -> None:
+    """At rate 4 with a pad of 1.5, pixel (5, 2) is cell (0.875, 0.125); before the first cell there is only that."""
+    maps = np.array([[[[1, 2], [3, 4]], [[10, 20], [30, 40]]]])
+    net = net_of(
+        caffe,
+        'type: "RandBI" rand_comp_param { compression_rate: 4 pad: true }',
+        maps,
+        [[0, 5, 2], [0, 1, 1], [0, 1.5, 5.5]],
+    )
+    net.forward()
+    first = 0.125 * (0.875 * 1 + 0.125 * 2) + 0.875 * (0.875 * 3 + 0.125 * 4)
+    np.testing.assert_allclose(net.blobs["y"].data, [[first, 10 * first], [1, 10], [2, 20]], rtol=1e-6)
+    dx = gradient(net, [[1, 0], [1, 1], [0, 1]])
+    np.testing.assert_allclose(
+        dx[0, 0], [[1 + 0.125 * 0.875, 0.125**2], [0.875**2, 0.875 * 0.125]], rtol=1e-6
+    )
+    np.testing.assert_array_equal(dx[0, 1], [[1, 1], [0, 0]])
+
+
+def test_rand_bi_refuses_pixels_outside(caffe: ModuleType) -> None:
+    net = net_of(
+        caffe, 'type: "RandBI" rand_comp_param { compression_rate: 1 }', np.ones((1, 1, 2, 2)), [[0, 2, 0]]
+    )
+    with pytest.raises(InputError, match="a pixel lies outside of a map of 1 images, 2×2 at rate 1"):
+        net.forward()
