@@ -16,6 +16,7 @@ from prototxt.forks import meaning
 from prototxt.layers.ctc import edit_distance
 from prototxt.plan import plan_net
 from runtime import Net
+from runtime.c_random import CRandom, process_random
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ def _case(name: str, layer: str, *shapes: tuple, **facts: object) -> Case:
 
 
 MAP = (2, 3, 5, 6)
+_DENSE = (
+    'type: "DenseBlock" denseblock_param {{ {} Filter_Filler {{ type: "msra" }} '
+    'BN_Scaler_Filler {{ type: "uniform" min: 0.5 max: 1.5 }} BN_Bias_Filler {{ type: "gaussian" std: 0.3 }} }}'
+)
 CASES = [
     _case(
         "unpooling_max",
@@ -75,6 +80,112 @@ CASES = [
         'type: "Unpooling" unpooling_param { unpool: TILE kernel_size: 3 stride: 2 unpool_size: 9 }',
         (2, 2, 4, 4),
         exact=False,  # the published gradient is a mean
+    ),
+    _case(
+        "convolution3d",
+        'type: "Convolution3D" convolution3d_param { num_output: 4 kernel_size: 3 kernel_depth: 2 stride: 2 pad: 1 '
+        'temporal_pad: 1 temporal_stride: 2 filter_group: 2 weight_filler { type: "xavier" } '
+        'bias_filler { type: "gaussian" } }',
+        (2, 3, 4, 5, 6),
+    ),
+    _case(
+        "convolution3d_of_version_1_0",
+        'type: "Convolution3D" convolution_param { num_output: 2 kernel_size: 2 kernel_depth: 3 bias_term: false '
+        'weight_filler { type: "xavier" } }',
+        (1, 3, 3, 4, 5),
+    ),
+    _case(
+        "deconvolution3d",
+        'type: "Deconvolution3D" convolution3d_param { num_output: 2 kernel_size: 4 kernel_depth: 3 stride: 2 pad: 1 '
+        'temporal_stride: 1 temporal_pad: 1 bias_term: false weight_filler { type: "xavier" } '
+        'bias_filler { type: "gaussian" } }',
+        (2, 3, 3, 2, 3),
+    ),
+    _case(
+        "pooling3d_max",
+        'type: "Pooling3D" pooling3d_param { kernel_size: 2 kernel_depth: 2 stride: 2 temporal_stride: 2 }',
+        (2, 3, 3, 5, 4),
+    ),
+    _case(
+        "pooling3d_max_overlapping",
+        'type: "Pooling3D" pooling_param { kernel_size: 3 kernel_depth: 1 stride: 2 }',
+        (1, 2, 3, 6, 5),
+    ),
+    _case(
+        "pooling3d_max_behind_the_map",
+        'type: "Pooling3D" pooling_param { kernel_size: 1 kernel_depth: 1 stride: 3 }',
+        (1, 2, 2, 3, 3),
+        exact=False,  # what a window behind the map gives leaves no room for differences
+    ),
+    _case(
+        "pooling3d_ave",
+        'type: "Pooling3D" pooling3d_param { pool: AVE kernel_size: 3 kernel_depth: 2 stride: 2 pad: 1 '
+        "temporal_stride: 2 }",
+        (2, 2, 3, 5, 6),
+    ),
+    _case(
+        "dense_block",
+        _DENSE.format("numTransition: 3 growthRate: 2 moving_average_fraction: 0.9"),
+        MAP,
+        exact=False,
+    ),
+    _case(
+        "dense_block_test", _DENSE.format("numTransition: 2 growthRate: 3"), MAP, exact=False, phase="TEST"
+    ),
+    _case(
+        "dense_block_bc",
+        _DENSE.format("numTransition: 2 growthRate: 2 use_BC: true initChannel: 3"),
+        MAP,
+        exact=False,  # the variance's derivative is the biased one's
+        passes=2,
+    ),
+    _case(
+        "dense_block_bc_test",
+        _DENSE.format("numTransition: 2 growthRate: 2 use_BC: true"),
+        MAP,
+        backward=False,  # without a batch's statistics it overflows
+        phase="TEST",
+    ),
+    _case(
+        "focal_loss",
+        'type: "FocalLoss" focal_loss_param { alpha: 0.5 gamma: 1.5 } loss_param { ignore_label: 2 }',
+        (3, 4, 2, 3),
+        ((3, 1, 2, 3), "labels", 4),
+    ),
+    _case(
+        "focal_loss_defaults",
+        'type: "FocalLoss" loss_weight: 1 loss_weight: 0 loss_param { normalize: false } softmax_param { axis: -1 }',
+        (3, 2, 4),
+        ((3, 2), "labels", 4),
+        tops=2,
+    ),
+    _case(
+        "adaptive_bias_channel",
+        'type: "AdaptiveBiasChannel" adaptive_bias_channel_param { num_iter: 2 bg_portion: 0.4 fg_portion: 0.3 }',
+        (3, 4, 5, 6),
+        ((3, 3, 1, 1), "labels", 4),
+        backward=False,  # there is none
+    ),
+    _case(
+        "adaptive_bias_channel_with_others",
+        'type: "AdaptiveBiasChannel" adaptive_bias_channel_param { suppress_others: false fg_portion: 0 }',
+        (2, 3, 4, 4),
+        ((2, 1), "labels", 3),
+        backward=False,
+    ),
+    _case(
+        "rand_bi",
+        'type: "RandBI" rand_comp_param { compression_rate: 1 compression_rate: 3 pad: true }',
+        (2, 3, 5, 6),
+        (2, 2, 3, 3),
+        ((7, 3), "markers", 2),
+    ),
+    _case(
+        "rand_bi_unpadded",
+        'type: "RandBI" rand_comp_param { compression_rate: 2 compression_rate: 4 }',
+        (2, 3, 4, 4),
+        (2, 2, 3, 3),
+        ((6, 3), "places", 2),
     ),
     _case("eltwise_of_one", 'type: "Eltwise" eltwise_param { operation: SUM coeff: 0.625 }', MAP),
     _case("padding", 'type: "Padding" padding_param { pad_beg: 1 pad_end: 2 }', MAP),
@@ -257,6 +368,7 @@ CASES = [
 
 
 def _net(engine: str, case: Case, **settings: object) -> Net:
+    process_random.restore(CRandom().state())
     caffe = importlib.import_module(f"{engine}.pycaffe")
     bottoms = [shape if isinstance(shape[0], int) else shape[0] for shape in case.shapes]
     lines = [

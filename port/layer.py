@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from prototxt.layers.declare import Shape
+from prototxt.own import own_param
 from prototxt.plan import LayerPlan, ParamPlan
 from runtime.net_weights import check_owner
 from weights.names import param_names
@@ -45,7 +46,8 @@ class Layer(nn.Module):
         opened: what the layer's set-up opened: a data layer's source.
 
     Attributes:
-        param, phase: its LayerParameter, and Caffe's phase (0 TRAIN, 1 TEST).
+        param, phase: its LayerParameter (of a type of the user's own: an `OwnParam`), and Caffe's phase (0 TRAIN, 1
+            TEST).
         exact: give the mathematical gradient where Caffe's, in place, is another.
     """
 
@@ -54,7 +56,7 @@ class Layer(nn.Module):
     def __init__(self, plan: LayerPlan, values: Sequence[np.ndarray] = (), opened: Any = None):
         super().__init__()
         self.plan = plan
-        self.param = plan.param
+        self.param = own_param(plan.param)
         self.phase = plan.param.phase
         self.opened = opened
         self._weights = list(param_names(plan.type, len(values)))

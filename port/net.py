@@ -15,14 +15,16 @@ from port.copying import copy_arrays
 from port.layer import LAYERS, PYTHON_LAYERS, Layer, as_tuple, being_traced
 from port.layers.data import open_data
 from port.layers.python import Script, ScriptLayer
+from port.own_layers import check_tops
 from prototxt.caffe_pb2 import NetParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Shape
+from prototxt.own import OWN_FIELDS
 from prototxt.plan import LayerPlan, Plan, Step, plan_net
 from prototxt.read import read_net
 from runtime import net_weights
 from runtime.labels import LabelError
-from runtime.python_layer import find_layer_class
+from runtime.python_layer import find_layer_class, load_modules
 from runtime.set_up import Opened, set_up_net
 from weights import LayerWeights, read_weights, write_weights
 from weights.names import unique_names
@@ -47,7 +49,8 @@ class CaffeNet(nn.Module):
         phase: 0 TRAIN, 1 TEST, fixed as in Caffe. None: the layers of TEST; whether dropout drops and which
             statistics BatchNorm takes is decided by `train()` and `eval()`, as PyTorch has it.
         level, stages: what the layers' rules are judged by.
-        allow_modules: Python modules that may be imported for `Python` layers; SeeNet's are built in.
+        allow_modules: Python modules to import: for `Python` layers (SeeNet's are built in), and such as register
+            layer types of their own.
         where: the file that a net came from which `read_net` gave, for messages.
         gradient: "caffe": each layer's at what Caffe finds in the blobs, which layers in place may have
             overwritten by then (`prototxt.layers.memory`); "exact": the gradient of what was computed.
@@ -72,6 +75,8 @@ class CaffeNet(nn.Module):
             raise ValueError(f'gradient is "caffe" or "exact", not {gradient!r}')
         self.gradient = gradient
         self._phase_is_fixed = phase is not None
+        if allow_modules is not None:
+            allow_modules = load_modules(allow_modules, "port.pycaffe")
         if not isinstance(prototxt, NetParameter):
             where, prototxt = os.fspath(prototxt), read_net(prototxt)
         made = set_up_net(
@@ -374,4 +379,7 @@ def make_layer(plan: LayerPlan, values: Sequence, opened: object) -> Layer:
     cls = PYTHON_LAYERS[python.module, python.layer] if plan.type == "Python" else LAYERS.get(plan.type)
     if cls is None:
         raise InputError(f"{plan.type} is not supported by the port")
-    return cls(plan, values, opened)
+    made = cls(plan, values, opened)
+    if plan.type in OWN_FIELDS:
+        made.register_forward_hook(check_tops)
+    return made

@@ -6,12 +6,19 @@ import struct
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
+_UNKNOWN = re.compile(
+    r'^( *)unknown \{\n *path: "([^"]*)"\n(?: *line: \d+\n)?(?: *text: "((?:\\.|[^"\\])*)"\n)? *\}$',
+    re.MULTILINE,
+)
 _FLOAT = re.compile(r"^(\s*\w+: )(-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)$", re.MULTILINE)
 
 
 def message_text(message: Message) -> str:
-    """The message, a field a line. Floats have six significant digits, or nine where six are not exact."""
-    return _FLOAT.sub(_as_in_c, text_format.MessageToString(message))
+    """The message, a field a line. Floats have six significant digits, or nine where six are not exact.
+
+    Fields that were set aside when it was read (prototxt/unknown.py) are as they stood there.
+    """
+    return _UNKNOWN.sub(_as_it_stood, _FLOAT.sub(_as_in_c, text_format.MessageToString(message)))
 
 
 def _as_in_c(field: re.Match) -> str:
@@ -20,6 +27,13 @@ def _as_in_c(field: re.Match) -> str:
         return field[0]  # an integer
     value, short = _float32(text), f"{_float32(text):.6g}"
     return name + (short if _float32(short) == value else f"{value:.9g}")
+
+
+def _as_it_stood(entry: re.Match) -> str:
+    indent, path, value = entry.groups(default="")
+    *outer, name = path.split(".")
+    value = value.encode().decode("unicode_escape").encode("latin-1").decode(errors="replace")
+    return indent + "".join(f"{x} {{ " for x in outer) + f"{name}: {value}" + " }" * len(outer)
 
 
 def _float32(text: str) -> float:

@@ -5,6 +5,7 @@ own `unknown`), and those of a fork that the schema has but no layer here obeys 
 """
 
 import difflib
+import itertools
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -16,14 +17,17 @@ from google.protobuf.message import Message
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState, UnknownField
 from prototxt.errors import InputError
 from prototxt.forks import HARMLESS, SUPPORTED_FIELDS, known_from
+from prototxt.own import OWN_FIELDS
 from prototxt.rules import layer_included
 
 FIRST_FORK_NUMBER, OWN_NUMBER = 5001, 6000
 """caffe.proto: the numbers of fork fields and enum values start here; `unknown` has this one."""
 
-
 _TOLD = 8
 """Fields that one message names."""
+
+_PAGE = "docs/own_layers.md"
+"""Tells how a user adds a layer type."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,13 @@ class Unknown:
 
 def unknown_fields(message: LayerParameter | NetParameter) -> list[Unknown]:
     """The fields of one layer, or of the net outside of its layers, that nothing here obeys."""
-    found = [_told(descriptor_of(message), x) for x in message.unknown]
     layer_type = message.type if isinstance(message, LayerParameter) else ""
+    claimed = OWN_FIELDS.get(layer_type, ())
+    found = [
+        _told(descriptor_of(message), x, claimed)
+        for x in message.unknown
+        if x.path.split(".")[0] not in claimed
+    ]
     for path, text in _not_obeyed(message, layer_type):
         found.append(Unknown(f"{path}, a fork's setting that is not supported here", path, text=text))
     return found
@@ -60,7 +69,7 @@ def descriptor_of(message: Message | type[Message]) -> Descriptor:
     return cast(Descriptor, message.DESCRIPTOR)
 
 
-def _told(message: Descriptor, found: UnknownField) -> Unknown:
+def _told(message: Descriptor, found: UnknownField, claimed: Collection[str]) -> Unknown:
     *outer, last = found.path.split(".")
     fields = message.fields_by_name
     for name in outer:
@@ -69,7 +78,7 @@ def _told(message: Descriptor, found: UnknownField) -> Unknown:
     if last in fields:
         what = f"{found.path} cannot be {found.text}"
     else:
-        near = difflib.get_close_matches(last, fields, 1, 0.85)
+        near = difflib.get_close_matches(last, [*fields, *claimed], 1, 0.85)
         what = f'no field named "{found.path}"{f", but {near[0]}" if near else ""}'
     return Unknown(what, found.path, found.line, found.text)
 
@@ -127,7 +136,7 @@ def refuse_unknown(message: LayerParameter | NetParameter, declared: Collection[
         raise InputError(f"{unknown_type(message.type, declared)}{fields}")
     if found:
         raise InputError(
-            f"{_listed(found)}: take out what the layer can do without, or write the layer in Python"
+            f"{_listed(found)}: take out what the layer can do without, or write it yourself ({_PAGE})"
         )
 
 
@@ -144,11 +153,11 @@ def unknown_type(layer_type: str, declared: Collection[str]) -> str:
     same = [name for name in declared if name.lower() == layer_type.lower()]
     near = same or difflib.get_close_matches(layer_type, declared, 2, 0.5)
     if fork:
-        hint = f"known from {fork}, and not supported: write it as a Python layer"
+        hint = f"known from {fork}, and not supported: write it yourself ({_PAGE})"
     elif near:
-        hint = f"did you mean {' or '.join(near)}?"
+        hint = f"did you mean {' or '.join(near)}? Else write it yourself ({_PAGE})"
     else:
-        hint = "no Caffe known here has it: write it as a Python layer"
+        hint = f"no Caffe known here has it: write it yourself ({_PAGE})"
     return f'unknown layer type "{layer_type}": {hint}'
 
 
@@ -193,7 +202,7 @@ class SetAside:
         path: names of the fields from the top down to it.
         entry: which entry of the top-level field it stands in (0 for the first `layer`).
         line: counted from 1.
-        value: what stood there as the field's value, its white space as single spaces.
+        value: what stood there as the field's value, its comments left out, its white space as single spaces.
     """
 
     path: tuple[str, ...]
@@ -213,7 +222,7 @@ def set_aside(text: str, message: Descriptor) -> tuple[str, list[SetAside]]:
     for path, entry, start, value, end in walk.found:
         line += text.count("\n", stop, start)
         pieces += [text[stop:start], re.sub(r"[^\n]", " ", text[start:end])]
-        aside.append(SetAside(path, entry, line, " ".join(text[value:end].split())))
+        aside.append(SetAside(path, entry, line, value))
         line += text.count("\n", start, end)
         stop = end
     return "".join([*pieces, text[stop:]]), aside
@@ -226,10 +235,13 @@ class _Walk:
         self.tokens = [match for match in _TOKEN.finditer(text) if not match[0].startswith("#")]
         self.at = 0
         self.entry = 0
-        self.found: list[tuple[tuple[str, ...], int, int, int, int]] = []
+        self.claimed: Collection[str] = ()
+        self.found: list[tuple[tuple[str, ...], int, int, str, int]] = []
 
     def fields(self, message: Descriptor, path: tuple[str, ...]) -> None:
         """Go through one message's fields, up to its closing brace or the end of the text."""
+        if OWN_FIELDS and path == ("layer",):
+            self.claimed = OWN_FIELDS.get(self._type_ahead(), ())
         entries: dict[str, int] = {}
         while self._token() and self._token() not in "}>":
             first, name = self.at, self._token()
@@ -242,7 +254,8 @@ class _Walk:
             if not path:
                 self.entry = entries.get(name, 0)
                 entries[name] = self.entry + 1
-            field = message.fields_by_name.get(name)
+            claimed = path == ("layer",) and name in self.claimed
+            field = None if claimed else message.fields_by_name.get(name)
             value = self.at
             if field is not None and field.message_type is not None and self._token() in ("{", "<"):
                 self.at += 1
@@ -283,10 +296,29 @@ class _Walk:
         elif token == "-":
             self.at += 1
 
+    def _type_ahead(self) -> str:
+        """The `type` of the layer whose fields come next."""
+        start, found = self.at, ""
+        while not found and self._token() and self._token() not in "}>":
+            name = self._token()
+            self.at += 1
+            if self._token() == ":":
+                self.at += 1
+            if name == "type":
+                found = self._token()[1:-1]
+            self._skip_value()
+        self.at = start
+        return found
+
     def _note(self, path: tuple[str, ...], first: int, value: int) -> None:
         last = min(self.at, len(self.tokens)) - 1
-        start = self.tokens[min(value, last)].start()
-        self.found.append((path, self.entry, self.tokens[first].start(), start, self.tokens[last].end()))
+        tokens = self.tokens[min(value, last) : last + 1]
+        pieces = [tokens[0][0]]
+        for before, token in itertools.pairwise(tokens):
+            pieces += [" " * (before.end() < token.start()), token[0]]
+        self.found.append(
+            (path, self.entry, self.tokens[first].start(), "".join(pieces), self.tokens[last].end())
+        )
 
     def _token(self) -> str:
         return self.tokens[self.at][0] if self.at < len(self.tokens) else ""

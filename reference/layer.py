@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from prototxt.errors import InputError
+from prototxt.own import own_param
 from prototxt.plan import LayerPlan
 from runtime.blob import Blob, BlobVec, shape_tops
 
@@ -44,13 +45,14 @@ class Layer:
         opened: what the layer's set-up opened: a data layer's source.
 
     Attributes:
-        param, phase: its LayerParameter, and Caffe's phase (0 TRAIN, 1 TEST).
+        param, phase: its LayerParameter (of a type of the user's own: an `OwnParam`), and Caffe's phase (0 TRAIN, 1
+            TEST).
         blobs: the weights.
     """
 
     def __init__(self, plan: LayerPlan, dtype: np.dtype, values: Arrays = (), opened: Any = None):
         self.plan = plan
-        self.param = plan.param
+        self.param = own_param(plan.param)
         self.type = plan.type
         self.phase = plan.param.phase
         self.dtype = dtype

@@ -14,6 +14,7 @@ import numpy as np
 
 import reference.layers  # noqa: F401  (registers the layers)
 from prototxt.errors import InputError
+from prototxt.own import OWN_FIELDS
 from prototxt.plan import LayerPlan, Step
 from reference.layer import LAYERS, PYTHON_LAYERS
 from reference.solver import SGDSolver
@@ -62,6 +63,10 @@ class Net(_Net):
     def _make_layer(self, plan: LayerPlan, values: list[np.ndarray], opened: Any) -> EngineLayer:
         python = plan.param.python_param
         cls = PYTHON_LAYERS[python.module, python.layer] if plan.type == "Python" else LAYERS.get(plan.type)
+        if plan.type in OWN_FIELDS and (cls is None or cls.__module__.startswith("reference.layers.")):
+            raise InputError(
+                f"{plan.type} is a type of your own, which the reference computes by a NumPy class: docs/own_layers.md"
+            )
         if cls is None:
             raise InputError(f"{plan.type} is not supported by the reference")
         return cls(plan, self.dtype, values, opened)

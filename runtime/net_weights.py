@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Shape
 from prototxt.plan import ParamPlan, Plan
@@ -98,7 +99,17 @@ def saved(plan: Plan, blobs: Sequence[Sequence[np.ndarray]], owners_only: bool =
                 None if owners_only and param.owner is not None else blob
                 for blob, param in zip(own, layer.params, strict=True)
             ],
-            param=layer.param,
+            param=_as_saved(layer.param),
         )
         for layer, own in zip(plan.layers, blobs, strict=True)
     ]
+
+
+def _as_saved(layer: LayerParameter) -> LayerParameter:
+    """The message without what no schema of Caffe's has: the texts of fields that were set aside."""
+    if not layer.unknown:
+        return layer
+    saved = LayerParameter()
+    saved.CopyFrom(layer)
+    saved.ClearField("unknown")
+    return saved

@@ -3,7 +3,8 @@
 import contextlib
 import importlib
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 from prototxt.caffe_pb2 import LayerParameter, Phase
@@ -68,12 +69,26 @@ def find_layer_class(
             )
         return own
     try:
-        with import_caffe_as(importlib.import_module(caffe)):
-            module = importlib.import_module(module_name)
+        module = import_named(module_name, caffe)
     except ModuleNotFoundError as error:
         if error.name == module_name and own is not None:
             return own
-        raise InputError(f'Python module "{module_name}": {error}: put its folder on PYTHONPATH') from error
+        raise InputError(_not_found(module_name, error)) from error
+    if not hasattr(module, layer_name):
+        raise InputError(f'module "{module_name}" has no class "{layer_name}"')
+    return getattr(module, layer_name)
+
+
+def import_named(name: str, caffe: str) -> ModuleType:
+    """Import a module that the user named, in which `import caffe` means the engine `caffe`.
+
+    Raises:
+        ModuleNotFoundError: it, or what it imports, is not there.
+        InputError: it is not Python 3.
+    """
+    try:
+        with import_caffe_as(importlib.import_module(caffe)):
+            return importlib.import_module(name)
     except SyntaxError as error:
         found = python2_error(error)
         if found is None:
@@ -82,9 +97,41 @@ def find_layer_class(
             f"{found}: translate it (python -m fissix -w -n {error.filename}), or use it from a script that "
             f"python -m {caffe} --python2 runs"
         ) from error
-    if not hasattr(module, layer_name):
-        raise InputError(f'module "{module_name}" has no class "{layer_name}"')
-    return getattr(module, layer_name)
+
+
+def load_modules(names: Iterable[str], caffe: str) -> list[str]:
+    """Import the modules that the user allows, which register layer types of their own; gives their names.
+
+    Args:
+        names: of modules, or paths of Python files: a file's folder is put on the path.
+
+    Raises:
+        InputError: a module or file that is not there, or is not Python 3.
+    """
+    modules = []
+    for name in names:
+        module = name
+        if name.endswith(".py"):
+            path = Path(name).resolve()
+            if not path.is_file():
+                raise InputError(f"{name}: there is no such file")
+            module = path.stem
+            if str(path.parent) not in sys.path:
+                sys.path.insert(0, str(path.parent))
+        try:
+            loaded = import_named(module, caffe)
+        except ModuleNotFoundError as error:
+            raise InputError(_not_found(module, error)) from error
+        if module != name and Path(str(loaded.__file__)).resolve() != path:
+            raise InputError(
+                f"{name}: another module is called {module} ({loaded.__file__}): rename the file"
+            )
+        modules.append(module)
+    return modules
+
+
+def _not_found(module: str, error: ModuleNotFoundError) -> str:
+    return f'Python module "{module}": {error}: put its folder on PYTHONPATH'
 
 
 def new_python_layer(cls: type, param: LayerParameter) -> Layer:

@@ -60,7 +60,10 @@ def set_up_net(
 
 def _drawn(step: Step, made: Declared) -> list[np.ndarray]:
     rng = caffe_rng()
-    values = [first_values(step.param, i, weight, rng) for i, weight in enumerate(made.weights)]
+    drawn = {
+        i: first_values(step.param, i, made.weights[i], rng) for i in made.filled or range(len(made.weights))
+    }
+    values = [drawn[i] for i in range(len(made.weights))]
     for _ in range(made.steps - 1):
         for weight in made.redrawn:
             if weight.filler is not None:

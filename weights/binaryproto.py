@@ -10,7 +10,8 @@ from weights.wire import WireError, blob_pieces, read_blob, write_message
 
 
 def read_binaryproto(path: str | os.PathLike) -> np.ndarray:
-    """The array of a BlobProto, float32 or float64 as stored; four axes where its shape is the older kind.
+    """The array of a BlobProto, float32 or float64 as stored; four axes where its shape is the
+    older kind, five in a file of C3D 1.0.
 
     Raises:
         InputError: where the file is missing, cut short, or no BlobProto.

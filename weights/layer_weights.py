@@ -23,7 +23,8 @@ class LayerWeights:
         type: Caffe's current name of its type ("Convolution"); "" where the file does not say.
         blobs: float32 or float64 arrays, as stored; possibly read-only views of a mapped file. None stands
             for a blob that an HDF5 file leaves out because the net shares it from another layer.
-        legacy_shape: the file gave num, channels, height, width; Caffe then compares shapes leniently.
+        legacy_shape: the file gave num, channels, (of C3D 1.0 length,) height, width; Caffe then compares shapes
+            leniently.
         param: what else a .caffemodel shall say of the layer; its own `blobs` are not looked at.
     """
 
@@ -45,10 +46,10 @@ def has_natural_shape(layer_type: str) -> bool:
 
 
 def natural_shape(layer_type: str, index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Today's shape of a blob that four legacy numbers describe, or the four where that is not known."""
+    """Today's shape of a blob that legacy numbers describe, or as many numbers where that is not known."""
     if not has_natural_shape(layer_type):
         return shape
-    spare = 4 - (_NATURAL_AXES[layer_type] if index == 0 else 1)
+    spare = len(shape) - (_NATURAL_AXES[layer_type] if index == 0 else 1)
     return shape[spare:] if all(size == 1 for size in shape[:spare]) else shape
 
 
@@ -152,7 +153,8 @@ def _fitted(
     layer: LayerWeights, index: int, blob: np.ndarray, shape: tuple[int, ...], where: object
 ) -> np.ndarray:
     # Blob::ShapeEquals: four legacy numbers equal any shape of up to four axes that leading ones make so.
-    if layer.legacy_shape and len(shape) <= 4 and _four(blob.shape) == _four(shape):
+    axes = max(4, blob.ndim)
+    if layer.legacy_shape and len(shape) <= axes and _led(blob.shape, axes) == _led(shape, axes):
         return blob.reshape(shape)
     if blob.shape != shape:
         raise InputError(
@@ -162,8 +164,8 @@ def _fitted(
     return blob
 
 
-def _four(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (1,) * (4 - len(shape)) + shape
+def _led(shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    return (1,) * (axes - len(shape)) + shape
 
 
 def shape_text(shape: Sequence[int]) -> str:

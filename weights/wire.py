@@ -132,12 +132,14 @@ def read_blob(message: memoryview) -> tuple[np.ndarray, bool]:
     Returns:
         A float32 or float64 array, as stored: a read-only view of `message` where the numbers are one
         packed run, as Caffe writes them, a copy otherwise. And whether its shape was given by the older
-        num, channels, height and width: it then has four axes.
+        num, channels, height and width: it then has four axes; or five, of C3D 1.0, which has a length too.
 
     Raises:
         WireError: where shape and numbers do not fit together.
         google.protobuf.message.DecodeError: where the rest of the message is broken.
     """
+    if any(number == _DATA and wire_type == _VARINT for number, wire_type, *_ in _fields(message)):
+        return _read_c3d_blob(message), True
     rest, runs = take(message, (_DATA, _DIFF, _DOUBLE_DATA, _DOUBLE_DIFF))
     header = BlobProto.FromString(rest)
     legacy = any(header.HasField(name) for name in ("num", "channels", "height", "width"))
@@ -151,6 +153,21 @@ def read_blob(message: memoryview) -> tuple[np.ndarray, bool]:
         return flat.reshape(shape), legacy
     except ValueError as error:  # no numbers, but axes too long for NumPy
         raise WireError(f"a blob cannot have the shape {shape}") from error
+
+
+def _read_c3d_blob(message: memoryview) -> np.ndarray:
+    """A blob of C3D 1.0, whose field 5 is the width, not the data: num, channels, length, height, width, data."""
+    shape = [0] * 5
+    for number, wire_type, _, content, _ in _fields(message):
+        if wire_type == _VARINT and 1 <= number <= 5:
+            shape[number - 1], _ = _read_varint(message, content)
+    _, runs = take(message, (6,))
+    if len(runs) > 1 or any(len(run) % 4 for _, run in runs):
+        raise WireError("a blob of C3D 1.0 holds its numbers in one run of float32")
+    flat = np.frombuffer(runs[0][1], "<f4") if runs else np.empty(0, "<f4")
+    if flat.size != math.prod(shape):
+        raise WireError(f"a blob of shape {tuple(shape)} holds {flat.size} numbers")
+    return flat.reshape(shape)
 
 
 def _numbers(message: memoryview, header: BlobProto, runs: list[tuple[int, memoryview]]) -> np.ndarray:

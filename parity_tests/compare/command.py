@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from parity_tests.compare.engines import ENGINES, check_engines
+from port.own_options import AllowModule, Proto, load_own
 from prototxt.errors import InputError
 
 
@@ -36,9 +37,8 @@ def parity_command(
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the table and a chart as one page.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of everything random.")] = 0,
-    allow_module: Annotated[
-        list[str] | None, typer.Option(help="A Python module that Python layers may load; repeatable.")
-    ] = None,
+    allow_module: AllowModule = None,
+    proto: Proto = None,
     to_bgr: Annotated[
         bool, typer.Option("--to-bgr", help="Take a grey, 16-bit or RGBA photograph too.")
     ] = False,
@@ -48,6 +48,7 @@ def parity_command(
         raise InputError(f"{html}: is a folder: name a file for the page")
     names = None if engines is None else [name.strip() for name in engines.split(",") if name.strip()]
     check_engines(names)
+    modules = load_own(allow_module, proto)
     from port.voc.classes import class_indices, class_names
 
     classes = None if labels is None else class_indices(labels)
@@ -58,7 +59,7 @@ def parity_command(
     from weights.progress import plain_console, progress_bar
 
     photograph = None if image is None else read_image(image, to_bgr)
-    inputs = published_inputs(prototxt, photograph, classes, test_size, allow_module or ())
+    inputs = published_inputs(prototxt, photograph, classes, test_size, modules)
     with progress_bar() as bar:
         report = compare(
             prototxt,
@@ -66,7 +67,7 @@ def parity_command(
             inputs,
             names,
             seed=seed,
-            allow_modules=allow_module or (),
+            allow_modules=modules,
             progress=show_on(bar),
         )
     if image is not None:

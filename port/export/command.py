@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from port.export.settings import OPSET, ExportSettings
+from port.own_options import AllowModule, Proto, load_own
 from prototxt.errors import InputError, need_packages
 
 
@@ -33,6 +34,8 @@ def export_command(
         float, typer.Option(help="SeeNet's δ_l: features where attention is below it are negated.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the random images.")] = 0,
+    allow_module: AllowModule = None,
+    proto: Proto = None,
     to_bgr: Annotated[
         bool, typer.Option("--to-bgr", help="Take grey, 16-bit or RGBA photographs too.")
     ] = False,
@@ -48,6 +51,7 @@ def export_command(
         raise InputError(f"{safetensors}: name it .safetensors")
     if onnx is not None:
         need_packages("onnx", "onnxscript", "onnxruntime", purpose="ONNX files")
+    modules = load_own(allow_module, proto)
     from port.export.run import run_export
 
     within = run_export(
@@ -63,6 +67,7 @@ def export_command(
             mint=mint,
             seed=seed,
             to_bgr=to_bgr,
+            allow_modules=modules,
         )
     )
     if not within:

@@ -84,7 +84,7 @@ def run_export(asked: ExportSettings) -> bool:
 def _subject(asked: ExportSettings, photographs: dict[str, np.ndarray]) -> _Subject:
     if asked.prototxt is None:
         return _seenet(asked.weights, photographs, asked.test_size, asked.seed, asked.maxt, asked.mint)
-    return _net(asked.prototxt, asked.weights, photographs, asked.test_size, asked.seed)
+    return _net(asked, asked.prototxt, photographs)
 
 
 def _seenet(
@@ -95,17 +95,16 @@ def _seenet(
     return _Subject(model, seenet_metadata(model), seenet_cases(model, views, seed), (maxt, mint))
 
 
-def _net(
-    prototxt: Path, weights: Path, photographs: dict[str, np.ndarray], test_size: int, seed: int
-) -> _Subject:
-    source = read_weights(weights, with_empty=True)
-    check_finite(source, weights)
-    net = CaffeNet(prototxt)
-    net.copy_weights(source, str(weights))
-    shaped = Net(str(prototxt), TEST, allow_modules=())  # keeps the shapes of what it is first given
+def _net(asked: ExportSettings, prototxt: Path, photographs: dict[str, np.ndarray]) -> _Subject:
+    source = read_weights(asked.weights, with_empty=True)
+    check_finite(source, asked.weights)
+    modules, seed = asked.allow_modules, asked.seed
+    net = CaffeNet(prototxt, allow_modules=modules)
+    net.copy_weights(source, str(asked.weights))
+    shaped = Net(str(prototxt), TEST, allow_modules=modules)  # keeps the shapes of what it is first given
     draws: dict[str, list[Tensor]] = {}
     for name, photo in list(photographs.items())[:1]:
-        given = published_inputs(prototxt, photo, None, test_size)
+        given = published_inputs(prototxt, photo, None, asked.test_size, modules)
         draws[name] = _drawn(shaped, net, given, seed, str(prototxt))
     for draw in (seed, seed + 1):
         draws[f"random, seed {draw}"] = _drawn(shaped, net, {}, draw, str(prototxt))

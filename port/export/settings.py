@@ -20,6 +20,7 @@ class ExportSettings:
         opset: of the ONNX file.
         test_size: side to which photographs are resized, in pixels.
         to_bgr: take grey, 16-bit and RGBA photographs too.
+        allow_modules: Python modules that the net may load.
     """
 
     weights: Path
@@ -33,3 +34,4 @@ class ExportSettings:
     mint: float = 0.0
     seed: int = 0
     to_bgr: bool = False
+    allow_modules: Sequence[str] = ()

@@ -1,5 +1,6 @@
-"""The port's layers. Importing this package registers them all."""
+"""The port's layers. Importing this package registers them all; `register` adds one of the user's own."""
 
+from port.layer import Layer
 from port.layers import (
     activations,
     box_losses,
@@ -8,6 +9,7 @@ from port.layers import (
     convolution,
     ctc,
     data,
+    dense_block,
     detection,
     erasing,
     flow,
@@ -27,9 +29,20 @@ from port.layers import (
     segmentation,
     selecting,
     upsampling,
+    volumes,
 )
+from port.own_layers import register
+from prototxt.caffe_pb2 import FillerParameter
+from prototxt.errors import InputError
+from prototxt.layers.declare import Declared, Weight
+from prototxt.own import use_proto
 
 __all__ = [
+    "Declared",
+    "FillerParameter",
+    "InputError",
+    "Layer",
+    "Weight",
     "activations",
     "box_losses",
     "boxes",
@@ -37,6 +50,7 @@ __all__ = [
     "convolution",
     "ctc",
     "data",
+    "dense_block",
     "detection",
     "erasing",
     "flow",
@@ -51,9 +65,12 @@ __all__ = [
     "pooling",
     "recurrent",
     "regions",
+    "register",
     "reshaping",
     "scaling",
     "segmentation",
     "selecting",
     "upsampling",
+    "use_proto",
+    "volumes",
 ]

@@ -17,7 +17,7 @@ from port.layer import Layer, as_tuple, layer
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
 from prototxt.forks import meaning
 from prototxt.layers.declare import Shape, legacy_shape
-from prototxt.layers.losses import check_matrix
+from prototxt.layers.losses import check_matrix, focal_settings
 from prototxt.layers.windows import canonical_axis
 from weights.binaryproto import read_binaryproto
 
@@ -118,6 +118,40 @@ class SoftmaxWithLoss(Loss):
 
     def _axis(self, shape: Shape) -> int:
         return canonical_axis(self.param.softmax_param.axis, len(shape))
+
+
+@layer("FocalLoss")
+class FocalLoss(Loss):
+    """-alpha (1 - p)^gamma log p, p being the label's softmax probability. LINEAR is no other type in the fork.
+
+    A second top has the probabilities; the gradient that comes back to it is ignored.
+    """
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        param, axis = self.param.loss_param, canonical_axis(self.param.softmax_param.axis, x.ndim)
+        alpha, gamma = focal_settings(self.param.focal_loss_param)
+        outer, classes, inner = around(x.shape, axis)
+        ignored = ignored_label(param)
+        numbers = class_numbers(labels, classes, ignored).reshape(outer, inner)
+        counted = None if ignored is None else numbers != ignored
+        chosen = numbers if counted is None else numbers.where(counted, 0)
+        logs = F.log_softmax(x.reshape(outer, classes, inner), 1).gather(1, chosen[:, None])[:, 0]
+
+        # By the logarithm alone, whose derivative the fork has with 1 - p kept from 0.
+        value = logs.detach()
+        probability, floored = value.exp(), value.clamp(min=math.log(FLOOR))
+        power = alpha * (1 - probability) ** gamma
+        slope = gamma * power / (1 - probability).clamp(min=1e-10) * floored * probability - power
+        losses = with_slope(logs, -power * floored, lambda slope: slope, slope)
+
+        valid = None
+        if counted is not None:
+            losses, valid = losses.where(counted, 0), counted.sum()
+        mode = param.normalization
+        if not param.HasField("normalization") and param.HasField("normalize"):
+            mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
+        loss = normalised(losses.sum(), mode, outer, inner, valid)
+        return (loss, x.detach().softmax(axis))[: len(self.plan.tops)]
 
 
 _NONE = -(1 << 40)  # an index to ignore where none is: no label is it

@@ -6,12 +6,15 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from port.gradient import refuse_gradient
+from port.gradient import refuse_gradient, without_gradient
 from port.labels import class_numbers
 from port.layer import Layer, layer
 from prototxt.caffe_pb2 import BiasChannelParameter, SuperpixelPoolingParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
+from prototxt.layers.segmentation import quantile
+from runtime.c_random import process_random
+from runtime.labels import LabelError
 
 
 @layer("SegAccuracy")
@@ -86,6 +89,58 @@ class BiasChannel(Layer):
             bias[image, number, place] = param.fg_bias
         top = scores.reshape(shape) + bias.reshape(shape)
         return refuse_gradient(self, top, labels, 1, "labels")
+
+
+@layer("AdaptiveBiasChannel")
+class AdaptiveBiasChannel(Layer):
+    """The scores, with each class of an image's labels raised until it wins a share of the image's places.
+
+    The background's share is `bg_portion`, others' `fg_portion`. Scores of absent classes are first kept below those
+    of all present ones; at last all are shifted back to the mean of the winning scores. The order of the classes is
+    shuffled by C's `rand()`. No gradient goes back.
+    """
+
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        shape = legacy_shape(tuple(scores.shape))
+        top = scores.detach().reshape(*shape[:2], -1).clone()
+        for image, listed in zip(top, labels.detach().reshape(shape[0], -1).long().tolist(), strict=True):
+            present = _listed_classes(listed, shape[1])
+            if present:
+                self._adapt(image, present)
+        return without_gradient(top.reshape(shape), scores, labels)
+
+    def _adapt(self, scores: Tensor, labels: list[int]) -> None:
+        param, places = self.param.adaptive_bias_channel_param, scores.shape[1]
+        if param.suppress_others:
+            least = scores[labels].amin(0)
+            above = scores > least
+            above[labels] = False
+            scores.copy_(torch.where(above, least - param.margin_others, scores))
+        best = scores[labels].amax(0)
+        before = best.double().mean()
+        first = labels[: 1 if labels[0] == 0 else 0]
+        others = labels[len(first) :]
+        for _ in range(param.num_iter):
+            process_random.shuffle(others)
+            for label in (*first, *others):
+                portion = param.fg_portion if label else param.bg_portion
+                missing = (best - scores[label]).kthvalue(quantile(portion, places) + 1).values
+                scores[label] += missing
+                best = torch.maximum(best, scores[label])
+        scores += (before - best.double().mean()).to(scores.dtype)
+
+
+def _listed_classes(listed: list[int], classes: int) -> list[int]:
+    """An image's labels in rising order, without those of -1.
+
+    Raises:
+        InputError: a label that is no class.
+    """
+    labels = sorted(label for label in listed if label != -1)
+    for label in labels:
+        if not 0 <= label < classes:
+            raise LabelError(label, classes)
+    return labels
 
 
 @layer("SuperpixelPoolingTest")

@@ -8,7 +8,9 @@ from torch import Tensor
 from port.gradient import refuse_gradient
 from port.labels import class_numbers
 from port.layer import Layer, layer
+from prototxt.layers.declare import legacy_shape
 from prototxt.layers.windows import canonical_axis
+from runtime.labels import check_pixels
 
 
 @layer("BatchReindex")
@@ -93,3 +95,38 @@ class LabelSpecificAdd(Layer):
             added = torch.zeros_like(rows).scatter_(1, numbers, self.bias * above.to(rows))
             top = scores + added.reshape(scores.shape)
         return (top, scores.new_full((1,), self.bias if self.phase == 0 else 0))[: len(self.plan.tops)]
+
+
+@layer("RandBI")
+class RandBI(Layer):
+    """(pixels, channels of all maps): each pixel's features, between the four nearest cells of each map.
+
+    A coordinate becomes (x - pad) / rate, pad being (rate - 1) / 2 or 0, and at least the first cell. The gradient goes
+    to all maps, or, where the first wants none, to none.
+    """
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        *maps, pixels = bottoms
+        pixels = pixels.detach()
+        image = pixels[:, 0].long()
+        features = []
+        for rate, each in zip(self.param.rand_comp_param.compression_rate, maps, strict=True):
+            if not self.plan.propagate_down[0]:
+                each = each.detach()
+            each = each.reshape(legacy_shape(tuple(each.shape)))
+            pad = (rate - 1) / 2 if self.param.rand_comp_param.pad else 0.0
+            rows, columns = (_between((pixels[:, i] - pad) / rate, each.shape[i + 1]) for i in (1, 2))
+            check_pixels(rows[1].max(), columns[1].max(), image.min(), image.max(), tuple(each.shape), rate)
+            found = torch.zeros((), dtype=torch.float64, device=each.device)
+            for row, by_row in zip(rows[:2], (1 - rows[2], rows[2]), strict=True):
+                for column, by_column in zip(columns[:2], (1 - columns[2], columns[2]), strict=True):
+                    found = found + each[image, :, row, column] * (by_row * by_column)[:, None]
+            features.append(found.to(each.dtype))
+        return torch.cat(features, 1)
+
+
+def _between(place: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The cells before and behind each place, and the share of the one behind (double precision)."""
+    before, behind = place.floor().long().clamp(min=0), place.ceil().long().clamp(min=0)
+    share = torch.where(before == behind, 0, place.double() - before)
+    return before, behind, share

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from port.own_options import AllowModule, Proto, load_own
 from prototxt.errors import InputError, printable
 
 
@@ -17,23 +18,21 @@ def summary_command(
         typer.Option("--input", help="A blob's shape: data=1,3,224,224.", metavar="BLOB=SHAPE"),
     ] = None,
     graph: Annotated[Path | None, typer.Option(help="Draw the net, as SVG.", metavar="FILE.svg")] = None,
-    allow_module: Annotated[
-        list[str] | None, typer.Option(help="A Python module that the net's Python layers may load.")
-    ] = None,
+    allow_module: AllowModule = None,
+    proto: Proto = None,
 ) -> None:
     """List a net's layers, shapes, parameters, multiply-adds and memory; nothing is computed."""
     inputs = dict(_parsed(text) for text in shape or ())
     number = _phase(phase)
     if graph is not None and graph.suffix.lower() != ".svg":
         raise InputError(f"{graph}: the drawing is an SVG: name it FILE.svg")
+    modules = load_own(allow_module, proto)
     from port.report.graph import draw_net
     from port.report.summary import lacking, summarise, summary_table, totals
     from weights.progress import plain_console
 
     try:
-        net, remarks = summarise(
-            prototxt, number, inputs=inputs, allow_modules=allow_module or (), weights=weights
-        )
+        net, remarks = summarise(prototxt, number, inputs=inputs, allow_modules=modules, weights=weights)
     except InputError:
         for line in lacking(prototxt, number):
             typer.echo(line)

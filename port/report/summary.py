@@ -13,7 +13,7 @@ from port.net import open_layer
 from port.report.facts import LayerSummary, NetSummary
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
 from prototxt.errors import InputError, printable
-from prototxt.layers.data import LABEL_IMAGES
+from prototxt.layers.data import LABEL_IMAGES, clip_shapes, reads_clips
 from prototxt.layers.declare import LAYER_TYPES, Declared, Shape
 from prototxt.layers.memory import shares_memory
 from prototxt.limits import FLOAT
@@ -138,6 +138,14 @@ def _told_shapes(layer: LayerParameter) -> list[Shape]:
     Raises:
         InputError: where they do not tell.
     """
+    if layer.type == "VideoData" and reads_clips(layer):
+        clips = clip_shapes(layer)
+        if clips is None:
+            raise InputError(
+                "its clips cannot be read here, and its settings do not tell their size: give it, as in "
+                f"--input {layer.top[0]}=16,3,16,112,112"
+            )
+        return clips
     settings, transform = getattr(layer, _TOLD_BY[layer.type]), layer.transform_param
     dense = layer.dense_image_data_param
     height = transform.crop_size or transform.crop_height or dense.crop_height or transform.crop_h

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from port.own_options import AllowModule, Proto, load_own
+
 if TYPE_CHECKING:
     from prototxt.caffe_pb2 import LayerParameter, NetParameter
 
@@ -73,6 +75,7 @@ def survey(
     seconds: float = 60,
     memory: int = 4 << 30,
     allow_modules: Sequence[str] = (),
+    proto: str | None = None,
     done: Callable[[Surveyed], None] | None = None,
 ) -> list[Surveyed]:
     """Try each file in a process of its own.
@@ -80,7 +83,8 @@ def survey(
     Args:
         jobs: how many processes at a time.
         seconds, memory: what each process may take; bytes.
-        allow_modules: Python modules that the nets' Python layers may load.
+        allow_modules: Python modules to import, for the nets' Python layers and for layer types of their own.
+        proto: a fork's caffe.proto, for such types.
         done: told each file as it is finished, in any order.
 
     Returns:
@@ -91,7 +95,7 @@ def survey(
         context.set_forkserver_preload(["port.net", "port.report.survey"])
 
     def attempt(path: Path) -> Surveyed:
-        found = _in_a_process(context, path, seconds, (memory, allow_modules))
+        found = _in_a_process(context, path, seconds, (memory, allow_modules, proto))
         if done is not None:
             done(found)
         return found
@@ -159,7 +163,9 @@ def _in_a_process(
     return last
 
 
-def _work(path: str, sender: Connection, memory: int, allow_modules: Sequence[str]) -> None:
+def _work(
+    path: str, sender: Connection, memory: int, allow_modules: Sequence[str], proto: str | None
+) -> None:
     """Try one file; send how far it is before each step, and the result at the end."""
     found = Surveyed(path, "crashed")
     from prototxt.limits import set_max_memory
@@ -167,6 +173,8 @@ def _work(path: str, sender: Connection, memory: int, allow_modules: Sequence[st
     try:
         _limit_memory(memory)
         set_max_memory(memory)
+        if allow_modules or proto:
+            load_own(allow_modules, proto)
         _try(found, allow_modules, lambda step: sender.send((_doing(found, step), False)))
     except MemoryError:
         found.outcome, found.why = "too large", f"it needs more than {memory >> 20} MiB"
@@ -297,6 +305,7 @@ def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParamet
     And a remark where the size of its data is a guess.
     """
     from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
+    from prototxt.layers.data import clip_shapes, reads_clips
     from prototxt.rules import layer_included
 
     state = NetState()
@@ -313,12 +322,15 @@ def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParamet
         shapes = [list(s.dim) for s in layer.input_param.shape] if layer.type == "Input" else []
         if len(shapes) == 1:
             shapes = [list(shapes[0]) for _ in layer.top]
-        if not shapes:
+        clips = layer.type == "VideoData" and reads_clips(layer) and clip_shapes(layer)
+        if clips:
+            shapes = [list(shape) for shape in clips]
+        elif not shapes:
             shapes, guessed = _told(layer)
             remark = f' (the data of "{layer.name}" taken as 3×{SIDE}×{SIDE})' if guessed else remark
         as_input = LayerParameter(name=layer.name, type="Input", top=layer.top)
         for shape in shapes:
-            if batch is not None and len(shape) == 4:
+            if batch is not None and (len(shape) == 4 or clips):
                 shape[0] = batch
             as_input.input_param.shape.add(dim=shape)
         layer.CopyFrom(_without_boxes(as_input) if layer.type == "AnnotatedData" else as_input)
@@ -382,9 +394,8 @@ def survey_command(
     jobs: Annotated[int, typer.Option(help="Files at a time.", min=1)] = 2,
     seconds: Annotated[float, typer.Option(help="What one file may take.", min=1)] = 60,
     memory: Annotated[int, typer.Option(help="What one file may take, in MiB.", min=64)] = 4096,
-    allow_module: Annotated[
-        list[str] | None, typer.Option(help="A Python module that the nets' Python layers may load.")
-    ] = None,
+    allow_module: AllowModule = None,
+    proto: Proto = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all results here.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page here.")] = None,
 ) -> None:
@@ -392,12 +403,11 @@ def survey_command(
     from weights.files import atomic_path
     from weights.progress import plain_console, progress_bar
 
+    modules = load_own(allow_module, proto)
     paths = prototxts(folders)
     with progress_bar("files") as progress:
         task = progress.add_task("survey", total=len(paths))
-        results = survey(
-            paths, jobs, seconds, memory << 20, allow_module or (), lambda _: progress.advance(task)
-        )
+        results = survey(paths, jobs, seconds, memory << 20, modules, proto, lambda _: progress.advance(task))
     if json_file is not None:
         with atomic_path(json_file) as path:
             path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from port.own_options import load_own
 from port.tools.gflags import Flag, Program, Value
 from port.tools.process import NOT_CAFFES, CheckFailed
 from port.tools.progress import log_above_bar
@@ -65,7 +66,7 @@ PROGRAM = Program(
     ),
 )
 
-ALLOW_MODULES = "SEENET_ALLOW_MODULES"
+ALLOW_MODULES, PROTO = "SEENET_ALLOW_MODULES", "SEENET_PROTO"
 """Environment variable: Python modules, with commas between, that nets may load. Caffe loads any."""
 
 Flags = dict[str, Value]
@@ -303,7 +304,9 @@ def _iterations(flags: Flags) -> int:
 
 
 def allowed_modules() -> list[str]:
-    return list(filter(None, os.environ.get(ALLOW_MODULES, "").split(",")))
+    """Load what the environment names: modules, and a fork's caffe.proto; gives the modules' names."""
+    modules = filter(None, os.environ.get(ALLOW_MODULES, "").split(","))
+    return load_own(modules, os.environ.get(PROTO) or None)
 
 
 def _gpus(asked: str) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from port.last_resort import run_command
+from port.own_options import AllowModule, Proto, load_own
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError
 from prototxt.read import read_solver
@@ -38,9 +39,8 @@ def train_command(
     ] = "",
     level: Annotated[int, typer.Option(help="The training net's level.")] = 0,
     stage: Annotated[str, typer.Option(help="The training net's stages, with commas between.")] = "",
-    allow_module: Annotated[
-        list[str] | None, typer.Option(help="A Python module that the net may load; may be repeated.")
-    ] = None,
+    allow_module: AllowModule = None,
+    proto: Proto = None,
     palette_labels: Annotated[
         bool,
         typer.Option(
@@ -70,6 +70,7 @@ def train_command(
     ):
         if value not in known:
             raise InputError(f'{name} "{value}": must be one of {", ".join(filter(None, known))}')
+    modules = load_own(allow_module, proto)
     from port.training.run import TrainSettings, run_training
 
     settings = TrainSettings(
@@ -79,7 +80,7 @@ def train_command(
         device=device,
         sigint_effect=sigint_effect,
         sighup_effect=sighup_effect,
-        allow_modules=allow_module or (),
+        allow_modules=modules,
         palette_labels=palette_labels,
         tensorboard=tensorboard,
         amp=amp,

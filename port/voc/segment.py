@@ -39,6 +39,7 @@ class Segmenting:
         crf: None for none: each pixel is of the net's most probable class.
         overlays: also `overlays/NAME.jpg`.
         to_bgr: take grey, 16-bit and RGBA images too.
+        allow_modules: Python modules that the net may load.
     """
 
     prototxt: Path
@@ -47,6 +48,7 @@ class Segmenting:
     crf: CrfSettings | None = field(default_factory=CrfSettings)
     overlays: bool = False
     to_bgr: bool = False
+    allow_modules: tuple[str, ...] = ()
 
     def files(self, name: str) -> set[str]:
         """What is made of an image, within the folder."""
@@ -136,7 +138,9 @@ def segment_images(
 def _open(settings: Segmenting, device: str) -> SegmentationNet:
     if settings.crf:
         load_crf()
-    return SegmentationNet(settings.prototxt, settings.weights, settings.views.tile, device)
+    return SegmentationNet(
+        settings.prototxt, settings.weights, settings.views.tile, device, settings.allow_modules
+    )
 
 
 def _collect(results: Iterator[tuple[Photo, np.ndarray | InputError]], done: Segmented) -> Segmented:

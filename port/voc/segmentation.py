@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -34,6 +34,7 @@ class SegmentationNet:
     Args:
         weights: a file in any format that `weights` reads, with all of the net's layers.
         tile: the side of the windows that it will be given; checked here, and with 0 at each image.
+        allow_modules: Python modules that the net may load.
 
     Raises:
         InputError: a net that is another kind, weights of another net, a tile that does not map back.
@@ -45,13 +46,14 @@ class SegmentationNet:
         weights: str | os.PathLike,
         tile: int = Views.tile,
         device: str = "cpu",
+        allow_modules: Sequence[str] = (),
     ):
         where = os.fspath(prototxt)
         message = read_net(prototxt)
         data = _only_input(message, where)
         if tile:
             data.dim[2:] = [tile, tile]
-        self.net = CaffeNet(message, where=where)
+        self.net = CaffeNet(message, where=where, allow_modules=allow_modules)
         shapes = self.net.blob_shapes
         outputs = [self.net.plan.blobs[i] for i in self.net.plan.outputs]
         if len(outputs) != 1 or len(shapes[outputs[0]]) != 4 or shapes[outputs[0]][1] != KINDS:

@@ -8,6 +8,7 @@ from prototxt.layers import (
     convolution,
     ctc,
     data,
+    dense_block,
     detection,
     erasing,
     flow,
@@ -28,6 +29,7 @@ from prototxt.layers import (
     segmentation,
     selecting,
     upsampling,
+    volumes,
 )
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "convolution",
     "ctc",
     "data",
+    "dense_block",
     "detection",
     "erasing",
     "flow",
@@ -58,4 +61,5 @@ __all__ = [
     "segmentation",
     "selecting",
     "upsampling",
+    "volumes",
 ]

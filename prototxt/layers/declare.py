@@ -57,6 +57,7 @@ class Declared:
         steps: time steps that a recurrent layer is unrolled for, once, at set-up.
         redrawn: weights that Caffe fills again for each further step and throws away; the numbers are drawn.
         script: a Python layer of the user's: it may write into its bottoms, and its backward may read any blob.
+        filled: the order in which the weights are filled; () for theirs.
     """
 
     tops: Shapes
@@ -64,6 +65,7 @@ class Declared:
     steps: int = 1
     redrawn: Sequence[Weight] = ()
     script: bool = False
+    filled: Sequence[int] = ()
 
 
 Declare = Callable[[LayerParameter, Shapes, int], Declared | None]

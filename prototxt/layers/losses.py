@@ -2,7 +2,7 @@
 
 import math
 
-from prototxt.caffe_pb2 import LayerParameter
+from prototxt.caffe_pb2 import FocalLossParameter, LayerParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import (
     Declared,
@@ -12,6 +12,7 @@ from prototxt.layers.declare import (
     check_label_count,
     layer_type,
     legacy_shape,
+    refuse_other_fields,
     text,
 )
 from prototxt.layers.windows import canonical_axis
@@ -44,6 +45,26 @@ def softmax_with_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Decla
     if layer.loss_param.weight_by_label_freqs and given != scores[axis]:
         raise InputError(f"loss_param: {given} class_weighting for {scores[axis]} classes: give one for each")
     return Declared([(), scores][:tops])
+
+
+@layer_type("FocalLoss", **_LABELLED, tops=(1, 2))
+def focal(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """zimenglan-sysu-512's, which makefile/frcnn has; happynear's (ONEADDP) and Tiny-DSOD's settings are refused."""
+    param, (scores, labels) = layer.focal_loss_param, shapes
+    refuse_other_fields("focal_loss_param", param, "type", "gamma", "alpha", "beta")
+    if param.type == FocalLossParameter.ONEADDP:
+        raise InputError("focal_loss_param: type ONEADDP, of happynear/caffe-windows, is not supported")
+    alpha, gamma = focal_settings(param)
+    if gamma < 0 or alpha <= 0:
+        raise InputError("focal_loss_param: gamma must be at least 0, and alpha above 0")
+    _check_first_axis(scores, labels)
+    check_label_count(scores, labels, canonical_axis(layer.softmax_param.axis, len(scores)))
+    return Declared([(), scores][:tops])
+
+
+def focal_settings(param: FocalLossParameter) -> tuple[float, float]:
+    """alpha and gamma, with the fork's defaults."""
+    return param.alpha if param.HasField("alpha") else 0.25, param.gamma if param.HasField("gamma") else 2
 
 
 @layer_type("InfogainLoss", bottoms=(2, 3), tops=(1, 2), loss=True, no_forced_gradient=(1,))

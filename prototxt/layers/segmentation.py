@@ -1,5 +1,7 @@
 """Layers of the forks for segmentation: biases by label, accuracy, pooling over superpixels."""
 
+import ctypes
+
 from prototxt.caffe_pb2 import BiasChannelParameter, LayerParameter, SuperpixelPoolingParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Declared, Shape, Shapes, layer_type, legacy_shape, text
@@ -30,6 +32,31 @@ def bias_channel(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     elif labels[0] != scores[0] or labels[2:] != (1, 1):
         raise InputError(f"IMAGE labels {text(shapes[1])} must be (num, labels, 1, 1) with num {scores[0]}")
     return Declared([scores])
+
+
+@layer_type("AdaptiveBiasChannel", bottoms=(2, 2))
+def adaptive_bias_channel(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    param, (scores, labels) = layer.adaptive_bias_channel_param, map(legacy_shape, shapes)
+    if param.num_iter < 1:
+        raise InputError("adaptive_bias_channel_param: num_iter must be at least 1")
+    if param.margin_others < 0:
+        raise InputError("adaptive_bias_channel_param: margin_others must be at least 0")
+    if scores[1] < 2 or labels[0] != scores[0] or labels[1] < 1 or labels[2:] != (1, 1):
+        raise InputError(
+            f"AdaptiveBiasChannel needs scores (num, 2 or more, height, width) and labels (num, labels, 1, 1), not "
+            f"{text(shapes[0])} and {text(shapes[1])}"
+        )
+    places = scores[2] * scores[3]
+    for name in ("bg_portion", "fg_portion"):
+        # Caffe would read behind the map at 1.
+        if not 0 <= quantile(getattr(param, name), places) < places:
+            raise InputError(f"adaptive_bias_channel_param: {name} must be at least 0 and below 1")
+    return Declared([scores])
+
+
+def quantile(portion: float, places: int) -> int:
+    """How many places of a map are a share of it, by a product in float32; -1 for what is no share."""
+    return int(ctypes.c_float(portion * places).value) if 0 <= portion <= 1 else -1
 
 
 @layer_type("SuperpixelPooling", bottoms=(4, 4), tops=(2, 2))

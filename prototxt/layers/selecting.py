@@ -4,7 +4,7 @@ import math
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, refuse_in_place, text
+from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, legacy_shape, refuse_in_place, text
 from prototxt.layers.windows import canonical_axis
 
 
@@ -57,3 +57,17 @@ def label_specific_add(layer: LayerParameter, shapes: Shapes, tops: int) -> Decl
     if not scores or math.prod(labels) < scores[0]:
         raise InputError(f"give one label for each item of {text(scores)}, not {text(labels)}")
     return Declared([scores, (1,)][:tops])
+
+
+@layer_type("RandBI", bottoms=(2, MANY))
+def rand_bi(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """PixelNet's: rows of (image, y, x) pick pixels, whose features in all maps are joined, enlarged bilinearly."""
+    param, (*maps, pixels) = layer.rand_comp_param, shapes
+    if len(pixels) != 2 or pixels[1] != 3 or pixels[0] < 1:
+        raise InputError(f"the last bottom must be (pixels, 3), rows of image, y and x, not {text(pixels)}")
+    if len(param.compression_rate) != len(maps) or min(param.compression_rate, default=0) < 1:
+        raise InputError(
+            f"rand_comp_param: give compression_rate, at least 1, for each of the {len(maps)} maps, not "
+            f"{len(param.compression_rate)}"
+        )
+    return Declared([(pixels[0], sum(legacy_shape(shape)[1] for shape in maps))])

@@ -8,6 +8,7 @@ from reference.layers import (
     convolution,
     ctc,
     data,
+    dense_block,
     detection,
     erasing,
     flow,
@@ -27,6 +28,7 @@ from reference.layers import (
     segmentation,
     selecting,
     upsampling,
+    volumes,
 )
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "convolution",
     "ctc",
     "data",
+    "dense_block",
     "detection",
     "erasing",
     "flow",
@@ -56,4 +59,5 @@ __all__ = [
     "segmentation",
     "selecting",
     "upsampling",
+    "volumes",
 ]

@@ -8,7 +8,7 @@ import numpy as np
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
 from prototxt.forks import meaning
 from prototxt.layers.declare import legacy_shape
-from prototxt.layers.losses import check_matrix
+from prototxt.layers.losses import check_matrix, focal_settings
 from prototxt.layers.windows import canonical_axis
 from reference.arithmetic import added_up, sigmoid
 from reference.checks import class_indices, refuse_gradient
@@ -137,6 +137,30 @@ class SoftmaxWithLoss(_OfSoftmax):
     def slopes(self) -> np.ndarray:
         slopes = self.prob - (np.arange(self.classes)[:, None] == self.labels[:, None])
         return slopes if self.weights is None else slopes * self.weights[self.labels][:, None]
+
+
+@layer("FocalLoss")
+class FocalLoss(_OfSoftmax):
+    """-alpha (1 - p)^gamma log p of the label's probability p. The type LINEAR computes the same in the fork."""
+
+    @property
+    def axis_param(self) -> int:
+        return self.param.softmax_param.axis
+
+    def set_up(self) -> None:
+        self.alpha, self.gamma = map(self.dtype.type, focal_settings(self.param.focal_loss_param))
+
+    def losses(self) -> np.ndarray:
+        picked = np.take_along_axis(self.prob, self.labels[:, None], 1)
+        self.log = np.log(np.maximum(picked, self.dtype.type(FLT_MIN)))
+        self.power = self.alpha * (1 - picked) ** self.gamma
+        return -(self.power * self.log)[:, 0]
+
+    def slopes(self) -> np.ndarray:
+        picked = np.take_along_axis(self.prob, self.labels[:, None], 1)
+        others = np.maximum(1 - picked, self.dtype.type(1e-10))
+        factor = self.power - self.gamma * (self.power / others) * self.log * picked
+        return factor * (self.prob - (np.arange(self.classes)[:, None] == self.labels[:, None]))
 
 
 @layer("InfogainLoss")

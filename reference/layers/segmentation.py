@@ -5,9 +5,11 @@ import numpy as np
 from prototxt.caffe_pb2 import BiasChannelParameter, SuperpixelPoolingParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
+from prototxt.layers.segmentation import quantile
 from reference.checks import class_indices, refuse_gradient
 from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
+from runtime.c_random import process_random
 
 
 @layer("SegAccuracy")
@@ -85,6 +87,48 @@ class BiasChannel(Layer):
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         refuse_gradient(self, 1, "labels")
         return [top_diffs[0].reshape(bottoms[0].shape), None]
+
+
+@layer("AdaptiveBiasChannel")
+class AdaptiveBiasChannel(Layer):
+    """Raises each listed class's scores until it is the best of those listed at a given share of the places.
+
+    What must be added is a quantile of the distances to the best score: `bg_portion` of the places for class 0, which
+    comes first, `fg_portion` for the others, which C's `rand()` shuffles in each of `num_iter` rounds. An image
+    without labels stays as it is. There is no backward pass.
+    """
+
+    def run(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        top = scores.reshape(legacy_shape(scores.shape)).copy()
+        classes = top.shape[1]
+        numbers, counted = class_indices(labels.reshape(len(top), -1), classes, -1)
+        for image, listed, valid in zip(flat_from(top, 2), numbers, counted, strict=True):
+            if valid.any():
+                self._adapt(image, sorted(listed[valid].tolist()))
+        return top
+
+    def _adapt(self, scores: np.ndarray, labels: list[int]) -> None:
+        param = self.param.adaptive_bias_channel_param
+        if param.suppress_others:
+            least = scores[labels].min(axis=0)
+            for label in set(range(len(scores))) - set(labels):
+                row = scores[label]
+                row[...] = np.where(row > least, least - self.dtype.type(param.margin_others), row)
+        best = scores[labels].max(axis=0)
+        mean = best.mean(dtype=np.float64)
+        background = int(labels[0] == 0)
+        for _ in range(param.num_iter):
+            shuffled = labels[background:]
+            process_random.shuffle(shuffled)
+            labels[background:] = shuffled
+            for label in labels:
+                place = quantile(param.fg_portion if label else param.bg_portion, scores.shape[1])
+                scores[label] += np.partition(best - scores[label], place)[place]
+                best = np.maximum(best, scores[label])
+        scores += self.dtype.type(mean - best.mean(dtype=np.float64))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> None:
+        """Nothing: the bottoms' gradients stay as they are."""
 
 
 class _OverSuperpixels(Layer):

@@ -2,10 +2,12 @@
 
 import numpy as np
 
+from prototxt.layers.declare import legacy_shape
 from prototxt.layers.windows import canonical_axis
 from reference.checks import class_indices, refuse_gradient
 from reference.layer import Arrays, Layer, flat_from, layer
 from runtime.blob import Blob
+from runtime.labels import check_pixels
 
 
 @layer("ArgMax")
@@ -98,3 +100,51 @@ class LabelSpecificAdd(Layer):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         return [top_diffs[0], None]
+
+
+@layer("RandBI")
+class RandBI(Layer):
+    """Features of single pixels, interpolated in maps that are `compression_rate` times smaller than the image.
+
+    The two cells of a coordinate are its floor and ceiling, both at least 0. Weights and sums are double. The gradient
+    is added up for every map if the first one wants it.
+    """
+
+    def run(self, *bottoms: np.ndarray) -> np.ndarray:
+        *maps, pixels = bottoms
+        self.taps = [self._cells(pixels, i, each) for i, each in enumerate(maps)]
+        found = []
+        for each, taps in zip(maps, self.taps, strict=True):
+            values = each.reshape(legacy_shape(each.shape)).astype(np.float64)
+            found.append(sum(values[image, :, y, x] * weight[:, None] for image, y, x, weight in taps))
+        return np.concatenate(found, axis=1).astype(self.dtype)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        if not self.propagate_down[0]:
+            return [None] * len(bottoms)
+        diffs: list[np.ndarray | None] = []
+        start = 0
+        for each, taps in zip(bottoms, self.taps, strict=False):
+            shape = legacy_shape(each.shape)
+            part = top_diffs[0][:, start : start + shape[1]]
+            start += shape[1]
+            diff = np.zeros(shape, self.dtype)
+            for image, y, x, weight in taps:
+                np.add.at(diff, (image, slice(None), y, x), (part * weight[:, None]).astype(self.dtype))
+            diffs.append(diff.reshape(each.shape))
+        return [*diffs, None]
+
+    def _cells(self, pixels: np.ndarray, index: int, each: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+        """(image, row, column, weight) of each of a pixel's four cells; those of weight 0 stay within the map."""
+        param = self.param.rand_comp_param
+        rate, shape = param.compression_rate[index], legacy_shape(each.shape)
+        pad = self.dtype.type((rate - 1) / 2 if param.pad else 0)
+        image = pixels[:, 0].astype(np.int64)
+        sides = []
+        for column in (1, 2):
+            place = (pixels[:, column] - pad) / self.dtype.type(rate)
+            low, high = (np.maximum(f(place).astype(np.int64), 0) for f in (np.floor, np.ceil))
+            part = np.where(low == high, 0, place.astype(np.float64) - low)
+            sides.append([(low, 1 - part), (high, part)])
+        check_pixels(sides[0][1][0].max(), sides[1][1][0].max(), image.min(), image.max(), shape, rate)
+        return [(image, y, x, by_y * by_x) for y, by_y in sides[0] for x, by_x in sides[1]]

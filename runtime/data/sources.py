@@ -1,8 +1,10 @@
 """The source behind each of Caffe's data layers, opened as Caffe's set-up opens it."""
 
+from prototxt.layers.data import reads_clips
 from prototxt.layers.declare import Declared
 from prototxt.plan import Step
 from runtime.data.annotated import AnnotatedImages, VideoFrames
+from runtime.data.clips import VideoClips
 from runtime.data.database import DatabaseImages
 from runtime.data.hdf5 import HDF5Rows
 from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
@@ -54,6 +56,8 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
         case "MemoryData":
             return MemoryImages(layer, caffe_rng(), len(step.tops))
         case "VideoData":
+            if reads_clips(layer):
+                return VideoClips(layer, len(step.tops) > 1, caffe_rng())
             return VideoFrames(layer, len(step.tops) > 1, caffe_rng())
         case "WindowData":
             return ImageWindows(layer, caffe_rng())

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from port.devices import check_device
+from port.own_options import AllowModule, Proto, load_own
 from port.voc.commands.options import Dataset, DatasetList, Photographs, ToBgr, check_source
 from port.voc.settings import MULTI_SCALE, NETS, OVERLAYS, CrfSettings, Views
 from prototxt.errors import InputError
@@ -51,6 +52,8 @@ def segment_command(
     workers: Annotated[int, typer.Option(help="Processes for CRF and writing.", min=1)] = 2,
     to_bgr: ToBgr = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    allow_module: AllowModule = None,
+    proto: Proto = None,
 ) -> None:
     """Label images (VOC's palette, the image's own size), NAME.png.
 
@@ -73,6 +76,7 @@ def segment_command(
         if crf
         else None
     )
+    modules = load_own(allow_module, proto)
     from port.voc.each import report_failures
     from port.voc.segment import Segmenting, class_table, image_table, segment_dataset, segment_images
     from weights.progress import plain_console
@@ -84,6 +88,7 @@ def segment_command(
         crf=refine,
         overlays=overlays,
         to_bgr=to_bgr,
+        allow_modules=tuple(modules),
     )
     console = plain_console()
     if images:
