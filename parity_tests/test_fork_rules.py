@@ -24,7 +24,8 @@ class Case:
 
     Attributes:
         layer: its type and settings.
-        shapes: the bottoms'; (shape, "labels" | "markers" | "places", count) for one of whole numbers below count.
+        shapes: the bottoms'; (shape, "labels" | "markers" | "places", count) for one of whole numbers below count;
+            "regions" are rows [image, x1, y1, x2, y2] of two images, the first row's maybe inverted.
         exact: the gradient is the forward's.
         tops: how many.
         passes: forward passes before the backward.
@@ -234,6 +235,21 @@ CASES = [
     ),
     _case("ctc_accuracy", 'type: "CTCGreedyDecoder"', (4, 6, 3), ((6, 2), "labels", 3), backward=False),
     _case(
+        "roi_pooling_padded",
+        'type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.5 pad_ratio: 0.25 }',
+        (2, 3, 8, 9),
+        ((5, 5), "regions", 14),
+    ),
+    *(
+        _case(
+            f"roi_align_corners_{name}",
+            f'type: "ROIAlign" roi_pooling_param {{ pooled_h: 2 pooled_w: 3 spatial_scale: 0.5 {more} }}',
+            (2, 3, 8, 9),
+            ((6, 5), "regions", 14),
+        )
+        for name, more in (("plain", ""), ("padded", "pad_ratio: 0.25"))
+    ),
+    _case(
         "lstm",
         'type: "Lstm" lstm_param { num_output: 4 weight_filler { type: "xavier" } '
         'bias_filler { type: "constant" value: 0.2 } }',
@@ -282,6 +298,9 @@ def _inputs(case: Case) -> list[np.ndarray]:
             inputs.append(draw.uniform(-1, 1, shape).astype(np.float32))
         else:
             inputs.append(draw.randint(0, shape[2], shape[0]).astype(np.float32))
+            if shape[1] == "regions":
+                inputs[-1][:, 0] = draw.randint(0, 2, len(inputs[-1]))
+                inputs[-1][1:, 1:] = np.sort(inputs[-1][1:, 1:].reshape(-1, 2, 2), axis=1).reshape(-1, 4)
     return inputs
 
 
