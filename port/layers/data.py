@@ -37,8 +37,8 @@ def share_of(layer: LayerParameter) -> Share:
 
 
 @layer(
-    *("AnnotatedData", "Data", "DenseImageData", "ImageData", "ImageLabelmapData", "ImageSegData", "MatRead"),
-    *("VideoData", "WindowData"),
+    *("AnnotatedData", "Data", "DenseImageData", "ImageData", "ImageGtData", "ImageLabelmapData"),
+    *("ImageSegData", "MatRead", "VideoData", "WindowData"),
 )
 class DataLayer(Layer):
     """A layer over a source of batches, which are read ahead; what is read ahead never shows.

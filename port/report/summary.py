@@ -22,6 +22,7 @@ from prototxt.read import layer_line, read_net
 from prototxt.rules import layer_included
 from prototxt.unknown import missing
 from runtime import net_weights
+from runtime.data.ground_truth import check_maps, told_size, top_shapes
 from weights import read_weights
 from weights.opening import is_hdf5
 
@@ -129,6 +130,7 @@ _TOLD_BY = {
     "WindowData": "window_data_param",
     "HDF5Data": "hdf5_data_param",
     "VideoData": "data_param",
+    "ImageGtData": "image_gt_data_param",
 }
 
 
@@ -139,6 +141,11 @@ def _told_shapes(layer: LayerParameter) -> list[Shape]:
         InputError: where they do not tell.
     """
     settings, transform = getattr(layer, _TOLD_BY[layer.type]), layer.transform_param
+    if layer.type == "ImageGtData":
+        check_maps(settings, len(layer.top))
+        size = told_size(settings)
+        if size:
+            return top_shapes(settings, size)
     dense = layer.dense_image_data_param
     height = transform.crop_size or transform.crop_height or dense.crop_height or transform.crop_h
     width = transform.crop_size or transform.crop_width or dense.crop_width or transform.crop_w
@@ -148,7 +155,7 @@ def _told_shapes(layer: LayerParameter) -> list[Shape]:
     if layer.type in (*LABEL_IMAGES, "ImageData"):
         height, width = height or settings.new_height, width or settings.new_width
         colour = settings.is_color
-    if not (height and width and settings.batch_size):
+    if not (height and width and settings.batch_size) or layer.type == "ImageGtData":
         raise InputError(
             "its data cannot be read here, and its settings do not tell the shape: give it, as in "
             f"--input {layer.top[0]}=16,3,224,224"

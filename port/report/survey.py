@@ -310,14 +310,19 @@ def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParamet
             if batch is not None and len(shape) == 4:
                 shape[0] = batch
             as_input.input_param.shape.add(dim=shape)
-        layer.CopyFrom(_without_boxes(as_input) if layer.type == "AnnotatedData" else as_input)
+        layer.CopyFrom(_filled(as_input, _FILLED[layer.type]) if layer.type in _FILLED else as_input)
     return small, remark
 
 
-def _without_boxes(as_input: LayerParameter) -> LayerParameter:
-    """AnnotatedData's images of zeros, and its one row where there is no box: all -1."""
+_FILLED = {"AnnotatedData": -1, "ImageGtData": 1}
+"""Data layers whose last top holds boxes → the number that makes one row of them a box that does not count."""
+
+
+def _filled(as_input: LayerParameter, last: float) -> LayerParameter:
+    """Zeros, and in the last top `last`."""
     blobs = type(as_input)(name=as_input.name, type="DummyData", top=as_input.top)
-    for shape, value in zip(as_input.input_param.shape, (0, -1), strict=False):
+    values = [0] * (len(as_input.top) - 1) + [last]
+    for shape, value in zip(as_input.input_param.shape, values, strict=True):
         blobs.dummy_data_param.shape.add(dim=shape.dim)
         blobs.dummy_data_param.data_filler.add(type="constant", value=value)
     return blobs
@@ -335,7 +340,13 @@ def _forget_fillers(layer: LayerParameter) -> None:
 def _told(layer: LayerParameter) -> tuple[list[list[int]], bool]:
     """Shapes for a data layer's tops, as its settings tell them, and whether they do not: `SIDE` pixels then."""
     from prototxt.layers.data import LABEL_IMAGES
+    from runtime.data.ground_truth import check_maps, told_size, top_shapes
 
+    if layer.type == "ImageGtData":
+        param = layer.image_gt_data_param
+        check_maps(param, len(layer.top))
+        size = told_size(param)
+        return [list(shape) for shape in top_shapes(param, size or (SIDE, SIDE))], size is None
     transform, memory, dense = layer.transform_param, layer.memory_data_param, layer.dense_image_data_param
     images = dense if layer.type == "DenseImageData" else layer.image_data_param
     height = (

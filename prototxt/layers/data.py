@@ -15,6 +15,7 @@ opened_type("ImageSegData", bottoms=(0, 0), tops=(1, 3))
 opened_type("DenseImageData", "ImageLabelmapData", bottoms=(0, 0), tops=(2, 2))
 
 
+opened_type("ImageGtData", bottoms=(0, 0), tops=(2, MANY))
 opened_type("MatRead", bottoms=(0, 0), tops=(1, MANY))
 
 

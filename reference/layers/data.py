@@ -15,6 +15,7 @@ from runtime.data.output import HDF5Pass
         "DenseImageData",
         "HDF5Data",
         "ImageData",
+        "ImageGtData",
         "ImageLabelmapData",
         "ImageSegData",
     ),

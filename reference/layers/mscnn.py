@@ -14,34 +14,11 @@ from reference.layer import Arrays, Layer, flat_from, layer
 from reference.layers.losses import FLT_MIN
 from reference.layers.normalisation import softmax
 from runtime.blob import Blob
+from runtime.data.ground_truth import overlap
 from runtime.rng import caffe_rng
 
 SINGLE = np.float32
 """Overlaps that are held against thresholds are in single precision, whatever the net's."""
-
-
-def overlap(a: np.ndarray, b: np.ndarray, mode: str = "IOU") -> np.ndarray:
-    """The fork's BoxIOU of boxes (…, 4), [x, y, width, height], that broadcast; 0 where one has no area.
-
-    Args:
-        mode: what the shared area is divided by: "IOMU" the smaller area, "IOFU" the first, else the union.
-    """
-    x1, y1, w1, h1 = (a[..., i] for i in range(4))
-    x2, y2, w2, h2 = (b[..., i] for i in range(4))
-    left, top = np.where(x1 < x2, x2, x1), np.where(y1 < y2, y2, y1)
-    right, bottom = _least(x1 + w1, x2 + w2), _least(y1 + h1, y2 + h2)
-    apart = (left >= right) | (top >= bottom)
-    shared = np.where(apart, w1.dtype.type(0), (right - left) * (bottom - top))
-    first, second = w1 * h1, w2 * h2
-    whole = {"IOMU": _least(first, second), "IOFU": first + second * 0}.get(mode, first + second - shared)
-    without = (w1 <= 0) | (h1 <= 0) | (w2 <= 0) | (h2 <= 0)
-    with np.errstate(all="ignore"):
-        return np.where(without, w1.dtype.type(0), shared / whole)
-
-
-def _least(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """std::min, which keeps the first where either is not a number."""
-    return np.where(b < a, b, a)
 
 
 def _clamped(t: np.ndarray, low: np.floating, high: np.floating) -> np.ndarray:

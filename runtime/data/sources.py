@@ -4,6 +4,7 @@ from prototxt.layers.declare import Declared
 from prototxt.plan import Step
 from runtime.data.annotated import AnnotatedImages, VideoFrames
 from runtime.data.database import DatabaseImages
+from runtime.data.ground_truth import GroundTruthImages
 from runtime.data.hdf5 import HDF5Rows
 from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
 from runtime.data.mat import MatBlobs
@@ -43,6 +44,8 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return HDF5Rows(layer, share)
         case "ImageData":  # every rank reads the whole list, as in Caffe
             return LabelledImages(layer, caffe_rng())
+        case "ImageGtData":
+            return GroundTruthImages(layer, caffe_rng(), len(step.tops))
         case "ImageSegData":
             return PairedImages(layer, caffe_rng(), palette_labels, len(step.tops))
         case "ImageLabelmapData":
