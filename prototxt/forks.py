@@ -374,6 +374,31 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
 supported: by these layer types, by all if none is named. The layer type itself must be declared too."""
 
 
+_TSN = ("fix_crop", "is_flow", "max_distort", "more_fix_crop", "multi_scale", "scale_ratios")
+_C3D = (
+    *(
+        "is_flow",
+        "mean_value",
+        "new_length",
+        "sampling_rate",
+        "use_image",
+        "use_label",
+        "use_temporal_jitter",
+    ),
+    "use_byte_input",
+)
+
+UNREAD_FIELDS: dict[str, tuple[str, ...]] = {
+    "DataParameter.shuffle": ("Data",),
+    "TransformationParameter.random_aspect_ratio_param": ("Data", "ImageData"),
+    "TransformationParameter.random_resize_param": ("Data", "ImageData"),
+    **{f"TransformationParameter.{name}": ("VideoData",) for name in _TSN},
+    **{f"ImageDataParameter.{name}": ("VideoData",) for name in _C3D},
+}
+"""Fields of data layers that change what is read. Nets with them are planned; a data layer refuses them as it opens
+its files."""
+
+
 def known_from(layer_type: str) -> str:
     """Where a layer type is known from: "SSD (weiliu89/caffe, ssd)"; "" if it is not."""
     forks = FORK_TYPES.get(layer_type, ())
@@ -404,6 +429,12 @@ def meaning(layer: LayerParameter) -> str:
         return "Tiny-DSOD" if dsod else "FlowNet2"
     if kind == "ROIAlign":
         return "Mask R-CNN" if layer.HasField("roi_align_param") else "MS-CNN"
+    if kind == "VideoData":
+        settings = layer.video_data_param
+        if any(settings.HasField(name) for name in ("num_segments", "modality", "name_pattern")):
+            return "TSN"
+        frames = settings.HasField("new_length") or layer.image_data_param.HasField("new_length")
+        return "C3D" if frames else "SSD"
     if kind == "Normalize":
         return "happynear" if layer.HasField("normalize_param") else "SSD"
     return ""

@@ -22,8 +22,16 @@ import typer
 if TYPE_CHECKING:
     from prototxt.caffe_pb2 import LayerParameter, NetParameter
 
-SIDE = 224
-"""Pixels, for a data layer whose settings tell no size."""
+GUESSES = (
+    (3, 224, 224),
+    (1, 28, 28),
+    (3, 32, 32),
+    (3, 360, 480),
+    (3, 300, 300),
+    (3, 321, 321),
+    (3, 500, 500),
+)
+"""Channels, height and width for data layers whose settings tell no size: ImageNet's, MNIST's, CIFAR's, CamVid's, …"""
 
 OUTCOMES = {
     "runs": "a forward pass was made",
@@ -283,15 +291,43 @@ def _run(
 def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParameter, str]:
     """The net with inputs in the place of its data layers, weights of zeros, and `batch` images in a pass.
 
-    And a remark where the size of its data is a guess.
+    Where settings do not tell the size of the data, it is the first of `GUESSES` with which the net is planned. And a
+    remark on that.
     """
+    from prototxt.errors import InputError
+    from prototxt.limits import TooLargeError
+    from prototxt.plan import plan_net
+
+    first = None
+    for guess in GUESSES:
+        small, guessed = _with_inputs(net, phase, batch, guess)
+        found = small, f' (the data of "{guessed}" taken as {"×".join(map(str, guess))})' if guessed else ""
+        if not guessed:
+            return found
+        try:
+            plan_net(small, phase)
+        except TooLargeError:
+            return found
+        except InputError:
+            first = first or found
+            continue
+        return found
+    assert first is not None
+    return first
+
+
+def _with_inputs(
+    net: NetParameter, phase: int, batch: int | None, guess: tuple[int, ...]
+) -> tuple[NetParameter, str]:
+    """The net with inputs in the place of its data layers, and a data layer whose size is a guess."""
     from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
+    from prototxt.layers.data import told_shapes
     from prototxt.rules import layer_included
 
     state = NetState()
     state.CopyFrom(net.state)
     state.phase = phase
-    small, remark = NetParameter(), ""
+    small, guessed = NetParameter(), ""
     small.CopyFrom(net)
     for layer in small.layer:
         _forget_fillers(layer)
@@ -302,16 +338,19 @@ def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParamet
         shapes = [list(s.dim) for s in layer.input_param.shape] if layer.type == "Input" else []
         if len(shapes) == 1:
             shapes = [list(shapes[0]) for _ in layer.top]
-        if not shapes:
-            shapes, guessed = _told(layer)
-            remark = f' (the data of "{layer.name}" taken as 3×{SIDE}×{SIDE})' if guessed else remark
-        as_input = LayerParameter(name=layer.name, type="Input", top=layer.top)
         for shape in shapes:
             if batch is not None and len(shape) == 4:
                 shape[0] = batch
+        if not shapes:
+            told = told_shapes(layer, batch=batch)
+            if told is None:
+                guessed, told = layer.name, told_shapes(layer, guess, batch) or []
+            shapes = [list(shape) for shape in told]
+        as_input = LayerParameter(name=layer.name, type="Input", top=layer.top)
+        for shape in shapes:
             as_input.input_param.shape.add(dim=shape)
         layer.CopyFrom(_filled(as_input, _FILLED[layer.type]) if layer.type in _FILLED else as_input)
-    return small, remark
+    return small, guessed
 
 
 _FILLED = {"AnnotatedData": -1, "ImageGtData": 1}
@@ -335,38 +374,6 @@ def _forget_fillers(layer: LayerParameter) -> None:
             for inner, _ in value.ListFields():
                 if inner.name in ("filler", "weight_filler", "bias_filler"):
                     value.ClearField(inner.name)
-
-
-def _told(layer: LayerParameter) -> tuple[list[list[int]], bool]:
-    """Shapes for a data layer's tops, as its settings tell them, and whether they do not: `SIDE` pixels then."""
-    from prototxt.layers.data import LABEL_IMAGES
-    from runtime.data.ground_truth import check_maps, told_size, top_shapes
-
-    if layer.type == "ImageGtData":
-        param = layer.image_gt_data_param
-        check_maps(param, len(layer.top))
-        size = told_size(param)
-        return [list(shape) for shape in top_shapes(param, size or (SIDE, SIDE))], size is None
-    transform, memory, dense = layer.transform_param, layer.memory_data_param, layer.dense_image_data_param
-    images = dense if layer.type == "DenseImageData" else layer.image_data_param
-    height = (
-        transform.crop_size
-        or transform.crop_height
-        or dense.crop_height
-        or memory.height
-        or images.new_height
-    )
-    width = (
-        transform.crop_size or transform.crop_width or dense.crop_width or memory.width or images.new_width
-    )
-    for resize in transform.resize_param:
-        height, width = height or resize.height, width or resize.width
-    channels = memory.channels or (1 if transform.force_gray or not images.is_color else 3)
-    image = [1, channels, height or SIDE, width or SIDE]
-    label = [1, 1, *image[2:]] if layer.type in LABEL_IMAGES else [1]
-    if layer.type == "AnnotatedData":
-        label = [1, 1, 1, 8]
-    return [list(label if i else image) for i in range(len(layer.top))], not (height and width)
 
 
 def _line(error: BaseException) -> str:

@@ -15,12 +15,17 @@ import numpy as np
 from prototxt.caffe_pb2 import ImageGtDataParameter, LayerParameter
 from prototxt.errors import InputError
 from prototxt.files import MAX_IMAGE, read_ordinary, read_text
+from prototxt.layers.data import (
+    ASPECT_STEP,
+    aspects,
+    check_ground_truth,
+    ground_truth_shapes,
+    ground_truth_size,
+    resizes,
+)
 from runtime.data.reading import LABELS, decode, integer, naming
 from runtime.data.transformer import Transformer
 from runtime.rng import CaffeRNG
-
-LABEL_CHANNELS = 6
-"""Of a label map: class, centre (x, y), width, height, overlap."""
 
 ENOUGH_OF_NO_INTEREST = 0.4
 LEAST_MATCH = 0.2
@@ -104,13 +109,13 @@ class GroundTruthImages:
         self.means = np.array(param.transform_param.mean_value, np.float32)
         if len(self.means) not in (0, 1, 3):
             raise InputError(f"{len(self.means)} mean_value for 3 channels: give 1, or one each")
-        self.maps = check_maps(self.param, tops)
+        self.maps = check_ground_truth(self.param, tops)
         transformer = Transformer(param.transform_param, param.phase)
         transformer.seed(rng)
         self.rng = CaffeRNG(int(rng.words(1)[0]))
         self.pictures = read_pictures(self.param)
-        self.size = top_size(self.param, self.pictures[-1].size)
-        self.shapes = top_shapes(self.param, self.size)
+        self.size = ground_truth_size(self.param, self.pictures[-1].size)
+        self.shapes = ground_truth_shapes(self.param, self.size)
         self.cache = [self._bytes(picture) for picture in self.pictures] if self.param.cache_images else []
         self.order, self.position = list(range(len(self.pictures))), 0
         self._shuffle()
@@ -149,7 +154,7 @@ class GroundTruthImages:
         if mirrored:
             for corners in both:
                 corners[:, [0, 2]] = single(width) - corners[:, [2, 0]]
-        if _resizes(param) and (height, width) != (param.resize_height, param.resize_width):
+        if resizes(param) and (height, width) != (param.resize_height, param.resize_width):
             _scale(
                 both, single(param.resize_width) / single(width), single(param.resize_height) / single(height)
             )
@@ -210,7 +215,7 @@ class GroundTruthImages:
         x_factor = y_factor = single(2.0 ** float(exponent))
         if not self._has_aspects() or not self._below(2):
             return x_factor, y_factor
-        aspect = single(self._below(_aspects(param))) * _INTERVAL + single(param.min_whaspect)
+        aspect = single(self._below(aspects(param))) * _INTERVAL + single(param.min_whaspect)
         with np.errstate(all="ignore"):
             by = aspect / (width / height)
             if self._below(2):
@@ -252,7 +257,7 @@ class GroundTruthImages:
             )
         if placed.mirrored:
             image = image[:, ::-1]
-        if _resizes(param):
+        if resizes(param):
             image = _resized(image, (param.resize_height, param.resize_width))
         image = _resized(image[placed.cut] if placed.cut else image, placed.scaled)
         (y, x), (height, width) = placed.source, placed.copied
@@ -360,91 +365,7 @@ class GroundTruthImages:
 # ---- settings
 
 
-def check_maps(param: ImageGtDataParameter, tops: int) -> int:
-    """The number of label maps, where the settings and the number of tops agree.
-
-    Raises:
-        InputError: they do not, or something is missing.
-    """
-    maps = len(param.downsample_rate)
-    if not param.batch_size:
-        raise InputError("image_gt_data_param.batch_size: give 1 or more")
-    if not maps or len(param.field_h) != maps or len(param.field_w) != maps:
-        raise InputError(
-            f"image_gt_data_param: {maps} downsample_rate, {len(param.field_h)} field_h and {len(param.field_w)} "
-            "field_w: give one of each for each label map"
-        )
-    if min(param.downsample_rate) < 1:
-        raise InputError("image_gt_data_param: downsample_rate must be above 0")
-    if param.coord_num != 4:
-        raise InputError("image_gt_data_param: coord_num must be 4")
-    wanted = 1 + maps + param.output_gt_boxes
-    if tops != wanted:
-        raise InputError(f"ImageGtData makes {wanted} tops with these settings, not {tops}")
-    if param.do_multiple_scale and param.HasField("min_scale") and param.HasField("max_scale"):
-        if not 0 < param.min_scale <= param.max_scale:
-            raise InputError("image_gt_data_param: min_scale must be above 0 and at most max_scale")
-        if param.HasField("min_whaspect") and param.HasField("max_whaspect") and _aspects(param) < 1:
-            raise InputError("image_gt_data_param: max_whaspect must be above min_whaspect by 0.05 or more")
-    return maps
-
-
-def top_size(param: ImageGtDataParameter, last: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the images' top; `last` are those of the list's last image, where no setting tells them.
-
-    Raises:
-        InputError: a crop that is larger than the image.
-    """
-    height, width = (param.resize_height, param.resize_width) if _resizes(param) else last
-    if param.HasField("crop_width") and param.HasField("crop_height"):
-        if param.crop_width > width or param.crop_height > height:
-            raise InputError(
-                f"image_gt_data_param: crop {param.crop_height}×{param.crop_width} (height × width) is larger than "
-                f"the image, {height}×{width}"
-            )
-        height, width = param.crop_height or height, param.crop_width or width
-    return height, width
-
-
-def told_size(param: ImageGtDataParameter) -> tuple[int, int] | None:
-    """Height and width of the images' top, where the settings alone tell them.
-
-    Raises:
-        InputError: as `top_size`.
-    """
-    if _resizes(param):
-        return top_size(param, (0, 0))
-    cropped = param.crop_height, param.crop_width
-    return cropped if all(cropped) else None
-
-
-def top_shapes(param: ImageGtDataParameter, size: tuple[int, int]) -> list[tuple[int, ...]]:
-    """The tops' shapes for images of `size`; as many boxes as there are in a batch come with it: 1 until then.
-
-    Raises:
-        InputError: a size that a downsample_rate does not fit: the fork counts its places in two ways.
-    """
-    shapes: list[tuple[int, ...]] = [(param.batch_size, 3, *size)]
-    for rate in param.downsample_rate:
-        places = tuple(n // rate for n in size)
-        if places != tuple(_rounded(np.float32(n) / np.float32(rate)) for n in size) or not all(places):
-            raise InputError(
-                f"image_gt_data_param: images of {size[0]}×{size[1]} (height × width) do not fit downsample_rate "
-                f"{rate}: crop them to multiples of it"
-            )
-        shapes.append((param.batch_size, LABEL_CHANNELS, *places))
-    return shapes + [(1, 7, 1, 1)] * param.output_gt_boxes
-
-
-def _resizes(param: ImageGtDataParameter) -> bool:
-    return param.HasField("resize_width") and param.HasField("resize_height")
-
-
-_INTERVAL = np.float32(0.05)
-
-
-def _aspects(param: ImageGtDataParameter) -> int:
-    return _rounded((np.float32(param.max_whaspect) - np.float32(param.min_whaspect)) / _INTERVAL)
+_INTERVAL = np.float32(ASPECT_STEP)
 
 
 def _within(size: np.float32, param: ImageGtDataParameter) -> bool:

@@ -1,7 +1,10 @@
 """The source behind each of Caffe's data layers, opened as Caffe's set-up opens it."""
 
+from prototxt.errors import InputError
+from prototxt.forks import meaning
 from prototxt.layers.declare import Declared
 from prototxt.plan import Step
+from prototxt.unknown import refuse_unread
 from runtime.data.annotated import AnnotatedImages, VideoFrames
 from runtime.data.database import DatabaseImages
 from runtime.data.ground_truth import GroundTruthImages
@@ -35,6 +38,7 @@ def open_source(
 
 def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
     layer = step.param
+    refuse_unread(layer)
     match layer.type:
         case "AnnotatedData":
             return AnnotatedImages(layer, len(step.tops) > 1, share, caffe_rng())
@@ -57,6 +61,10 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
         case "MemoryData":
             return MemoryImages(layer, caffe_rng(), len(step.tops))
         case "VideoData":
+            if meaning(layer) != "SSD":
+                raise InputError(
+                    f"VideoData as {meaning(layer)} has it is not supported: SSD's, of a file, is"
+                )
             return VideoFrames(layer, len(step.tops) > 1, caffe_rng())
         case "WindowData":
             return ImageWindows(layer, caffe_rng())
