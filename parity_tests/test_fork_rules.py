@@ -217,6 +217,12 @@ CASES = [
         )
         for phase in ("TRAIN", "TEST")
     ),
+    _case(
+        "batch_norm_stats_batches",
+        'type: "BatchNorm" batch_norm_param { stats_batch_size: 2 moving_average_fraction: 0.9 }',
+        (6, 3, 4, 5),
+        passes=2,
+    ),
     _case("ctc", 'type: "WarpCTCLoss"', (7, 4, 5), ((4, 3), "labels", 5), exact=False),  # the sum's gradient
     _case(
         "ctc_blank",
@@ -422,6 +428,30 @@ def test_ctc_gradient_is_that_of_the_sum() -> None:
             moved[0][index] += step
             sides.append(float(_run(net, case, moved)[0]))
         assert abs(4 * (sides[0] - sides[1]) / 2e-6 - gradient[index]) < 1e-6
+
+
+def test_statistics_of_parts_of_a_batch_are_those_of_batches() -> None:
+    """Six images at two a time, set for the whole net, leave what three passes with two images leave."""
+    text = """%s layer { name: "b0" type: "Input" top: "b0" input_param { shape { dim: %d dim: 3 dim: 4 dim: 5 } } }
+        layer { name: "l" type: "BatchNorm" bottom: "b0" top: "y0" }"""
+    x = np.random.RandomState(2).standard_normal((6, 3, 4, 5)).astype(np.float32)
+    for engine in ENGINES:
+        caffe = importlib.import_module(f"{engine}.pycaffe")
+        whole = caffe.Net.from_message(parse_net(text % ("bn_stats_batch_size: 2", 6)), PHASES["TRAIN"])
+        whole.blobs["b0"].data[...] = x
+        whole.forward()
+        parts = caffe.Net.from_message(parse_net(text % ("", 2)), PHASES["TRAIN"])
+        for i in (0, 2, 4):
+            parts.blobs["b0"].data[...] = x[i : i + 2]
+            parts.forward()
+            np.testing.assert_allclose(
+                whole.blobs["y0"].data[i : i + 2], parts.blobs["y0"].data, rtol=1e-6, atol=1e-6
+            )
+        for one, other in zip(whole.params["l"], parts.params["l"], strict=True):
+            np.testing.assert_allclose(one.data, other.data, rtol=1e-6, atol=1e-7)
+        with pytest.raises(InputError, match="stats_batch_size 4 must divide the batch of 6"):
+            caffe.Net.from_message(parse_net(text % ("bn_stats_batch_size: 4", 6)), PHASES["TRAIN"])
+        caffe.Net.from_message(parse_net(text % ("bn_stats_batch_size: 4", 6)), PHASES["TEST"])
 
 
 def test_edit_distance() -> None:

@@ -329,8 +329,12 @@ def _with_inputs(
     state.phase = phase
     small, guessed = NetParameter(), ""
     small.CopyFrom(net)
+    if batch is not None:
+        small.ClearField("bn_stats_batch_size")  # of larger batches
     for layer in small.layer:
         _forget_fillers(layer)
+        if batch is not None and layer.HasField("batch_norm_param"):
+            layer.batch_norm_param.ClearField("stats_batch_size")
         if layer.bottom or layer.type in ("DummyData", "Parameter", "Python"):
             continue
         if not layer_included(layer, state):
