@@ -223,6 +223,15 @@ CASES = [
         (6, 3, 4, 5),
         passes=2,
     ),
+    _case("relu_mask", 'type: "ReLU" relu_param { negative_slope: 0.25 }', MAP, tops=2),
+    _case("eltwise_accuracy", 'type: "EltwiseAccuracy"', MAP, ((2, 1, 5, 6), "labels", 3), backward=False),
+    _case(
+        "eltwise_accuracy_of_two",
+        'type: "EltwiseAccuracy" eltwise_accuracy_param { top_k: 2 ignore_label: 0 }',
+        MAP,
+        ((2, 1, 5, 6), "labels", 4),
+        backward=False,
+    ),
     _case("ctc", 'type: "WarpCTCLoss"', (7, 4, 5), ((4, 3), "labels", 5), exact=False),  # the sum's gradient
     _case(
         "ctc_blank",
@@ -452,6 +461,37 @@ def test_statistics_of_parts_of_a_batch_are_those_of_batches() -> None:
         with pytest.raises(InputError, match="stats_batch_size 4 must divide the batch of 6"):
             caffe.Net.from_message(parse_net(text % ("bn_stats_batch_size: 4", 6)), PHASES["TRAIN"])
         caffe.Net.from_message(parse_net(text % ("bn_stats_batch_size: 4", 6)), PHASES["TEST"])
+
+
+@pytest.mark.parametrize("slope", [0, 0.5, -0.5])
+def test_a_relus_mask_in_place(slope: float) -> None:
+    """It is of what the bottom has become: with a slope below 0 all of it is above."""
+    text = f"""layer {{ name: "b0" type: "Input" top: "b0" input_param {{ shape {{ dim: 3 }} }} }}
+        layer {{ name: "l" type: "ReLU" bottom: "b0" top: "b0" top: "m" relu_param {{ negative_slope: {slope} }} }}"""
+    for engine in ENGINES:
+        net = importlib.import_module(f"{engine}.pycaffe").Net.from_message(parse_net(text), PHASES["TEST"])
+        net.blobs["b0"].data[...] = -2, 0, 3
+        net.forward()
+        assert net.blobs["b0"].data.tolist() == [-2 * slope, 0, 3]
+        assert net.blobs["m"].data.tolist() == [float(slope < 0), 0, 1]
+
+
+def test_eltwise_accuracy_by_hand() -> None:
+    scores = np.array([[1, 2, 2, 0, 5], [1, 0, 2, 4, 5], [0, 3, 1, 9, 5]], np.float32).reshape(1, 3, 1, 5)
+    for settings, labels, expected in (
+        ("", [1, 2, 1, 2, 2], 1),  # of equal ones the last
+        ("", [0, 2, 0, 2, 1], 2 / 5),
+        ("top_k: 2", [0, 2, 0, 0, 1], 4 / 5),
+        ("ignore_label: 255", [1, 255, 0, 7, 255], 1 / 3),
+        ("ignore_label: 0", [0, 0, 0, 0, 0], np.nan),
+    ):
+        layer = f'type: "EltwiseAccuracy" eltwise_accuracy_param {{ {settings} }}'
+        case = Case("by_hand", layer, (scores.shape, (1, 1, 1, 5)), backward=False)
+        for engine in ENGINES:
+            (share,) = _run(
+                _net(engine, case), case, [scores, np.array(labels, np.float32).reshape(1, 1, 1, 5)]
+            )
+            np.testing.assert_allclose(share.ravel(), expected, rtol=1e-6)
 
 
 def test_edit_distance() -> None:

@@ -336,7 +336,7 @@ HARMLESS: frozenset[str] = frozenset(
         *("default_cudnn_math_override", "default_conv_algos_override", "conv_algos_override"),
         *("global_grad_scale", "global_grad_scale_adaptive", "solver_data_type"),
         *("reduce_buckets", "eltwise_mem_sharing", "mem_param", "compile_net_state", "engine", "multinode"),
-        *("mn_grad_compress_param", "per_fla_fuse", "conv_algorithm", "cudnn_convolution_algo_seeker"),
+        *("mn_grad_compress_param", "conv_algorithm", "cudnn_convolution_algo_seeker"),
         *("optimization", "threads", "parser_threads", "cache", "precache", "disk_reader_threads"),
         *("use_gpu_transform", "forward_packing", "huge_video_dataset", "auto_insert_gathers"),
         *("debug", "debug_params", "verbose", "use_log", "show_data", "display", "visualise"),
