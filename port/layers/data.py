@@ -97,6 +97,13 @@ class MemoryDataLayer(DataLayer):
         self.source.reset(data, labels)
 
 
+@layer("SelectSegBinary", "WindowSegData")
+class SegWindowLayer(DataLayer):
+    """Windows whose draws come from Caffe's own generator, in step with other layers: nothing is drawn ahead."""
+
+    ahead = 0
+
+
 class VOCDataLayer(DataLayer):
     """The built-in twin of `voc_layers.VOCDataLayer`: the same draws, read ahead."""
 

@@ -29,7 +29,7 @@ opened_type("AnnotatedData", "Data", "VideoData", bottoms=(0, 0), tops=(1, 2))
 opened_type("HDF5Data", bottoms=(0, 0), tops=(1, MANY))
 opened_type("ImageData", "WindowData", bottoms=(0, 0), tops=(2, 2))
 opened_type("MemoryData", bottoms=(0, 0), tops=(2, 3))
-opened_type("ImageSegData", bottoms=(0, 0), tops=(1, 3))
+opened_type("ImageSegData", "SelectSegBinary", "WindowSegData", bottoms=(0, 0), tops=(1, 3))
 opened_type("DenseImageData", "ImageLabelmapData", bottoms=(0, 0), tops=(2, 2))
 
 
@@ -133,7 +133,7 @@ def told_shapes(
     third: Shape = (batch, 1, 1, 2)  # each image's height and width
     if layer.type == "SelectSegBinary":
         third = (batch, layer.window_cls_data_param.label_dim, 1, 1)
-    elif layer.type not in ("ImageSegData", "MemoryData"):
+    elif layer.type not in ("ImageSegData", "MemoryData", "WindowSegData"):
         third = label
     return [(batch, channels, *size), label, *[third] * len(layer.top)][: len(layer.top)]
 

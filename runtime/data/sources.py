@@ -13,6 +13,7 @@ from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, Pai
 from runtime.data.mat import MatBlobs
 from runtime.data.memory import MemoryImages
 from runtime.data.prefetch import Share, Source, whole
+from runtime.data.seg_windows import SegWindows
 from runtime.data.windows import ImageWindows
 from runtime.rng import caffe_rng
 
@@ -60,6 +61,8 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return MatBlobs(layer, len(step.tops))
         case "MemoryData":
             return MemoryImages(layer, caffe_rng(), len(step.tops))
+        case "SelectSegBinary" | "WindowSegData":
+            return SegWindows(layer, caffe_rng(), len(step.tops), palette_labels)
         case "VideoData":
             if meaning(layer) != "SSD":
                 raise InputError(
