@@ -94,11 +94,13 @@ def drawn_layers(draw: st.DrawFn, kind: str) -> Drawn:
 
 def _draw_tops(draw: st.DrawFn, layer: LayerParameter, kind: str) -> None:
     least, most = LAYER_TYPES[kind].tops
-    count = draw(st.integers(max(least - 1, 0), min(most, 3) + 1) if _one_in(draw, 10) else st.just(least))
+    count = draw(
+        st.integers(max(least - 1, 0), min(most, max(least, 3)) + 1) if _one_in(draw, 10) else st.just(least)
+    )
     if LAYER_TYPES[kind].equal and not _one_in(draw, 10):
         count = len(layer.bottom)
     elif most > least and draw(st.booleans()):
-        count = draw(st.integers(least, min(most, 4)))
+        count = draw(st.integers(least, min(most, max(least + 1, 4))))
     elif kind == "Filter":
         count = len(layer.bottom) - 1
     if kind == "LSTM" and layer.recurrent_param.expose_hidden:
@@ -124,6 +126,8 @@ def _bottoms(draw: st.DrawFn, kind: str) -> list[Shape]:
     first = tuple(draw(st.lists(sizes, min_size=axes, max_size=axes)))
     if kind == "LSTMUnit" and not _one_in(draw, 10):
         first = (1, *first[:2])
+    if kind in _ROWS and first and not _one_in(draw, 10):
+        first = (first[0], _ROWS[kind])
     if kind == "Python":
         count = 2 if _one_in(draw, 10) else 3
         first = first if len(first) == 4 else (2, 3, 4, 5)
@@ -162,6 +166,9 @@ def _relatives(first: Shape) -> list[Shape]:
     ]
 
 
+_ROWS = {"BboxAccuracy": 8, "DecodeBBox": 8, "ProposalTarget": 5}
+"""Types whose first bottom has rows of a fixed width."""
+
 _FITTING = {
     "Concat": lambda x: [x, x, x],
     "Eltwise": lambda x: [x, x, x],
@@ -171,6 +178,11 @@ _FITTING = {
     "ContrastiveLoss": lambda x: [x, x[:1]],
     "InfogainLoss": lambda x: [(*x[:1], *x[2:]), (x[1:2] or (1,)) * 2],
     "BatchReindex": lambda x: [(4,)],
+    "BboxAccuracy": lambda x: [(x[0], 5), (x[0], 6)],
+    "DecodeBBox": lambda x: [(x[0], 5), (x[0], 6)],
+    "DetectionAccuracy": lambda x: [(x[0], 6, *x[2:])],
+    "DetectionLoss": lambda x: [(x[0], 6, *x[2:])],
+    "ProposalTarget": lambda x: [(2, 7)],
     "Filter": lambda x: [x, x[:1]][-1:] if len(x) == 1 else [x[:1]],
     "Python": lambda x: [x, (x[0], 3, *x[2:]), (x[0], 3)],
 }
@@ -242,6 +254,10 @@ _NEEDED = {
     "SPPParameter": ("pyramid_height",),
     "DummyDataParameter": ("shape",),
     "InterpParameter": ("zoom_factor",),
+    "BoxOutputParameter": ("field_h", "field_w", "downsample_rate"),
+    "DetectionAccuracyParameter": ("cls_num", "field_h", "field_w", "downsample_rate"),
+    "DetectionLossParameter": ("cls_num", "field_h", "field_w", "downsample_rate"),
+    "ProposalTargetParameter": ("cls_num", "batch_size"),
 }
 """Message → fields that are most often there, and right."""
 

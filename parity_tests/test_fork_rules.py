@@ -25,7 +25,8 @@ class Case:
 
     Attributes:
         layer: its type and settings.
-        shapes: the bottoms'; (shape, "labels" | "markers" | "places", count) for one of whole numbers below count.
+        shapes: the bottoms'; (shape, "labels" | "markers" | "places", count) for one of whole numbers below count;
+            "regions" are rows [image, x1, y1, x2, y2] of two images, the first row's maybe inverted.
         exact: the gradient is the forward's.
         tops: how many.
         passes: forward passes before the backward.
@@ -327,6 +328,21 @@ CASES = [
         )
         for phase in ("TRAIN", "TEST")
     ),
+    _case(
+        "batch_norm_stats_batches",
+        'type: "BatchNorm" batch_norm_param { stats_batch_size: 2 moving_average_fraction: 0.9 }',
+        (6, 3, 4, 5),
+        passes=2,
+    ),
+    _case("relu_mask", 'type: "ReLU" relu_param { negative_slope: 0.25 }', MAP, tops=2),
+    _case("eltwise_accuracy", 'type: "EltwiseAccuracy"', MAP, ((2, 1, 5, 6), "labels", 3), backward=False),
+    _case(
+        "eltwise_accuracy_of_two",
+        'type: "EltwiseAccuracy" eltwise_accuracy_param { top_k: 2 ignore_label: 0 }',
+        MAP,
+        ((2, 1, 5, 6), "labels", 4),
+        backward=False,
+    ),
     _case("ctc", 'type: "WarpCTCLoss"', (7, 4, 5), ((4, 3), "labels", 5), exact=False),  # the sum's gradient
     _case(
         "ctc_blank",
@@ -344,6 +360,21 @@ CASES = [
         backward=False,
     ),
     _case("ctc_accuracy", 'type: "CTCGreedyDecoder"', (4, 6, 3), ((6, 2), "labels", 3), backward=False),
+    _case(
+        "roi_pooling_padded",
+        'type: "ROIPooling" roi_pooling_param { pooled_h: 2 pooled_w: 3 spatial_scale: 0.5 pad_ratio: 0.25 }',
+        (2, 3, 8, 9),
+        ((5, 5), "regions", 14),
+    ),
+    *(
+        _case(
+            f"roi_align_corners_{name}",
+            f'type: "ROIAlign" roi_pooling_param {{ pooled_h: 2 pooled_w: 3 spatial_scale: 0.5 {more} }}',
+            (2, 3, 8, 9),
+            ((6, 5), "regions", 14),
+        )
+        for name, more in (("plain", ""), ("padded", "pad_ratio: 0.25"))
+    ),
     _case(
         "lstm",
         'type: "Lstm" lstm_param { num_output: 4 weight_filler { type: "xavier" } '
@@ -394,6 +425,9 @@ def _inputs(case: Case) -> list[np.ndarray]:
             inputs.append(draw.uniform(-1, 1, shape).astype(np.float32))
         else:
             inputs.append(draw.randint(0, shape[2], shape[0]).astype(np.float32))
+            if shape[1] == "regions":
+                inputs[-1][:, 0] = draw.randint(0, 2, len(inputs[-1]))
+                inputs[-1][1:, 1:] = np.sort(inputs[-1][1:, 1:].reshape(-1, 2, 2), axis=1).reshape(-1, 4)
     return inputs
 
 
@@ -515,6 +549,61 @@ def test_ctc_gradient_is_that_of_the_sum() -> None:
             moved[0][index] += step
             sides.append(float(_run(net, case, moved)[0]))
         assert abs(4 * (sides[0] - sides[1]) / 2e-6 - gradient[index]) < 1e-6
+
+
+def test_statistics_of_parts_of_a_batch_are_those_of_batches() -> None:
+    """Six images at two a time, set for the whole net, leave what three passes with two images leave."""
+    text = """%s layer { name: "b0" type: "Input" top: "b0" input_param { shape { dim: %d dim: 3 dim: 4 dim: 5 } } }
+        layer { name: "l" type: "BatchNorm" bottom: "b0" top: "y0" }"""
+    x = np.random.RandomState(2).standard_normal((6, 3, 4, 5)).astype(np.float32)
+    for engine in ENGINES:
+        caffe = importlib.import_module(f"{engine}.pycaffe")
+        whole = caffe.Net.from_message(parse_net(text % ("bn_stats_batch_size: 2", 6)), PHASES["TRAIN"])
+        whole.blobs["b0"].data[...] = x
+        whole.forward()
+        parts = caffe.Net.from_message(parse_net(text % ("", 2)), PHASES["TRAIN"])
+        for i in (0, 2, 4):
+            parts.blobs["b0"].data[...] = x[i : i + 2]
+            parts.forward()
+            np.testing.assert_allclose(
+                whole.blobs["y0"].data[i : i + 2], parts.blobs["y0"].data, rtol=1e-6, atol=1e-6
+            )
+        for one, other in zip(whole.params["l"], parts.params["l"], strict=True):
+            np.testing.assert_allclose(one.data, other.data, rtol=1e-6, atol=1e-7)
+        with pytest.raises(InputError, match="stats_batch_size 4 must divide the batch of 6"):
+            caffe.Net.from_message(parse_net(text % ("bn_stats_batch_size: 4", 6)), PHASES["TRAIN"])
+        caffe.Net.from_message(parse_net(text % ("bn_stats_batch_size: 4", 6)), PHASES["TEST"])
+
+
+@pytest.mark.parametrize("slope", [0, 0.5, -0.5])
+def test_a_relus_mask_in_place(slope: float) -> None:
+    """It is of what the bottom has become: with a slope below 0 all of it is above."""
+    text = f"""layer {{ name: "b0" type: "Input" top: "b0" input_param {{ shape {{ dim: 3 }} }} }}
+        layer {{ name: "l" type: "ReLU" bottom: "b0" top: "b0" top: "m" relu_param {{ negative_slope: {slope} }} }}"""
+    for engine in ENGINES:
+        net = importlib.import_module(f"{engine}.pycaffe").Net.from_message(parse_net(text), PHASES["TEST"])
+        net.blobs["b0"].data[...] = -2, 0, 3
+        net.forward()
+        assert net.blobs["b0"].data.tolist() == [-2 * slope, 0, 3]
+        assert net.blobs["m"].data.tolist() == [float(slope < 0), 0, 1]
+
+
+def test_eltwise_accuracy_by_hand() -> None:
+    scores = np.array([[1, 2, 2, 0, 5], [1, 0, 2, 4, 5], [0, 3, 1, 9, 5]], np.float32).reshape(1, 3, 1, 5)
+    for settings, labels, expected in (
+        ("", [1, 2, 1, 2, 2], 1),  # of equal ones the last
+        ("", [0, 2, 0, 2, 1], 2 / 5),
+        ("top_k: 2", [0, 2, 0, 0, 1], 4 / 5),
+        ("ignore_label: 255", [1, 255, 0, 7, 255], 1 / 3),
+        ("ignore_label: 0", [0, 0, 0, 0, 0], np.nan),
+    ):
+        layer = f'type: "EltwiseAccuracy" eltwise_accuracy_param {{ {settings} }}'
+        case = Case("by_hand", layer, (scores.shape, (1, 1, 1, 5)), backward=False)
+        for engine in ENGINES:
+            (share,) = _run(
+                _net(engine, case), case, [scores, np.array(labels, np.float32).reshape(1, 1, 1, 5)]
+            )
+            np.testing.assert_allclose(share.ravel(), expected, rtol=1e-6)
 
 
 def test_edit_distance() -> None:

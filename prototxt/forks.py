@@ -336,7 +336,7 @@ HARMLESS: frozenset[str] = frozenset(
         *("default_cudnn_math_override", "default_conv_algos_override", "conv_algos_override"),
         *("global_grad_scale", "global_grad_scale_adaptive", "solver_data_type"),
         *("reduce_buckets", "eltwise_mem_sharing", "mem_param", "compile_net_state", "engine", "multinode"),
-        *("mn_grad_compress_param", "per_fla_fuse", "conv_algorithm", "cudnn_convolution_algo_seeker"),
+        *("mn_grad_compress_param", "conv_algorithm", "cudnn_convolution_algo_seeker"),
         *("optimization", "threads", "parser_threads", "cache", "precache", "disk_reader_threads"),
         *("use_gpu_transform", "forward_packing", "huge_video_dataset", "auto_insert_gathers"),
         *("debug", "debug_params", "verbose", "use_log", "show_data", "display", "visualise"),
@@ -359,6 +359,7 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
     "ConvolutionParameter.kernel_depth": ("Convolution3D", "Deconvolution3D"),
     "ConvolutionParameter.temporal_pad": ("Convolution3D", "Deconvolution3D"),
     "ConvolutionParameter.temporal_stride": ("Convolution3D", "Deconvolution3D"),
+    "BatchNormParameter.stats_batch_size": ("BatchNorm",),
     "DropoutParameter.sample_weights_test": ("Dropout",),
     "DropoutParameter.scale_train": ("Dropout",),
     "ImageDataParameter.has_label": ("ImageSegData",),
@@ -373,6 +374,7 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
     "LossParameter.weight_by_label_freqs": ("SoftmaxWithLoss",),
     "PoolingParameter.kernel_depth": ("Pooling3D",),
     "PoolingParameter.temporal_stride": ("Pooling3D",),
+    "NetParameter.bn_stats_batch_size": (),
     "TransformationParameter.crop_h": ("AnnotatedData", "VideoData"),
     "TransformationParameter.crop_w": ("AnnotatedData", "VideoData"),
     "TransformationParameter.distort_param": ("AnnotatedData",),
@@ -383,6 +385,20 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
 }
 """Fields that forks added to BVLC's messages, and fields of BVLC's to whose enums they added values, that are
 supported: by these layer types, by all if none is named. The layer type itself must be declared too."""
+
+
+_TSN = ("fix_crop", "is_flow", "max_distort", "more_fix_crop", "multi_scale", "scale_ratios")
+_C3D = ("is_flow", "use_label", "use_byte_input")
+
+UNREAD_FIELDS: dict[str, tuple[str, ...]] = {
+    "DataParameter.shuffle": ("Data",),
+    "TransformationParameter.random_aspect_ratio_param": ("Data", "ImageData"),
+    "TransformationParameter.random_resize_param": ("Data", "ImageData"),
+    **{f"TransformationParameter.{name}": ("VideoData",) for name in _TSN},
+    **{f"ImageDataParameter.{name}": ("VideoData",) for name in _C3D},
+}
+"""Fields of data layers that change what is read. Nets with them are planned; a data layer refuses them as it opens
+its files."""
 
 
 def known_from(layer_type: str) -> str:
@@ -415,6 +431,11 @@ def meaning(layer: LayerParameter) -> str:
         return "Tiny-DSOD" if dsod else "FlowNet2"
     if kind == "ROIAlign":
         return "Mask R-CNN" if layer.HasField("roi_align_param") else "MS-CNN"
+    if kind == "VideoData":
+        settings = layer.video_data_param
+        if any(settings.HasField(name) for name in ("num_segments", "modality", "name_pattern")):
+            return "TSN"
+        return "C3D" if settings.source or layer.HasField("image_data_param") else "SSD"
     if kind == "Normalize":
         return "happynear" if layer.HasField("normalize_param") else "SSD"
     return ""

@@ -235,6 +235,10 @@ def plan_net(
                 refuse_unknown(original, LAYER_TYPES)
                 layer = LayerParameter()
                 layer.CopyFrom(original)
+                if layer.type == "BatchNorm" and net.HasField(
+                    "bn_stats_batch_size"
+                ):  # Intel's, over the layer's own
+                    layer.batch_norm_param.stats_batch_size = net.bn_stats_batch_size
                 layers.append((layer, place))
     for i, (layer, place) in enumerate(layers):
         if layer.type == "AutoCrop":

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState, UnknownField
 from prototxt.errors import InputError
-from prototxt.forks import HARMLESS, SUPPORTED_FIELDS, known_from
+from prototxt.forks import HARMLESS, SUPPORTED_FIELDS, UNREAD_FIELDS, known_from
 from prototxt.own import OWN_FIELDS
 from prototxt.rules import layer_included
 
@@ -140,6 +140,21 @@ def refuse_unknown(message: LayerParameter | NetParameter, declared: Collection[
         )
 
 
+def refuse_unread(layer: LayerParameter) -> None:
+    """Raise InputError for fields of a data layer that change what it reads, and that its reading does not obey."""
+    found = [
+        f"{message.name}.{field.name}"
+        for message, value in layer.ListFields()
+        if message.message_type is not None and not message.is_repeated
+        for field, _ in value.ListFields()
+        if layer.type in UNREAD_FIELDS.get(f"{message.message_type.name}.{field.name}", ())
+    ]
+    if found:
+        raise InputError(
+            f"{', '.join(found)}: not supported where data is read: take out what can be done without"
+        )
+
+
 def _listed(found: list[Unknown]) -> str:
     more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
     return "; ".join(map(str, found[:_TOLD])) + more
@@ -180,8 +195,10 @@ def _not_obeyed(message: Message, layer_type: str) -> Iterator[tuple[str, str]]:
 
 def _supported(field: FieldDescriptor, layer_type: str) -> bool:
     owner = field.containing_type
-    types = SUPPORTED_FIELDS.get(f"{owner.name}.{field.name}") if owner else None
-    return types is not None and (not types or layer_type in types)
+    name = f"{owner.name}.{field.name}" if owner else ""
+    types = SUPPORTED_FIELDS.get(name)
+    known = types is not None and (not types or layer_type in types)
+    return known or layer_type in UNREAD_FIELDS.get(name, ())
 
 
 def _differs(field: FieldDescriptor, value: object) -> bool:

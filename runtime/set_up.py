@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from prototxt.caffe_pb2 import NetParameter
-from prototxt.layers.declare import Declared
+from prototxt.layers.declare import Declared, type_of
 from prototxt.plan import Plan, Step, plan_net
 from runtime.fillers import fill, first_values
-from runtime.rng import caffe_rng
+from runtime.rng import CaffeRNG, caffe_rng
 
 Opened = tuple[Any, Declared]
 """What a layer's set-up opened (a source of batches, a script's layer), and what it makes of its bottoms."""
@@ -51,6 +51,8 @@ def set_up_net(
 
     def set_up(step: Step) -> Declared | None:
         thing, told = open_layer(step) or (None, None)
+        if step.declared and type_of(step.param).own_random:
+            thing = CaffeRNG(int(caffe_rng().words(1)[0]))
         opened.append(thing)
         values.append(_drawn(step, step.declared) if step.declared else [])
         return told

@@ -16,9 +16,14 @@ from runtime.rng import caffe_rng
 
 @layer("ReLU")
 class ReLU(Layer):
-    def forward(self, x: Tensor) -> Tensor:
+    """A second top has ones where the bottom, in place what became of it, is above 0; no gradient goes through it."""
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         slope = self.param.relu_param.negative_slope
-        return F.leaky_relu(x, slope) if slope else F.relu(x)
+        top = F.leaky_relu(x, slope) if slope else F.relu(x)
+        if len(self.plan.tops) == 1:
+            return top
+        return top, ((top if self.plan.in_place else x) > 0).to(x.dtype)
 
 
 @layer("ReLU6")

@@ -37,8 +37,8 @@ def share_of(layer: LayerParameter) -> Share:
 
 
 @layer(
-    *("AnnotatedData", "Data", "DenseImageData", "ImageData", "ImageLabelmapData", "ImageSegData", "MatRead"),
-    *("VideoData", "WindowData"),
+    *("AnnotatedData", "Data", "DenseImageData", "ImageData", "ImageGtData", "ImageLabelmapData"),
+    *("ImageSegData", "MatRead", "VideoData", "WindowData"),
 )
 class DataLayer(Layer):
     """A layer over a source of batches, which are read ahead; what is read ahead never shows.
@@ -95,6 +95,13 @@ class MemoryDataLayer(DataLayer):
             InputError: other shapes, or n that is no multiple of the batch size.
         """
         self.source.reset(data, labels)
+
+
+@layer("SelectSegBinary", "WindowSegData")
+class SegWindowLayer(DataLayer):
+    """Windows whose draws come from Caffe's own generator, in step with other layers: nothing is drawn ahead."""
+
+    ahead = 0
 
 
 class VOCDataLayer(DataLayer):

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from port.labels import class_numbers
 from port.layer import Layer, layer
+from prototxt.layers.declare import legacy_shape
 
 
 @layer("Accuracy")
@@ -40,3 +41,23 @@ class Accuracy(Layer):
 def _share(part: Tensor, whole: Tensor, like: Tensor) -> Tensor:
     """part / whole, 0 of nothing."""
     return part.to(like.dtype) / whole.clamp(min=1).to(like.dtype)
+
+
+@layer("EltwiseAccuracy")
+class EltwiseAccuracy(Layer):
+    """The share of places that are right, (1, 1, 1, 1): whose label is among the `top_k` scores, equal ones last first.
+
+    Labels that no class has are wrong. Where all are ignored it is not a number. Caffe has no gradient for it.
+    """
+
+    @torch.no_grad()
+    def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
+        param = self.param.eltwise_accuracy_param
+        num, classes, height, width = legacy_shape(tuple(scores.shape))
+        rows = scores.reshape(num, classes, height * width).transpose(1, 2).flatten(0, 1)
+        numbers = labels.flatten().long()
+        ranks = classes - 1 - rows.flip(1).argsort(dim=1, descending=True, stable=True)
+        right = (ranks[:, : param.top_k] == numbers[:, None]).any(1)
+        if param.HasField("ignore_label"):
+            right = right[numbers != param.ignore_label]
+        return right.to(scores.dtype).mean().reshape(1, 1, 1, 1)

@@ -12,6 +12,7 @@ from port.layer import Layer, being_exported, layer
 from prototxt.caffe_pb2 import BNParameter, LRNParameter
 from prototxt.forks import meaning
 from prototxt.layers.declare import Shape, legacy_shape
+from prototxt.layers.normalisation import statistics_batch
 from prototxt.layers.windows import canonical_axis
 
 
@@ -97,6 +98,8 @@ class BatchNorm(Layer):
 
     NVCaffe's has a scale and a bias too, whose gradients replace those that were there. Its blobs are running
     averages, of variances with eps in them, which the first two passes replace.
+
+    Intel's `stats_batch_size`: so many images at a time are taken as a batch.
     """
 
     def set_up(self) -> None:
@@ -123,6 +126,9 @@ class BatchNorm(Layer):
             factor = torch.where(count == 0, 0, 1 / count)  # empty sums count as 0
             mean = (means * factor).view(per_channel)
             return (x - mean) / ((variances * factor).view(per_channel) + eps).sqrt()
+        batch = statistics_batch(self.param, len(x))
+        if len(x) > batch:
+            return torch.cat([self._normalised(part, eps) for part in x.split(batch)])
         axes = (0, *range(2, x.ndim))
         variance, mean = _moments(x, axes)
         if len(self.owned) == 3:

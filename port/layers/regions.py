@@ -9,6 +9,7 @@ from torch import Tensor
 from port.gradient import without_gradient
 from port.layer import Layer, layer
 from prototxt.errors import InputError
+from prototxt.forks import meaning
 from prototxt.layers.declare import legacy_shape
 from prototxt.layers.regions import anchors, pooled_sizes
 
@@ -30,6 +31,14 @@ def split(rois: Tensor, num: int) -> tuple[Tensor, Tensor]:
     return image, rows[:, 1:].float()
 
 
+def grown(corners: Tensor, ratio: float) -> Tensor:
+    """Corners (n, 4) of regions that are larger by `ratio` of their sizes, in pixels, on each side."""
+    if not ratio:
+        return corners
+    more = (corners[:, 2:] - corners[:, :2] + 1) * ratio
+    return corners + torch.cat([-more, more], 1)
+
+
 def half_away(x: Tensor) -> Tensor:
     """Rounded to whole numbers, halves away from 0."""
     return torch.copysign((x.double().abs() + 0.5).floor(), x).float()
@@ -43,13 +52,16 @@ def as_map(x: Tensor) -> Tensor:
 class ROIPooling(Layer):
     """The largest value of each bin of each region, 0 in a bin without place; the first of equal ones has the gradient.
 
+    MS-CNN's `pad_ratio`: of their sizes, regions are so much larger on each side.
+
     Found from tables of maxima over squares of 1, 2, 4, … places a side: four of them cover a bin.
     """
 
     def forward(self, x: Tensor, rois: Tensor) -> Tensor:
-        bins = pooled_sizes(self.param.roi_pooling_param)
+        param = self.param.roi_pooling_param
+        bins = pooled_sizes(param)
         image, corners = split(rois.detach(), len(x))
-        corners = half_away(corners * self.param.roi_pooling_param.spatial_scale)
+        corners = half_away(grown(corners, param.pad_ratio) * param.spatial_scale)
         starts, stops = [], []
         for axis, (count, limit) in enumerate(zip(bins, x.shape[2:], strict=True)):
             start, end = corners[:, 1 - axis, None], corners[:, 3 - axis, None]
@@ -155,12 +167,16 @@ class PSROIPooling(Layer):
 class ROIAlign(Layer):
     """jasjeetIM/Mask-RCNN's: the largest of four samples of each bin. No recording: it has GPU code only.
 
+    zhaoweicai/mscnn's, where there is no roi_align_param: see `_corners`.
+
     Of a bin the first four whole places count, in row order, weighed by their distance to the sample, which is at
     ±0.5 of the REGION from -1 to 1. Behind the last column comes the memory's next value, as in that code; behind
     the memory's end 0.
     """
 
     def forward(self, x: Tensor, rois: Tensor) -> Tensor:
+        if meaning(self.param) != "Mask R-CNN":
+            return self._corners(as_map(x), rois.detach())
         param, maps = self.param.roi_align_param, as_map(x)
         num, channels, height, width = maps.shape
         image, corners = split(rois.detach(), num)
@@ -197,6 +213,26 @@ class ROIAlign(Layer):
         best = samples.detach().eq(samples.detach().amax(-1, keepdim=True)).int().argmax(-1)
         return samples.gather(-1, best[..., None])[..., 0]
 
+    def _corners(self, maps: Tensor, rois: Tensor) -> Tensor:
+        """The map at the corners of the bins, one more than bins, bilinearly, half a place before where they are.
+
+        More than half a place outside of the map, and for a region without area, it is 0.
+        """
+        param, (num, _, *size) = self.param.roi_pooling_param, maps.shape
+        image, corners = split(rois, num)
+        corners = grown(corners, param.pad_ratio) * param.spatial_scale - 0.5
+        inverted = ~(corners[:, 2:] > corners[:, :2]).all(1)[:, None]
+        places, outside = [], []
+        for axis, bins in enumerate(pooled_sizes(param)):
+            start, end = corners[:, 1 - axis, None], corners[:, 3 - axis, None]
+            place = torch.arange(bins + 1, dtype=torch.float32, device=maps.device)
+            place = start + place * ((end - start) / bins)
+            outside.append(inverted | (place < -0.5) | (place > size[axis] - 0.5))
+            places.append(place.masked_fill(outside[-1], 0).clamp(0, size[axis] - 1))
+        y, z = torch.broadcast_tensors(places[0][:, :, None], places[1][:, None])
+        gone = outside[0][:, :, None] | outside[1][:, None]
+        return _between(maps, image, y, z).masked_fill(gone[..., None], 0).permute(0, 3, 1, 2)
+
 
 @layer("ROIWarping")
 class ROIWarping(Layer):
@@ -221,23 +257,26 @@ class ROIWarping(Layer):
         outside = (y < -0.5) | (y > height - 0.5) | (z < -0.5) | (z > width - 0.5)
         inner = (y >= 0) & (z >= 0) & (y + 1 < height) & (z + 1 < width)
         y, z = y.where(inner, y.detach()).clamp(0, height - 1), z.where(inner, z.detach()).clamp(0, width - 1)
-        top, left = y.detach().long(), z.detach().long()
-        below, beside = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
-        down, right = (y - top)[..., None], (z - left)[..., None]
-        channels_last = maps.permute(0, 2, 3, 1)
-        a, b, c, d = (
-            channels_last[image[:, None, None], row, column]
-            for row in (top, below)
-            for column in (left, beside)
-        )
-        upper, lower = torch.lerp(a, b, right), torch.lerp(c, d, right)
-        return torch.lerp(upper, lower, down).masked_fill(outside[..., None], 0).permute(0, 3, 1, 2)
+        return _between(maps, image, y, z).masked_fill(outside[..., None], 0).permute(0, 3, 1, 2)
 
     def _places(self, start: Tensor, end: Tensor, bins: int) -> Tensor:
         # An inverted region is a point; its corners have gradients all the same.
         size = end - start
         size = size + (size.clamp(min=0) - size).detach()
         return start + torch.arange(bins, device=start.device) * (size / bins)
+
+
+def _between(maps: Tensor, image: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """The regions' maps at rows y and columns z (regions, …, …) within them, bilinearly; channels last."""
+    height, width = maps.shape[2:]
+    top, left = y.detach().long(), z.detach().long()
+    below, beside = (top + 1).clamp(max=height - 1), (left + 1).clamp(max=width - 1)
+    down, right = ((place - first)[..., None].to(maps.dtype) for place, first in ((y, top), (z, left)))
+    channels_last = maps.permute(0, 2, 3, 1)
+    a, b, c, d = (
+        channels_last[image[:, None, None], row, column] for row in (top, below) for column in (left, beside)
+    )
+    return torch.lerp(torch.lerp(a, b, right), torch.lerp(c, d, right), down)
 
 
 @layer("MaskPooling")

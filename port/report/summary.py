@@ -13,7 +13,7 @@ from port.net import open_layer
 from port.report.facts import LayerSummary, NetSummary
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
 from prototxt.errors import InputError, printable
-from prototxt.layers.data import LABEL_IMAGES, clip_shapes, reads_clips
+from prototxt.layers.data import tells_shapes, told_shapes
 from prototxt.layers.declare import LAYER_TYPES, Declared, Shape
 from prototxt.layers.memory import shares_memory
 from prototxt.limits import FLOAT
@@ -56,7 +56,7 @@ def summarise(
         if step.bottoms:
             return _opened(step, allow_modules)
         given = _given_shapes(step, shapes)
-        if given is None and step.param.type in _TOLD_BY:
+        if given is None and tells_shapes(step.param):
             try:
                 return _opened(step, allow_modules)
             except InputError:
@@ -119,53 +119,19 @@ def _given_shapes(step: Step, shapes: dict[str, Shape]) -> list[Shape] | None:
     return given
 
 
-_TOLD_BY = {
-    "AnnotatedData": "data_param",
-    "Data": "data_param",
-    "ImageData": "image_data_param",
-    "ImageSegData": "image_data_param",
-    "ImageLabelmapData": "image_data_param",
-    "DenseImageData": "dense_image_data_param",
-    "WindowData": "window_data_param",
-    "HDF5Data": "hdf5_data_param",
-    "VideoData": "data_param",
-}
-
-
 def _told_shapes(layer: LayerParameter) -> list[Shape]:
-    """A data layer's shapes, from its settings alone. (A database's images are taken for coloured ones.)
+    """A data layer's shapes, from its settings alone.
 
     Raises:
         InputError: where they do not tell.
     """
-    if layer.type == "VideoData" and reads_clips(layer):
-        clips = clip_shapes(layer)
-        if clips is None:
-            raise InputError(
-                "its clips cannot be read here, and its settings do not tell their size: give it, as in "
-                f"--input {layer.top[0]}=16,3,16,112,112"
-            )
-        return clips
-    settings, transform = getattr(layer, _TOLD_BY[layer.type]), layer.transform_param
-    dense = layer.dense_image_data_param
-    height = transform.crop_size or transform.crop_height or dense.crop_height or transform.crop_h
-    width = transform.crop_size or transform.crop_width or dense.crop_width or transform.crop_w
-    for resize in transform.resize_param:
-        height, width = height or resize.height, width or resize.width
-    colour = not transform.force_gray
-    if layer.type in (*LABEL_IMAGES, "ImageData"):
-        height, width = height or settings.new_height, width or settings.new_width
-        colour = settings.is_color
-    if not (height and width and settings.batch_size):
+    shapes = told_shapes(layer)
+    if shapes is None:
         raise InputError(
             "its data cannot be read here, and its settings do not tell the shape: give it, as in "
             f"--input {layer.top[0]}=16,3,224,224"
         )
-    batch = settings.batch_size
-    label: Shape = (batch, 1, height, width) if layer.type in LABEL_IMAGES else (batch,)
-    if layer.type == "AnnotatedData":
-        label = (1, 1, 1, 8)  # a row for each box of the batch
-    return [(batch, 3 if colour else 1, height, width), label, (batch, 1, 1, 2)][: len(layer.top)]
+    return shapes
 
 
 # ---- Rows

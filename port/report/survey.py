@@ -24,8 +24,16 @@ from port.own_options import AllowModule, Proto, load_own
 if TYPE_CHECKING:
     from prototxt.caffe_pb2 import LayerParameter, NetParameter
 
-SIDE = 224
-"""Pixels, for a data layer whose settings tell no size."""
+GUESSES = (
+    (3, 224, 224),
+    (1, 28, 28),
+    (3, 32, 32),
+    (3, 360, 480),
+    (3, 300, 300),
+    (3, 321, 321),
+    (3, 500, 500),
+)
+"""Channels, height and width for data layers whose settings tell no size: ImageNet's, MNIST's, CIFAR's, CamVid's, …"""
 
 OUTCOMES = {
     "runs": "a forward pass was made",
@@ -302,19 +310,50 @@ def _run(
 def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParameter, str]:
     """The net with inputs in the place of its data layers, weights of zeros, and `batch` images in a pass.
 
-    And a remark where the size of its data is a guess.
+    Where settings do not tell the size of the data, it is the first of `GUESSES` with which the net is planned. And a
+    remark on that.
     """
+    from prototxt.errors import InputError
+    from prototxt.limits import TooLargeError
+    from prototxt.plan import plan_net
+
+    first = None
+    for guess in GUESSES:
+        small, guessed = _with_inputs(net, phase, batch, guess)
+        found = small, f' (the data of "{guessed}" taken as {"×".join(map(str, guess))})' if guessed else ""
+        if not guessed:
+            return found
+        try:
+            plan_net(small, phase)
+        except TooLargeError:
+            return found
+        except InputError:
+            first = first or found
+            continue
+        return found
+    assert first is not None
+    return first
+
+
+def _with_inputs(
+    net: NetParameter, phase: int, batch: int | None, guess: tuple[int, ...]
+) -> tuple[NetParameter, str]:
+    """The net with inputs in the place of its data layers, and a data layer whose size is a guess."""
     from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState
-    from prototxt.layers.data import clip_shapes, reads_clips
+    from prototxt.layers.data import told_shapes
     from prototxt.rules import layer_included
 
     state = NetState()
     state.CopyFrom(net.state)
     state.phase = phase
-    small, remark = NetParameter(), ""
+    small, guessed = NetParameter(), ""
     small.CopyFrom(net)
+    if batch is not None:
+        small.ClearField("bn_stats_batch_size")  # of larger batches
     for layer in small.layer:
         _forget_fillers(layer)
+        if batch is not None and layer.HasField("batch_norm_param"):
+            layer.batch_norm_param.ClearField("stats_batch_size")
         if layer.bottom or layer.type in ("DummyData", "Parameter", "Python"):
             continue
         if not layer_included(layer, state):
@@ -322,25 +361,30 @@ def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParamet
         shapes = [list(s.dim) for s in layer.input_param.shape] if layer.type == "Input" else []
         if len(shapes) == 1:
             shapes = [list(shapes[0]) for _ in layer.top]
-        clips = layer.type == "VideoData" and reads_clips(layer) and clip_shapes(layer)
-        if clips:
-            shapes = [list(shape) for shape in clips]
-        elif not shapes:
-            shapes, guessed = _told(layer)
-            remark = f' (the data of "{layer.name}" taken as 3×{SIDE}×{SIDE})' if guessed else remark
+        for shape in shapes:
+            if batch is not None and len(shape) == 4:
+                shape[0] = batch
+        if not shapes:
+            told = told_shapes(layer, batch=batch)
+            if told is None:
+                guessed, told = layer.name, told_shapes(layer, guess, batch) or []
+            shapes = [list(shape) for shape in told]
         as_input = LayerParameter(name=layer.name, type="Input", top=layer.top)
         for shape in shapes:
-            if batch is not None and (len(shape) == 4 or clips):
-                shape[0] = batch
             as_input.input_param.shape.add(dim=shape)
-        layer.CopyFrom(_without_boxes(as_input) if layer.type == "AnnotatedData" else as_input)
-    return small, remark
+        layer.CopyFrom(_filled(as_input, _FILLED[layer.type]) if layer.type in _FILLED else as_input)
+    return small, guessed
 
 
-def _without_boxes(as_input: LayerParameter) -> LayerParameter:
-    """AnnotatedData's images of zeros, and its one row where there is no box: all -1."""
+_FILLED = {"AnnotatedData": -1, "ImageGtData": 1}
+"""Data layers whose last top holds boxes → the number that makes one row of them a box that does not count."""
+
+
+def _filled(as_input: LayerParameter, last: float) -> LayerParameter:
+    """Zeros, and in the last top `last`."""
     blobs = type(as_input)(name=as_input.name, type="DummyData", top=as_input.top)
-    for shape, value in zip(as_input.input_param.shape, (0, -1), strict=False):
+    values = [0] * (len(as_input.top) - 1) + [last]
+    for shape, value in zip(as_input.input_param.shape, values, strict=True):
         blobs.dummy_data_param.shape.add(dim=shape.dim)
         blobs.dummy_data_param.data_filler.add(type="constant", value=value)
     return blobs
@@ -353,32 +397,6 @@ def _forget_fillers(layer: LayerParameter) -> None:
             for inner, _ in value.ListFields():
                 if inner.name in ("filler", "weight_filler", "bias_filler"):
                     value.ClearField(inner.name)
-
-
-def _told(layer: LayerParameter) -> tuple[list[list[int]], bool]:
-    """Shapes for a data layer's tops, as its settings tell them, and whether they do not: `SIDE` pixels then."""
-    from prototxt.layers.data import LABEL_IMAGES
-
-    transform, memory, dense = layer.transform_param, layer.memory_data_param, layer.dense_image_data_param
-    images = dense if layer.type == "DenseImageData" else layer.image_data_param
-    height = (
-        transform.crop_size
-        or transform.crop_height
-        or dense.crop_height
-        or memory.height
-        or images.new_height
-    )
-    width = (
-        transform.crop_size or transform.crop_width or dense.crop_width or memory.width or images.new_width
-    )
-    for resize in transform.resize_param:
-        height, width = height or resize.height, width or resize.width
-    channels = memory.channels or (1 if transform.force_gray or not images.is_color else 3)
-    image = [1, channels, height or SIDE, width or SIDE]
-    label = [1, 1, *image[2:]] if layer.type in LABEL_IMAGES else [1]
-    if layer.type == "AnnotatedData":
-        label = [1, 1, 1, 8]
-    return [list(label if i else image) for i in range(len(layer.top))], not (height and width)
 
 
 def _line(error: BaseException) -> str:

@@ -15,10 +15,16 @@ from prototxt.layers.declare import (
     text,
 )
 
-layer_type("ReLU", "ReLU6", "NegReLU", "SeLU", "BNLL", "Clip", reads_bottoms=True)(same_shape)
+layer_type("ReLU6", "NegReLU", "SeLU", "BNLL", "Clip", reads_bottoms=True)(same_shape)
 layer_type("Sigmoid", "TanH", "Swish", reads_tops=True)(same_shape)
 layer_type("ELU", "Power", reads_bottoms=True, reads_tops=True)(same_shape)
 layer_type("Threshold")(same_shape)
+
+
+@layer_type("ReLU", tops=(1, 2), reads_bottoms=True)
+def relu(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """The second top is HyeonwooNoh/caffe's (DecoupledNet): where the bottom is above 0."""
+    return Declared([shapes[0]] * tops)
 
 
 @layer_type("Dropout")

@@ -87,6 +87,7 @@ class LayerType:
         keeps_copy_in_place: in place, the backward reads a copy of bottom 0 that forward kept.
         shares_memory: with one bottom and one top (Split: any number) the tops lie in the bottom's memory;
             where that depends on the settings, a function of the layer's message.
+        own_random: whether its set-up takes one word of Caffe's generator as the seed of one of its own.
         weight_names: of the weight blobs, outside Caffe.
     """
 
@@ -101,6 +102,7 @@ class LayerType:
     reads_tops: bool = False
     keeps_copy_in_place: bool = False
     shares_memory: bool | Callable[[LayerParameter], bool] = False
+    own_random: bool = False
     weight_names: tuple[str, ...] = field(default=("weight", "bias"))
 
 

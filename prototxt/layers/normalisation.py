@@ -1,6 +1,6 @@
 """Layers that bring values to a common scale."""
 
-from prototxt.caffe_pb2 import BatchNormParameter, FillerParameter, LayerParameter, LRNParameter
+from prototxt.caffe_pb2 import TEST, BatchNormParameter, FillerParameter, LayerParameter, LRNParameter
 from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.declare import (
@@ -44,7 +44,14 @@ def batch_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param, (shape,) = layer.batch_norm_param, shapes
     if len(shape) < 2 or not shape[1]:
         raise InputError(f"BatchNorm needs at least 2 axes, the channels second, not {text(shape)}")
+    batch = statistics_batch(layer, shape[0])
+    if batch and shape[0] % batch:
+        raise InputError(f"batch_norm_param: stats_batch_size {batch} must divide the batch of {shape[0]}")
     if scales_itself(param):
+        if batch != shape[0]:
+            raise InputError(
+                "batch_norm_param: stats_batch_size, Intel's, does not go with NVCaffe's scale and bias"
+            )
         still = ("lr_mult", "decay_mult")
         scale = param.scale_filler if param.HasField("scale_filler") else _constant(1)
         kept = [
@@ -56,6 +63,13 @@ def batch_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     if any(spec.lr_mult for spec in layer.param):
         raise InputError("BatchNorm's blobs are running sums, not learned: set lr_mult: 0 in its param")
     return Declared([shape], [Weight(size, fixed=("lr_mult",)) for size in (shape[1:2], shape[1:2], (1,))])
+
+
+def statistics_batch(layer: LayerParameter, images: int) -> int:
+    """How many images a BatchNorm takes statistics of at a time: all, or Intel's stats_batch_size where it trains."""
+    param = layer.batch_norm_param
+    kept = param.use_global_stats if param.HasField("use_global_stats") else layer.phase == TEST
+    return images if kept else param.stats_batch_size or images
 
 
 def scales_itself(param: BatchNormParameter) -> bool:

@@ -1,8 +1,8 @@
 """Layers of the R-CNN family that read a map at regions: rows [image, x1, y1, x2, y2] in pixels of the input.
 
 ROIPooling and PSROIPooling are intel/caffe's, which has CPU code for what rbgirshick/caffe-fast-rcnn and
-daijifeng001/caffe-rfcn compute; ROIWarping, MaskPooling and MaskResize daijifeng001/caffe-mnc's; ROIAlign
-jasjeetIM/Mask-RCNN's; Proposal has py-faster-rcnn's rule.
+daijifeng001/caffe-rfcn compute, with zhaoweicai/mscnn's pad_ratio; ROIWarping, MaskPooling and MaskResize
+daijifeng001/caffe-mnc's; ROIAlign jasjeetIM/Mask-RCNN's, or zhaoweicai/mscnn's; Proposal has py-faster-rcnn's rule.
 """
 
 import math
@@ -54,7 +54,8 @@ def check_sizes(where: str, height: int, width: int) -> tuple[int, int]:
 @layer_type("ROIPooling", bottoms=(2, 2))
 def roi_pooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.roi_pooling_param
-    refuse_other_fields("roi_pooling_param", param, "pooled_h", "pooled_w", "spatial_scale", "pooled_size")
+    obeyed = ("pooled_h", "pooled_w", "spatial_scale", "pooled_size", "pad_ratio")
+    refuse_other_fields("roi_pooling_param", param, *obeyed)
     if len(shapes[0]) != 4:
         raise InputError(f"ROIPooling needs a map (num, channels, height, width), not {text(shapes[0])}")
     return Declared([(_regions(shapes[1]), shapes[0][1], *pooled_sizes(param))])
@@ -79,11 +80,15 @@ def psroi_pooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 
 @layer_type("ROIAlign", bottoms=(2, 2))
 def roi_align(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    if meaning(layer) != "Mask R-CNN":
-        raise InputError("ROIAlign without roi_align_param, MS-CNN's, is not supported")
-    param = layer.roi_align_param
-    sizes = check_sizes("roi_align_param", param.pooled_h, param.pooled_w)
-    return Declared([(_regions(shapes[1]), legacy_shape(shapes[0])[1], *sizes)])
+    """Mask R-CNN's, or MS-CNN's, with ROIPooling's settings: it reads bins' corners, one more than there are bins."""
+    shape = _regions(shapes[1]), legacy_shape(shapes[0])[1]
+    if meaning(layer) == "Mask R-CNN":
+        param = layer.roi_align_param
+        return Declared([(*shape, *check_sizes("roi_align_param", param.pooled_h, param.pooled_w))])
+    pooling = layer.roi_pooling_param
+    refuse_other_fields("roi_pooling_param", pooling, "pooled_h", "pooled_w", "spatial_scale", "pad_ratio")
+    height, width = pooled_sizes(pooling)
+    return Declared([(*shape, height + 1, width + 1)])
 
 
 @layer_type("ROIWarping", bottoms=(2, 2))

@@ -14,12 +14,17 @@ from runtime.rng import caffe_rng
 
 @layer("ReLU")
 class ReLU(Layer):
-    def run(self, x: np.ndarray) -> np.ndarray:
+    """Top 1: 1 where the bottom is above 0, as it is by then; else 0. It has no gradient."""
+
+    def run(self, x: np.ndarray) -> np.ndarray | Arrays:
         slope = self.dtype.type(self.param.relu_param.negative_slope)
-        return np.maximum(x, 0) + slope * np.minimum(x, 0)
+        y = np.maximum(x, 0) + slope * np.minimum(x, 0)
+        if len(self.plan.tops) == 1:
+            return y
+        return [y, (y if self.plan.in_place else x) > 0]
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
-        (x,), (dy,) = bottoms, top_diffs
+        (x,), (dy, *_) = bottoms, top_diffs
         slope = self.dtype.type(self.param.relu_param.negative_slope)
         return dy * np.where(x > 0, self.dtype.type(1), slope)
 

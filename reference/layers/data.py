@@ -15,10 +15,11 @@ from runtime.data.output import HDF5Pass
         "DenseImageData",
         "HDF5Data",
         "ImageData",
+        "ImageGtData",
         "ImageLabelmapData",
         "ImageSegData",
     ),
-    *("MatRead", "MemoryData", "VideoData", "WindowData"),
+    *("MatRead", "MemoryData", "SelectSegBinary", "VideoData", "WindowData", "WindowSegData"),
 )
 class DataLayer(Layer):
     """The tops are the source's next batch, read when it is asked for."""

@@ -7,6 +7,7 @@ import numpy as np
 from prototxt.caffe_pb2 import BNParameter, LRNParameter
 from prototxt.forks import meaning
 from prototxt.layers.declare import legacy_shape
+from prototxt.layers.normalisation import statistics_batch
 from prototxt.layers.windows import canonical_axis
 from reference.layer import Arrays, Layer, layer
 
@@ -95,6 +96,8 @@ class BatchNorm(Layer):
     With a scale and a bias (weights 3 and 4) it is NVCaffe's: the first weights are running averages, the variance
     biased and with eps in it, and the first two passes replace them. Its gradients of scale and bias replace what was
     there.
+
+    With Intel's `stats_batch_size` each so many images are normalised by their own statistics, in turn.
     """
 
     def set_up(self) -> None:
@@ -108,13 +111,12 @@ class BatchNorm(Layer):
             factor = 1 / weight if weight != 0 else self.dtype.type(0)
             mean, variance = self.weight(0) * factor, self.weight(1) * factor
             centred = x - self._spread(mean, x)
+            self.deviation = self._spread(np.sqrt(variance + self._eps()), x)
+            self.y = centred / self.deviation
         else:
-            mean = self._mean(x)
-            centred = x - self._spread(mean, x)
-            variance = self._mean(centred * centred)
-            self._keep(mean, variance, x.size // x.shape[1])
-        self.deviation = self._spread(np.sqrt(variance + self._eps()), x)
-        self.y = centred / self.deviation  # kept: a later layer may work in place on the top
+            parts = [self._standardised(part) for part in self._batches(x)]
+            self.y, self.deviation = (np.concatenate(each) for each in zip(*parts, strict=True))
+        # self.y is kept: a later layer may work in place on the top.
         if len(self.blobs) == 5:
             return self.y * self._spread(self.weight(3), x) + self._spread(self.weight(4), x)
         return self.y
@@ -129,8 +131,24 @@ class BatchNorm(Layer):
             dy = dy * self._spread(self.weight(3), dy)
         if self.kept:
             return dy / self.deviation
-        along = self._spread(self._mean(dy * self.y), dy) * self.y
-        return (dy - self._spread(self._mean(dy), dy) - along) / self.deviation
+        parts = zip(*map(self._batches, (dy, self.y, self.deviation)), strict=True)
+        return np.concatenate([self._slopes(*part) for part in parts])
+
+    def _batches(self, x: np.ndarray) -> list[np.ndarray]:
+        return np.split(x, len(x) // max(statistics_batch(self.param, len(x)), 1) or 1)
+
+    def _standardised(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`x` by its own statistics, which are kept, and its deviation for each image."""
+        mean = self._mean(x)
+        centred = x - self._spread(mean, x)
+        variance = self._mean(centred * centred)
+        self._keep(mean, variance, x.size // x.shape[1])
+        deviation = self._spread(np.sqrt(variance + self._eps()), x)
+        return centred / deviation, np.broadcast_to(deviation, (len(x), *deviation.shape))
+
+    def _slopes(self, dy: np.ndarray, y: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+        along = self._spread(self._mean(dy * y), dy) * y
+        return (dy - self._spread(self._mean(dy), dy) - along) / deviation
 
     def _eps(self) -> np.floating:
         eps = self.param.batch_norm_param.eps

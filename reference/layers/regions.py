@@ -3,6 +3,7 @@
 import numpy as np
 
 from prototxt.errors import InputError
+from prototxt.forks import meaning
 from prototxt.layers.declare import legacy_shape
 from prototxt.layers.regions import anchors, pooled_sizes
 from reference.layer import Arrays, Layer, layer
@@ -28,6 +29,13 @@ def _images(rois: np.ndarray, num: int) -> np.ndarray:
     if wrong.any():
         raise InputError(f"a region is of image {images[wrong][0]}, of {num}")
     return images
+
+
+def _padded(corners: np.ndarray, ratio: float) -> np.ndarray:
+    """Corners (regions, 4), single precision, moved out by `ratio` of the regions' sizes in pixels."""
+    low, high = corners[:, :2].astype(SINGLE), corners[:, 2:].astype(SINGLE)
+    by = (high - low + SINGLE(1)) * SINGLE(ratio)
+    return np.concatenate([low - by, high + by], axis=1)
 
 
 class _Windows:
@@ -80,13 +88,16 @@ class _WholeWindows(_Windows):
 
 @layer("ROIPooling")
 class ROIPooling(Layer):
-    """The largest value in each bin of each region; an empty bin is 0. Of equals the first in row order."""
+    """The largest value in each bin of each region; an empty bin is 0. Of equals the first in row order.
+
+    MS-CNN's `pad_ratio` grows regions first, by this part of their sizes on each side.
+    """
 
     def run(self, x: np.ndarray, rois: np.ndarray) -> np.ndarray:
         param = self.param.roi_pooling_param
         rois = rois.reshape(len(rois), 5)
         self.images = _images(rois, len(x))
-        corners = _rounded(rois[:, 1:].astype(SINGLE) * SINGLE(param.spatial_scale))
+        corners = _rounded(_padded(rois[:, 1:], param.pad_ratio) * SINGLE(param.spatial_scale))
         starts, ends = corners[:, [1, 0]], corners[:, [3, 2]]
         sizes = np.maximum(ends - starts + SINGLE(1), SINGLE(1))
         bins = pooled_sizes(param)
@@ -155,12 +166,17 @@ class PSROIPooling(Layer):
 class ROIAlign(Layer):
     """Of four samples in each bin the largest, as jasjeetIM/Mask-RCNN has it: no recording, GPU code only.
 
+    Without roi_align_param it is zhaoweicai/mscnn's: the map at the bins' corners, bilinearly, half a place off. It
+    is 0 in a region without area, and half a place outside of the map.
+
     A sample at (±0.5, ±0.5) weighs the bin's first four whole places (in row order) by their distance to it, in
     coordinates from -1 to 1 over the REGION, not the bin. A place in the last column or row plus one, which that
     code reads as the memory's next value, is read so here; behind the map's end it is 0.
     """
 
     def run(self, x: np.ndarray, rois: np.ndarray) -> np.ndarray:
+        if meaning(self.param) != "Mask R-CNN":
+            return self._at_corners(x, rois)
         param = self.param.roi_align_param
         num, channels, height, width = legacy_shape(x.shape)
         rois = rois.reshape(len(rois), 5).astype(SINGLE)
@@ -206,6 +222,29 @@ class ROIAlign(Layer):
         chosen = np.take_along_axis(weights[:, None], best[..., None, None], -1)[..., 0]
         self.places, self.weights = np.where(beyond, 0, places), np.where(beyond, 0, chosen)
         return np.take_along_axis(sampled, best[..., None], -1)[..., 0]
+
+    def _at_corners(self, x: np.ndarray, rois: np.ndarray) -> np.ndarray:
+        param, shape = self.param.roi_pooling_param, legacy_shape(x.shape)
+        rois = rois.reshape(len(rois), 5)
+        images = _images(rois, shape[0])
+        corners = _padded(rois[:, 1:], param.pad_ratio) * SINGLE(param.spatial_scale) - SINGLE(0.5)
+        starts, sizes = corners[:, [1, 0]], corners[:, [3, 2]] - corners[:, [1, 0]]
+        whole = (sizes > 0).all(axis=1)
+        y, z = (
+            np.where(
+                whole[:, None],
+                starts[:, axis, None]
+                + np.arange(bins + 1, dtype=SINGLE) * (sizes[:, axis, None] / SINGLE(bins)),
+                SINGLE(-1),  # outside
+            )
+            for axis, bins in enumerate(pooled_sizes(param))
+        )
+        taps = _bilinear(y[:, :, None], z[:, None], *shape[2:])
+        plane = (images[:, None] * shape[1] + np.arange(shape[1])) * (shape[2] * shape[3])
+        within = np.stack([row * shape[3] + column for row, column, _ in taps], axis=-1)
+        self.places = plane[:, :, None, None, None] + within[:, None]
+        self.weights = np.stack([weight for *_, weight in taps], axis=-1)[:, None].astype(self.dtype)
+        return (x.reshape(-1)[self.places] * self.weights).sum(axis=-1, dtype=self.dtype)
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         shares = self.weights * top_diffs[0][..., None]

@@ -1,16 +1,20 @@
 """The source behind each of Caffe's data layers, opened as Caffe's set-up opens it."""
 
-from prototxt.layers.data import reads_clips
+from prototxt.errors import InputError
+from prototxt.forks import meaning
 from prototxt.layers.declare import Declared
 from prototxt.plan import Step
+from prototxt.unknown import refuse_unread
 from runtime.data.annotated import AnnotatedImages, VideoFrames
 from runtime.data.clips import VideoClips
 from runtime.data.database import DatabaseImages
+from runtime.data.ground_truth import GroundTruthImages
 from runtime.data.hdf5 import HDF5Rows
 from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
 from runtime.data.mat import MatBlobs
 from runtime.data.memory import MemoryImages
 from runtime.data.prefetch import Share, Source, whole
+from runtime.data.seg_windows import SegWindows
 from runtime.data.windows import ImageWindows
 from runtime.rng import caffe_rng
 
@@ -36,6 +40,7 @@ def open_source(
 
 def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
     layer = step.param
+    refuse_unread(layer)
     match layer.type:
         case "AnnotatedData":
             return AnnotatedImages(layer, len(step.tops) > 1, share, caffe_rng())
@@ -45,6 +50,8 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return HDF5Rows(layer, share)
         case "ImageData":  # every rank reads the whole list, as in Caffe
             return LabelledImages(layer, caffe_rng())
+        case "ImageGtData":
+            return GroundTruthImages(layer, caffe_rng(), len(step.tops))
         case "ImageSegData":
             return PairedImages(layer, caffe_rng(), palette_labels, len(step.tops))
         case "ImageLabelmapData":
@@ -55,8 +62,12 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return MatBlobs(layer, len(step.tops))
         case "MemoryData":
             return MemoryImages(layer, caffe_rng(), len(step.tops))
+        case "SelectSegBinary" | "WindowSegData":
+            return SegWindows(layer, caffe_rng(), len(step.tops), palette_labels)
         case "VideoData":
-            if reads_clips(layer):
+            if meaning(layer) == "TSN":
+                raise InputError("VideoData as TSN has it is not supported: SSD's and C3D's are")
+            if meaning(layer) == "C3D":
                 return VideoClips(layer, len(step.tops) > 1, caffe_rng())
             return VideoFrames(layer, len(step.tops) > 1, caffe_rng())
         case "WindowData":
