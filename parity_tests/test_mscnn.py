@@ -377,7 +377,7 @@ def test_proposal_target_draws_as_published(engine: str) -> None:
     net.forward()
     rows = net.blobs["y0"].data[:, :, 0, 0]
     np.testing.assert_array_equal(rows[:6], given[[0, 5, 6, 1, 2, 3]])
-    found = []
+    found: list = []
     while len(found) < 11:
         image, x, y, width, height = (int(word) for word in words.words(5))
         image, x, y = image % 2, x % 68, y % 58

@@ -103,28 +103,22 @@ def told_shapes(
     video = meaning(layer) if layer.type == "VideoData" else ""
     if video == "C3D":
         return _clip_shapes(layer, image, batch)
-    settings = (
-        layer.video_data_param if video == "TSN" else getattr(layer, _SETTINGS.get(layer.type, "data_param"))
-    )
-    batch = batch or settings.batch_size or (1 if image else 0)
+    where = "video_data_param" if video == "TSN" else _SETTINGS.get(layer.type, "data_param")
+    batch = batch or getattr(layer, where).batch_size or (1 if image else 0)
     if not batch:
         return None
     if layer.type == "ImageGtData":
-        check_ground_truth(settings, len(layer.top))
-        size = _ground_truth_told(settings) or (image and image[1:])
-        shapes = ground_truth_shapes(settings, (size[0], size[1])) if size else None
-        return shapes and [
-            (batch, *shape[1:]) if shape[0] == settings.batch_size else shape for shape in shapes
-        ]
+        return _ground_truth_shapes(layer, image, batch)
     size = _image_size(layer, image)
     if size is None:
         return None
     channels = _channels(layer, image)
     label: Shape = (batch,)
     if video == "TSN":
-        frames = settings.num_segments * settings.new_length
-        channels = 2 if settings.modality == VideoDataParameter.FLOW else 3
-        return [(batch, frames * channels, *size), (batch, 1, 1, 1)][: len(layer.top)]
+        clips = layer.video_data_param
+        channels = 2 if clips.modality == VideoDataParameter.FLOW else 3
+        frames = clips.num_segments * clips.new_length
+        return list[Shape]([(batch, frames * channels, *size), (batch, 1, 1, 1)])[: len(layer.top)]
     if layer.type == "AnnotatedData":
         label = (1, 1, 1, 8)  # a row for each box of the batch
     elif layer.type in LABEL_IMAGES:
@@ -251,6 +245,18 @@ def ground_truth_size(param: ImageGtDataParameter, last: tuple[int, int]) -> tup
             )
         height, width = param.crop_height or height, param.crop_width or width
     return height, width
+
+
+def _ground_truth_shapes(layer: LayerParameter, image: Shape | None, batch: int) -> list[Shape] | None:
+    param = layer.image_gt_data_param
+    check_ground_truth(param, len(layer.top))
+    size = _ground_truth_told(param)
+    if size is None and image is not None:
+        size = image[1], image[2]
+    if size is None:
+        return None
+    shapes = ground_truth_shapes(param, size)
+    return [(batch, *shape[1:]) if shape[0] == param.batch_size else shape for shape in shapes]
 
 
 def _ground_truth_told(param: ImageGtDataParameter) -> tuple[int, int] | None:

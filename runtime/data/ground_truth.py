@@ -167,7 +167,7 @@ class GroundTruthImages:
             rows = _part(height, y_factor, centre[1])
             columns = _part(width, x_factor, centre[0])
             cut = rows, columns
-            centre -= single([columns.start, rows.start])
+            centre -= np.array([columns.start, rows.start], np.float32)
             _shift(both, -columns.start, -rows.start)
             scaled = (
                 _rounded(single(rows.stop - rows.start) * y_factor),
@@ -272,8 +272,8 @@ class GroundTruthImages:
         marks = self.pictures[placed.picture].marks.copy()
         low, high = placed.boxes[:, :2], placed.boxes[:, 2:]
         centres, sizes = (low + high) / np.float32(2), high - low + np.float32(1)
-        outside = (centres < 0) | (centres >= np.float32([self.size[1], self.size[0]]))
-        small = sizes < np.float32([self.param.min_gt_width, self.param.min_gt_height])
+        outside = (centres < 0) | (centres >= np.array([self.size[1], self.size[0]], np.float32))
+        small = sizes < np.array([self.param.min_gt_width, self.param.min_gt_height], np.float32)
         marks[(outside | small).any(axis=1), 1] = 1
         return marks
 
@@ -388,12 +388,12 @@ def _rounded(value: np.floating | float) -> int:
 
 def _scale(both: tuple[np.ndarray, np.ndarray], x: np.float32, y: np.float32) -> None:
     for corners in both:
-        corners *= np.float32([x, y, x, y])
+        corners *= np.array([x, y, x, y], np.float32)
 
 
 def _shift(both: tuple[np.ndarray, np.ndarray], x: int, y: int) -> None:
     for corners in both:
-        corners += np.float32([x, y, x, y])
+        corners += np.array([x, y, x, y], np.float32)
 
 
 def _part(size: int, factor: np.float32, centre: np.float32) -> slice:

@@ -77,7 +77,11 @@ class SegWindows:
         height, width = self.transformer.crop or size
         batch, channels = self.param.batch_size, 3 if self.param.is_color else 1
         last = (batch, self.count, 1, 1) if self.selects else (batch, 1, 1, 2)
-        self.shapes = [(batch, channels, height, width), (batch, 1, height, width), last][:tops]
+        self.shapes: list[tuple[int, ...]] = [
+            (batch, channels, height, width),
+            (batch, 1, height, width),
+            last,
+        ][:tops]
         self.rng = rng
         self.transformer.seed(rng)
         self.transformer.seed(rng)  # again for the first batch
@@ -97,7 +101,7 @@ class SegWindows:
             images.append(image)
             labels.append(self._selected(label, entry) if self.selects else label)
             shown = [min(*both) for both in zip(size, image.shape[1:], strict=True)]
-            lasts.append(np.float32(entry.classes if self.selects else shown))
+            lasts.append(np.array(entry.classes if self.selects else shown, np.float32))
         last = np.stack(lasts).reshape(len(lasts), -1, 1, 1)
         return (np.stack(images), np.stack(labels), last.reshape(self._last_shape()))[: len(self.shapes)]
 
@@ -116,7 +120,7 @@ class SegWindows:
         else:
             labels = np.full(image.shape[:2], min(max(entry.labels, 0), 255), np.uint8)
         cut = _window(image, entry.window, 0)
-        cut_labels = _window(labels[:, :, None], entry.window, self.transformer.ignored)
+        cut_labels = _window(labels[:, :, None], entry.window, int(self.transformer.ignored))
         if self.size:
             across = self.size[::-1]
             cut = cv2.resize(cut, across, interpolation=cv2.INTER_LINEAR).reshape(*self.size, -1)
@@ -128,7 +132,7 @@ class SegWindows:
         """Labels from `base` + 1 on are replaced by the image's numbers, others by 0; 0 and ignored ones stay."""
         numbers = labels.astype(np.int64) - self.base - 1
         chosen = np.where((numbers >= 0) & (numbers < self.count), numbers, self.count)
-        replaced = np.float32([*entry.classes, 0])[chosen]
+        replaced = np.array([*entry.classes, 0], np.float32)[chosen]
         kept = (labels == 0) | (labels == self.param.ignore_label)
         return np.where(kept, labels, replaced)
 
