@@ -77,11 +77,8 @@ class SegWindows:
         height, width = self.transformer.crop or size
         batch, channels = self.param.batch_size, 3 if self.param.is_color else 1
         last = (batch, self.count, 1, 1) if self.selects else (batch, 1, 1, 2)
-        self.shapes: list[tuple[int, ...]] = [
-            (batch, channels, height, width),
-            (batch, 1, height, width),
-            last,
-        ][:tops]
+        shapes: list[tuple[int, ...]] = [(batch, channels, height, width), (batch, 1, height, width), last]
+        self.shapes = shapes[:tops]
         self.rng = rng
         self.transformer.seed(rng)
         self.transformer.seed(rng)  # again for the first batch
