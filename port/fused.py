@@ -205,7 +205,11 @@ def _passes_on(plan: LayerPlan, layer: nn.Module) -> bool:
 
 def _alone(plan: LayerPlan, layer: nn.Module) -> Callable[..., Tensor | Sequence[Tensor]]:
     """What runs a layer that is not joined with others."""
-    if isinstance(layer, Pooling) and plan.param.pooling_param.pool == PoolingParameter.MAX and len(plan.tops) == 1:
+    if (
+        isinstance(layer, Pooling)
+        and plan.param.pooling_param.pool == PoolingParameter.MAX
+        and len(plan.tops) == 1
+    ):
         return lambda x: _max_pool(x, plan.param.pooling_param)
     if isinstance(layer, Layer) and plan.type in _ANY_LAYOUT:
         return layer
@@ -373,6 +377,8 @@ def _affine(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
     if len(layer.plan.bottoms) > 1 or len(layer.plan.tops) > 1:
         return None
     shape, blobs = layer.plan.bottom_shapes[0], [blob.detach().double() for blob in layer.blobs]
+    if len(shape) < 2:
+        return None  # there is no axis of channels
     if isinstance(layer, BatchNorm):
         return _of_batch_norm(layer, blobs)
     if isinstance(layer, BN):
