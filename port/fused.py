@@ -7,7 +7,7 @@ last reader.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,18 +110,31 @@ class FusedNet:
         """
         if self.unfused:
             return self._net(*inputs, blobs=self.blobs, **named)
-        given = named_inputs(list(self._inputs), inputs, named)
+        return self.run(named_inputs(list(self._inputs), inputs, named))
+
+    @torch.inference_mode()
+    def run(
+        self, given: Mapping[str, Tensor], observe: Callable[[Sequence[str]], None] | None = None
+    ) -> dict[str, Tensor]:
+        """As a call, with all inputs by name; of a net that is fused.
+
+        Args:
+            observe: told after each step which layers it stood for.
+        """
         self._check_shapes(tuple(tuple(given[name].shape) for name in self._inputs))
         values = {number: given[name] for name, number in self._inputs.items()}
-        for step in self._steps:
+        for step, names in zip(self._steps, self.layers, strict=True):
             try:
                 tops = as_tuple(step.run(*(values[i] for i in step.reads)))
             except InputError:
                 with step.plans[0].errors():
                     raise
             values.update(zip(step.makes, tops, strict=True))
+            del tops
             for i in step.drops:
                 del values[i]
+            if observe:
+                observe(names)
         return {name: values[number].contiguous() for name, number in self._given.items()}
 
     def _check_shapes(self, shapes: tuple[Shape, ...]) -> None:

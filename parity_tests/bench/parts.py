@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from parity_tests.bench.convert import plain_copy, vgg16_layers
 from parity_tests.bench.detection import detectors
 from parity_tests.bench.engines import OPENERS, Files, Forward, NotHere, onnx_file, open_engine
-from parity_tests.bench.timing import Timing, side_by_side
+from parity_tests.bench.timing import Part, Timing, side_by_side
 from parity_tests.bench.training import SgdIteration, make_solver
 from port.attention.maps import attention_maps, fused_maps, prepared_views
 from port.devices import ENGINES
@@ -58,25 +58,6 @@ class Settings:
 
     def time(self, what: str, actions: Mapping[str, Callable[[], Any]]) -> dict[str, Timing]:
         return side_by_side(actions, self.rounds, self.device, lambda: self.tick(what))
-
-
-@dataclass
-class Part:
-    """One part's figures.
-
-    Attributes:
-        unit: "s" or "MB".
-        base: the row that the others are compared with.
-        notes: a line each: who is missing and why, and what else there is to say.
-        errors: of rows that compute scores, the largest difference from float64 over the largest score.
-    """
-
-    title: str
-    unit: str
-    base: str
-    rows: dict[str, Timing]
-    notes: list[str] = field(default_factory=list)
-    errors: dict[str, float] = field(default_factory=dict)
 
 
 def bench_forward(settings: Settings) -> Iterator[Part]:
@@ -238,9 +219,9 @@ def _photograph() -> np.ndarray:
     return np.clip(np.stack(waves, axis=2) * 90 + 128 + noise, 0, 255).astype(np.uint8)
 
 
-def _open(settings: Settings, names: Sequence[str] = tuple(OPENERS)) -> tuple[dict[str, Forward], list[str]]:
+def _open(settings: Settings, names: Sequence[str] = ()) -> tuple[dict[str, Forward], list[str]]:
     engines, notes = {}, []
-    for name in names:
+    for name in names or OPENERS:
         try:
             engines[name] = open_engine(name, settings.files)
         except NotHere as error:
