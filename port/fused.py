@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from port.layer import Layer, as_tuple
+from port.layer import MAKE_MEMORY, Layer, as_tuple
 from port.layers.activations import ReLU
 from port.layers.combining import Eltwise
 from port.layers.convolution import Convolution, ConvolutionDepthwise
@@ -36,12 +36,6 @@ _ANY_LAYOUT = {
     *("ReLU", "ReLU6", "PReLU", "ELU", "Sigmoid", "TanH", "Swish", "AbsVal", "Clip", "Power"),
 }
 """Layer types that are as fast on maps that lie channels-last. Others get them as Caffe has them."""
-
-_MAKE_MEMORY = {
-    *("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "InnerProduct"),
-    *("BatchNorm", "BN", "Scale", "Bias", "LRN", "Concat", "Pooling", "Eltwise"),
-}
-"""Layer types whose top, of different bottoms, is never in a bottom's memory."""
 
 _LAST = torch.channels_last
 
@@ -307,7 +301,7 @@ class _Memory:
         self.made.update(step.makes)
         for value in step.reads:
             self._left[value] -= 1
-        if step.plans[0].type in _MAKE_MEMORY and len(set(step.reads)) == len(step.plans[0].bottoms):
+        if step.plans[0].type in MAKE_MEMORY and len(set(step.reads)) == len(step.plans[0].bottoms):
             self._own.update(step.makes)
         else:
             self._own.difference_update(step.reads)  # its tops may be views of them
