@@ -148,7 +148,7 @@ def drawn_net(draw: random.Random) -> str:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_layers_drawn_at_random(kind: str) -> None:
+def test_layers_drawn_at_random(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What CaffeNet takes, the fused form takes, in a convolution's layout too, with the same result."""
 
     @settings(
@@ -174,6 +174,7 @@ def test_layers_drawn_at_random(kind: str) -> None:
         for name, top in fused(**{name: _as_convolved(x) for name, x in drawn.values.items()}).items():
             assert_near(top, due[name], WHOLE_NET, name)
 
+    monkeypatch.chdir(tmp_path)  # some layers write files
     judge()
 
 

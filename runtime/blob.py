@@ -30,8 +30,8 @@ class Blob:
     """An array and its gradient.
 
     `data` and `diff` are writable views of the blob's memory, never copies: what a script writes, the next
-    forward reads, and what that computes, an older view shows. A reshape within the capacity keeps the values (so a label blob that a script sets once
-    stays set); a larger one starts from zeros.
+    forward reads, and what that computes, an older view shows. A reshape within the capacity keeps the values (so a
+    label blob that a script sets once stays set); a larger one starts from zeros.
     """
 
     def __init__(self, shape: Sequence[int] = (0,), dtype: np.dtype | type = np.float32):
