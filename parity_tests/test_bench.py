@@ -10,11 +10,13 @@ import torch
 from typer.testing import CliRunner
 
 import port
-from parity_tests.bench import engines, parts
+from parity_tests.bench import engines, nets, parts
 from parity_tests.bench.command import PARTS
 from parity_tests.bench.engines import NotHere, make_files, open_engine
 from parity_tests.bench.parts import notebook_maps
 from parity_tests.bench.timing import Timing, side_by_side
+from parity_tests.recordings import NETS
+from parity_tests.test_translate import LENET
 from port.cli import app
 from prototxt.errors import InputError
 
@@ -92,6 +94,57 @@ def test_memory_is_measured_in_a_process_of_its_own(files: engines.Files) -> Non
     assert 0 < part.rows["port"].median < 2000
 
 
+@pytest.fixture(scope="module")
+def net_files(tmp_path_factory: pytest.TempPathFactory) -> nets.NetFiles:
+    folder = tmp_path_factory.mktemp("net")
+    (folder / "lenet.prototxt").write_text(LENET)
+    return nets.make_net_files(
+        folder / "lenet.prototxt", None, 2, folder / "own", "cpu", torch.get_num_threads()
+    )
+
+
+@pytest.mark.parametrize("name", nets.OPENERS)
+def test_every_engine_computes_the_same_of_any_net(name: str, net_files: nets.NetFiles) -> None:
+    try:
+        run = engines.opened(nets.OPENERS[name], net_files, name)
+    except NotHere as why:
+        pytest.skip(str(why))
+    assert set(run()) == {"ip2", "prob"} and len(run()["prob"]) == 2
+    assert nets._errors(net_files, {name: run})[name] <= 1e-5
+
+
+def test_any_net_in_a_table(
+    net_files: nets.NetFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nets, "OPENERS", {name: nets.OPENERS[name] for name in ("port", "port, fused")})
+    report, threads = tmp_path / "bench.json", torch.get_num_threads()
+    arguments = [
+        "bench",
+        str(net_files.prototxt),
+        "--weights",
+        str(net_files.weights),
+        "--layers",
+        "--batch",
+        "2",
+    ]
+    told = CliRunner().invoke(
+        app, [*arguments, "--rounds", "2", "--threads", str(threads), "--json", str(report)]
+    )
+    assert told.exit_code == 0, told.output
+    one_pass, memory, steps = json.loads(report.read_text())["parts"]
+    assert list(one_pass["rows"]) == ["port", "port, fused", "limit"]
+    assert one_pass["rows"]["port, fused"]["error"] <= 1e-5 and "port, fused" in one_pass["columns"]["CPU ms"]
+    assert 0 < memory["rows"]["port, fused"]["median"] < 2000
+    assert "ip1 + ip1_relu" in steps["rows"] and set(steps["columns"]) == {"port", "limit"}
+
+
+def test_an_ssd_in_onnx_runtime_has_the_ports_boxes(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    files = nets.make_net_files(NETS / "ssd" / "narrow_deploy.prototxt", None, 1, tmp_path / "ssd", "cpu", 1)
+    assert set(engines.opened(nets.OPENERS["onnxruntime"], files, "onnxruntime")()) >= {"detection_out"}
+
+
 def test_every_part_is_a_function() -> None:
     written = {name.removeprefix("bench_") for name in vars(parts) if name.startswith("bench_")}
     assert written == set(PARTS)
@@ -112,6 +165,9 @@ def test_ratios_are_of_the_same_round() -> None:
         ("--device tpu", "use cpu"),
         ("--chart bench.pdf", "is a .png"),
         ("--json .", "is a folder"),
+        ("--layers", "are for a PROTOTXT"),
+        ("net.prototxt", "are for SeeNet"),
+        ("net.prototxt --weights a --weights b", "2 --weights for 1 nets"),
     ],
 )
 def test_refusals(arguments: str, told: str) -> None:

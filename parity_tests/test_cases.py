@@ -324,6 +324,7 @@ def test_gradients_are_what_caffes_memory_makes_of_them(
         outputs = module(torch.from_numpy(x), torch.from_numpy(t))
         module.loss(outputs).backward()
     assume(all(np.isfinite(blobs.blobs[name].data).all() for name in outputs))
+    assume(all(np.isfinite(weight.diff).all() for layer in blobs.layers for weight in layer.blobs))
     for name, value in outputs.items():
         assert near(value.detach().numpy(), blobs.blobs[name].data), name
     for plan, layer, theirs in zip(module.plan.layers, module.layers, blobs.layers, strict=True):

@@ -302,6 +302,32 @@ def test_what_a_script_writes_is_what_the_net_reads(caffe: ModuleType) -> None:
     assert not held.any()
 
 
+def test_a_view_of_a_blob_shows_later_passes(caffe: ModuleType) -> None:
+    """Also where nobody had a view before, and the blob's memory was another."""
+    relu = 'layer { name: "relu" type: "ReLU" bottom: "ip" top: "ip" }\n'
+    text = source(2, 3) + IP + relu + IP.replace('"ip"', '"ip2"').replace('"data"', '"ip"')
+    net, draw = net_of(text, engine=caffe), np.random.RandomState(0)
+    given = [draw.randn(2, 3).astype(np.float32) for _ in range(4)]
+    weight = [net.params[name][0].data for name in ("ip", "ip2")]
+
+    def due(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        hidden = np.maximum(x @ weight[0].T, 0)
+        return hidden, hidden @ weight[1].T
+
+    last = net.blobs["ip2"].data
+    for x in given[:3]:
+        net.forward(data=x)
+        np.testing.assert_allclose(last, due(x)[1], atol=1e-6)
+    hidden = net.blobs["ip"].data
+    np.testing.assert_allclose(hidden, due(given[2])[0], atol=1e-6)
+    net.forward(data=given[3])
+    np.testing.assert_allclose(hidden, due(given[3])[0], atol=1e-6)
+    assert np.shares_memory(hidden, net.blobs["ip"].data)
+    hidden[...] = 1
+    net.forward(start="ip2")
+    np.testing.assert_allclose(last, np.ones((2, 2)) @ weight[1].T, atol=1e-6)
+
+
 def test_backward_without_forward() -> None:
     net = net_of("force_backward: true " + source(2, 2) + IP)
     net.blobs["ip"].diff[...] = [[1, 0], [0, 1]]

@@ -36,9 +36,9 @@ def param_of(text: str, net: str) -> SolverParameter:
     return param
 
 
-def solver_of(text: str, net: str) -> Solver:
+def solver_of(text: str, net: str, device: str = "cpu") -> Solver:
     def make_net(source):
-        return TrainingNet(source.net, source.phase, source.level, source.stages, log=QUIET)
+        return TrainingNet(source.net, source.phase, source.level, source.stages, log=QUIET, device=device)
 
     return Solver(param_of(text, net), make_net, log=QUIET)
 
@@ -50,7 +50,7 @@ def feed(net: TrainingNet, batches: dict[str, np.ndarray]) -> None:
     def fed() -> np.float32:
         k = next(passes)
         for name, arrays in batches.items():
-            net.inputs[name] = torch.from_numpy(arrays[k % len(arrays)])
+            net.inputs[name] = torch.from_numpy(arrays[k % len(arrays)]).to(net.device)
         return run()
 
     net.forward_backward = fed
@@ -86,7 +86,7 @@ def test_every_kept_iteration(suite: str, case: dict) -> None:
         solver.step(iteration - solver.iteration)
         for layer, blobs in grouped(f"{name}/after/{iteration}", arrays).items():
             for weight, golden in zip(solver.net.net.named_layers()[layer].blobs, blobs, strict=True):
-                assert error(weight.detach().numpy(), golden) <= WHOLE_NET, f"{layer} after {iteration}"
+                assert error(weight.detach().cpu().numpy(), golden) <= WHOLE_NET, f"{layer} after {iteration}"
 
 
 @pytest.mark.parametrize(("suite", "case"), CASES)
@@ -145,7 +145,7 @@ def test_seenet_training(case: dict) -> None:
         for key in after:
             _, _, kept, layer, index = key.split("/")
             if int(kept) == iteration:
-                weight = net.net.named_layers()[layer].blobs[int(index)].detach().numpy()
+                weight = net.net.named_layers()[layer].blobs[int(index)].detach().cpu().numpy()
                 actual = sampled(weight) if case["sampled"] else weight
                 assert error(actual, SEENET_ARRAYS[key], np.abs(weight).max()) <= WHOLE_NET, key
 

@@ -37,5 +37,9 @@ def copy_by_name(
 def copy_arrays(arrays: Sequence[np.ndarray | None], blobs: Sequence[Tensor]) -> None:
     """Copy one layer's weights; a blob for which there is None stays as it is."""
     for blob, array in zip(blobs, arrays, strict=True):
-        if array is not None:
+        if array is not None and blob.device.type == "cpu" and blob.dtype in (torch.float32, torch.float64):
+            np.copyto(
+                blob.detach().numpy(), array, casting="unsafe"
+            )  # from a mapped file, without a copy between
+        elif array is not None:
             blob.copy_(torch.tensor(array))

@@ -1,9 +1,30 @@
 """Where tensors are, and what computes SeeNet's convolutions: `--device`, `--engine`."""
 
+from collections.abc import Callable
+
 from prototxt.errors import InputError
 
 ENGINES = ("torch", "winograd")
 """What computes the convolutions: PyTorch, or, on CPUs, Winograd's minimal filtering (`port.models.fast`)."""
+
+
+def batch_that_fits(count: int, run: Callable[[int], object]) -> int:
+    """The largest of `count`, half of it, a quarter of it, … that `run` does not run out of the device's memory with.
+
+    Returns:
+        0 where one is too many.
+    """
+    import torch
+
+    while count:
+        try:
+            run(count)
+            return count
+        except torch.OutOfMemoryError:
+            count //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    return 0
 
 
 def check_device(device: str) -> None:

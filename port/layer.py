@@ -20,6 +20,14 @@ PYTHON_LAYERS: dict[tuple[str, str], type["Layer"]] = {}
 """(module, layer) of pycaffe layers that are built in → our class."""
 
 
+MAKE_MEMORY = {
+    *("Convolution", "DepthwiseConvolution", "ConvolutionDepthwise", "Deconvolution", "InnerProduct"),
+    *("Pooling", "LRN", "BatchNorm", "BN", "Scale", "Bias", "Softmax", "Normalize"),
+    *("Concat", "Eltwise", "Axpy", "ReLU", "PReLU", "ELU", "Sigmoid", "TanH"),
+}
+"""Layer types whose forward gives memory that it does not keep, and that is none of its different bottoms'."""
+
+
 def layer(*types: str) -> Callable[[type["Layer"]], type["Layer"]]:
     """Register a class under Caffe's layer type names."""
 

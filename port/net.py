@@ -5,6 +5,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ from runtime.set_up import Opened, set_up_net
 from weights import LayerWeights, read_weights, write_weights
 from weights.names import unique_names
 from weights.opening import is_hdf5
+
+if TYPE_CHECKING:
+    from port.fused import FusedNet
 
 Observer = Callable[[LayerPlan, tuple[Tensor, ...], tuple[Tensor, ...]], None]
 """Told of each layer that ran: its plan, its bottoms, its tops."""
@@ -148,14 +152,38 @@ class CaffeNet(nn.Module):
         Raises:
             InputError: inputs that are no tensors, or not the net's; a blob that it does not have.
         """
-        blobs = [blobs] if isinstance(blobs, str) else list(blobs)
-        for name in blobs:
-            if name not in self.plan.blobs:
-                raise InputError(f'this net has no blob "{name}"{_nearest(name, self.plan.blobs)}')
-        given = self._inputs(inputs, named)
+        blobs = self.known_blobs(blobs)
+        given = named_inputs(self.inputs, inputs, named)
         values = self.run({i: given[self.plan.blobs[i]] for i in self.plan.inputs})
         wanted = {*(self.plan.blobs[i] for i in self.plan.outputs), *blobs}
         return {name: values[i] for i, name in enumerate(self.plan.blobs) if name in wanted}
+
+    def known_blobs(self, names: str | Iterable[str]) -> list[str]:
+        """Names of blobs, or one, as a list.
+
+        Raises:
+            InputError: a name that no blob of the net has; the nearest is offered.
+        """
+        names = [names] if isinstance(names, str) else list(names)
+        for name in names:
+            if name not in self.plan.blobs:
+                raise InputError(f'this net has no blob "{name}"{_nearest(name, self.plan.blobs)}')
+        return names
+
+    def fused(self, blobs: str | Iterable[str] = ()) -> "FusedNet":
+        """The net for inference alone, faster and in less memory: see `port.fused.FusedNet`.
+
+        A net that cannot be fused is named in a warning and runs as it is.
+
+        Args:
+            blobs: names of blobs that it is to give beside the outputs.
+
+        Raises:
+            InputError: a blob that the net does not have.
+        """
+        from port.fused import FusedNet
+
+        return FusedNet(self, blobs)
 
     def run(
         self,
@@ -296,22 +324,6 @@ class CaffeNet(nn.Module):
             known = self.state_dict(prefix=prefix)
             unexpected += [key for key in state_dict if key not in known]
 
-    def _inputs(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        names = self.inputs
-        if len(inputs) > len(names) and inputs[-1] == ():
-            inputs = inputs[:-1]  # the default of `blobs`, as torch.onnx.export without dynamo adds it
-        if len(inputs) > len(names):
-            raise InputError(f"{len(inputs)} inputs given, this net has {len(names)}: {', '.join(names)}")
-        given = {**dict(zip(names, inputs, strict=False)), **named}
-        if set(given) != set(names):
-            raise InputError(f"the net's inputs are {', '.join(names)}; given: {', '.join(given) or 'none'}")
-        for name, value in given.items():
-            if not isinstance(value, Tensor):
-                raise InputError(f'input "{name}" {_not_a_tensor(value)}')
-            if not value.is_floating_point():
-                raise InputError(f'input "{name}" is of {value.dtype}: give floating point, x.float()')
-        return given
-
     def _share(self) -> None:
         layers = self.layers
         for plan in self.plan.layers:
@@ -321,6 +333,29 @@ class CaffeNet(nn.Module):
                         layers[plan.index].share_weight(
                             i, layers[param.owner[0]].owned[param.owner[1]], param
                         )
+
+
+def named_inputs(
+    names: Sequence[str], inputs: Sequence[Tensor], named: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Inputs of a net by name, given in order and by name.
+
+    Raises:
+        InputError: what is no tensor of floating point, and other inputs than the net's.
+    """
+    if len(inputs) > len(names) and inputs[-1] == ():
+        inputs = inputs[:-1]  # the default of `blobs`, as torch.onnx.export without dynamo adds it
+    if len(inputs) > len(names):
+        raise InputError(f"{len(inputs)} inputs given, this net has {len(names)}: {', '.join(names)}")
+    given = {**dict(zip(names, inputs, strict=False)), **named}
+    if set(given) != set(names):
+        raise InputError(f"the net's inputs are {', '.join(names)}; given: {', '.join(given) or 'none'}")
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f'input "{name}" {_not_a_tensor(value)}')
+        if not value.is_floating_point():
+            raise InputError(f'input "{name}" is of {value.dtype}: give floating point, x.float()')
+    return given
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -10,10 +10,15 @@ from prototxt.plan import LayerPlan
 
 
 class _Memory:
-    """A flat array that several blobs may share."""
+    """A flat array that several blobs may share.
+
+    Attributes:
+        lent: a script has, or had, a view of it: it stays where it is.
+    """
 
     def __init__(self, dtype: np.dtype):
         self.flat = np.zeros(0, dtype)
+        self.lent = False
 
     def reserve(self, count: int) -> None:
         if count > self.flat.size:
@@ -25,22 +30,26 @@ class Blob:
     """An array and its gradient.
 
     `data` and `diff` are writable views of the blob's memory, never copies: what a script writes, the next
-    forward reads. A reshape within the capacity keeps the values (so a label blob that a script sets once
-    stays set); a larger one starts from zeros.
+    forward reads, and what that computes, an older view shows. A reshape within the capacity keeps the values (so a
+    label blob that a script sets once stays set); a larger one starts from zeros.
     """
 
     def __init__(self, shape: Sequence[int] = (0,), dtype: np.dtype | type = np.float32):
         self._data = _Memory(np.dtype(dtype))
         self._diff = _Memory(np.dtype(dtype))
+        self._shape: tuple[int, ...] = ()
+        self._count = 1
         self.reshape(*shape)
 
     def reshape(self, *dims: int) -> None:
         """Give the blob another shape; `()` is a single number."""
-        self._shape = tuple(int(d) for d in dims)
-        if any(d < 0 for d in self._shape):
-            raise ValueError(f"blob shape {self._shape}: a size is negative")
-        self._data.reserve(self.count)
-        self._diff.reserve(self.count)
+        if dims != self._shape:
+            self._shape = tuple(int(d) for d in dims)
+            if any(d < 0 for d in self._shape):
+                raise ValueError(f"blob shape {self._shape}: a size is negative")
+            self._count = math.prod(self._shape)
+        self._data.reserve(self._count)
+        self._diff.reserve(self._count)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,11 +57,28 @@ class Blob:
 
     @property
     def count(self) -> int:
-        return math.prod(self._shape)
+        return self._count
 
     @property
     def data(self) -> np.ndarray:
-        return self._data.flat[: self.count].reshape(self._shape)
+        self._data.lent = True
+        return self.values
+
+    @property
+    def values(self) -> np.ndarray:
+        """`data` for an engine, which holds on to it no longer than until the next `take`."""
+        return self._data.flat[: self._count].reshape(self._shape)
+
+    def take(self, data: np.ndarray) -> bool:
+        """Make `data` (C-contiguous, of the blob's shape) its memory, and that of whatever shares it.
+
+        Returns:
+            False, and nothing has happened, where a script may hold a view of the present memory: copy into it.
+        """
+        if self._data.lent or self._data.flat.size != data.size:
+            return False
+        self._data.flat = data.reshape(-1)
+        return True
 
     @data.setter
     def data(self, value: np.ndarray) -> None:
@@ -60,7 +86,7 @@ class Blob:
 
     @property
     def diff(self) -> np.ndarray:
-        return self._diff.flat[: self.count].reshape(self._shape)
+        return self._diff.flat[: self._count].reshape(self._shape)
 
     @diff.setter
     def diff(self, value: np.ndarray) -> None:

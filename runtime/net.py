@@ -280,9 +280,12 @@ class Net:
             plan = self.plan.layers[i]
             bottom, top = self._vectors(plan)
             self._call_back("before_forward", i)
-            with plan.errors():
+            try:
                 self.layers[i].reshape(bottom, top)
                 self.layers[i].forward(bottom, top)
+            except InputError:
+                with plan.errors():  # only here: around every layer it would cost as much as a small one does
+                    raise
             for blob, weight in zip(top, plan.loss_weights, strict=True):
                 if weight:
                     loss += float(np.vdot(blob.data, blob.diff))

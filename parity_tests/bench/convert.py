@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -25,6 +25,8 @@ if not __package__:  # run as a script: the folder to import from is the one abo
 import numpy as np
 import typer
 
+from prototxt.caffe_pb2 import NetParameter
+from prototxt.read import parse_net
 from weights.caffemodel import write_caffemodel
 from weights.convert import convert
 from weights.layer_weights import LayerWeights
@@ -47,6 +49,23 @@ def vgg16_layers() -> list[LayerWeights]:
         blobs = [rng.random(shape, np.float32), rng.random(shape[:1], np.float32)]
         layers.append(LayerWeights(f"layer{index}", kind, blobs))
     return layers
+
+
+def vgg16_net(layers: Sequence[LayerWeights]) -> NetParameter:
+    """A net whose layers have the shapes of these of `vgg16_layers`, in their order."""
+    text, bottom = 'layer { name: "data" type: "Input" top: "data" input_param { shape { %s } } }\n', "data"
+    text %= "dim: 1 dim: 3 dim: 224 dim: 224"
+    for index, layer in enumerate(layers):
+        size = "kernel_size: 3 pad: 1" if layer.type == "Convolution" else ""
+        field = {"Convolution": "convolution_param", "InnerProduct": "inner_product_param"}[layer.type]
+        if index in (2, 4, 7, 10, 13):
+            text += f'layer {{ name: "pool{index}" type: "Pooling" bottom: "{bottom}" top: "pool{index}"\n'
+            text += "  pooling_param { kernel_size: 2 stride: 2 } }\n"
+            bottom = f"pool{index}"
+        text += f'layer {{ name: "{layer.name}" type: "{layer.type}" bottom: "{bottom}" top: "{layer.name}"\n'
+        text += f"  {field} {{ num_output: {len(layer.blobs[0])} {size} }} }}\n"
+        bottom = layer.name
+    return parse_net(text)
 
 
 def plain_copy(src: Path, dst: Path) -> None:

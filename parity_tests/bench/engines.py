@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,8 +74,17 @@ def open_engine(name: str, files: Files) -> Forward:
     Raises:
         NotHere: the engine is not installed, does not run on this device, or cannot take the net.
     """
+    return opened(OPENERS[name], files, name)
+
+
+def opened(opener: Callable[[Any], Any], files: Any, name: str) -> Any:
+    """What `opener` makes of `files`; whatever goes wrong, in one line.
+
+    Raises:
+        NotHere: the engine `name` is not installed, does not run on this device, or cannot take the net.
+    """
     try:
-        return OPENERS[name](files)
+        return opener(files)
     except NotHere:
         raise
     except ImportError as error:
@@ -104,20 +114,29 @@ def _port(engine: str) -> Callable[[Files], Forward]:
 
 
 def _onnxruntime(files: Files) -> Forward:
-    need_packages("onnxruntime")
-    import onnxruntime
-
-    provider = "CUDAExecutionProvider" if files.device == "cuda" else "CPUExecutionProvider"
-    if provider not in onnxruntime.get_available_providers():
-        raise NotHere(f"this onnxruntime has no {provider}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = files.threads
-    options.log_severity_level = 3
-    providers = [(provider, {"use_tf32": 0})] if files.device == "cuda" else [provider]
-    session = onnxruntime.InferenceSession(onnx_file(files), options, providers=providers)
+    session = ort_session(onnx_file(files), files.device, files.threads)
     return lambda data, label: session.run(
         ["score_b1", "score_b2"], {"data": data, "label": label.reshape(len(label), -1)}
     )
+
+
+def ort_session(path: str | os.PathLike, device: str, threads: int) -> Any:
+    """An ONNX Runtime session of a file.
+
+    Raises:
+        NotHere: this ONNX Runtime does not run on the device.
+    """
+    need_packages("onnxruntime")
+    import onnxruntime
+
+    provider = "CUDAExecutionProvider" if device == "cuda" else "CPUExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise NotHere(f"this onnxruntime has no {provider}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    providers = [(provider, {"use_tf32": 0})] if device == "cuda" else [provider]
+    return onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
 
 
 def _openvino(files: Files) -> Forward:

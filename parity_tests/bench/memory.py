@@ -1,6 +1,7 @@
 """The memory of one engine, in a process of its own: what `parity_tests.bench.parts.bench_memory` starts."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,24 @@ def main(name: str, folder: str, device: str, threads: str, width: str, size: st
     """Print the MB that opening an engine and one forward added at most; a line and status 1 if it cannot."""
     use_threads(int(threads))
     files = make_files(Path(folder), device, int(threads), width == "narrow")
+    label = np.zeros((1, 1, 1, 20), np.float32)
+    data = np.zeros((1, 3, int(size), int(size)), np.float32)
+
+    def open_run() -> Callable[[], object]:
+        forward = open_engine(name, files)
+        return lambda: forward(data, label)
+
+    print_added(open_run, device)
+
+
+def print_added(open_run: Callable[[], Callable[[], object]], device: str) -> None:
+    """Print the MB that opening an engine, and running what that gives, added at most.
+
+    A line, and exit status 1, where it is not here.
+    """
     try:
         with MemoryWatch() as own:
-            forward = open_engine(name, files)
-            label = np.zeros((1, 1, 1, 20), np.float32)
-            forward(np.zeros((1, 3, int(size), int(size)), np.float32), label)
+            open_run()()
     except NotHere as error:
         sys.exit(str(error))
     device_mb = torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else 0

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity_tests.bench.convert import plain_copy, vgg16_layers
+from parity_tests.bench.convert import MemoryWatch, plain_copy, vgg16_layers, vgg16_net
 from parity_tests.bench.detection import detectors
 from parity_tests.bench.engines import OPENERS, Files, Forward, NotHere, onnx_file, open_engine
-from parity_tests.bench.timing import Timing, side_by_side
+from parity_tests.bench.timing import Part, Timing, side_by_side
 from parity_tests.bench.training import SgdIteration, make_solver
 from port.attention.maps import attention_maps, fused_maps, prepared_views
 from port.devices import ENGINES
 from port.models.fast import with_engine
+from port.net import CaffeNet
 from port.report.summary import summarise
 from prototxt.errors import InputError
-from weights import read_weights
 from weights.caffemodel import write_caffemodel
 from weights.convert import convert
 
@@ -58,25 +58,6 @@ class Settings:
 
     def time(self, what: str, actions: Mapping[str, Callable[[], Any]]) -> dict[str, Timing]:
         return side_by_side(actions, self.rounds, self.device, lambda: self.tick(what))
-
-
-@dataclass
-class Part:
-    """One part's figures.
-
-    Attributes:
-        unit: "s" or "MB".
-        base: the row that the others are compared with.
-        notes: a line each: who is missing and why, and what else there is to say.
-        errors: of rows that compute scores, the largest difference from float64 over the largest score.
-    """
-
-    title: str
-    unit: str
-    base: str
-    rows: dict[str, Timing]
-    notes: list[str] = field(default_factory=list)
-    errors: dict[str, float] = field(default_factory=dict)
 
 
 def bench_forward(settings: Settings) -> Iterator[Part]:
@@ -166,6 +147,7 @@ def bench_convert(settings: Settings) -> Iterator[Part]:
     source, made = settings.folder / "vgg16.caffemodel", settings.folder / "made.safetensors"
     layers = vgg16_layers()[: 3 if settings.narrow else None]
     write_caffemodel(source, layers)
+    net = vgg16_net(layers)
     del layers
     os.sync()
 
@@ -176,18 +158,28 @@ def bench_convert(settings: Settings) -> Iterator[Part]:
     def convert_quietly(src: Path, dst: Path) -> None:
         convert(src, dst, progress=False)
 
+    def load() -> None:
+        CaffeNet(net).load_weights(source)
+
     timings = settings.time(
         "convert",
         {
+            "plain read": source.read_bytes,
+            "load into CaffeNet": load,
             "plain read and write": lambda: gone(plain_copy),
             "convert": lambda: gone(convert_quietly),
-            "load": lambda: [blob.copy() for layer in read_weights(source) for blob in layer.blobs],
         },
     )
+    with MemoryWatch() as own:
+        load()
     size = source.stat().st_size / 1e6
     source.unlink()
-    notes = ["convert: to .safetensors; load: every array, copied out of the mapped file"]
-    yield Part(f"a caffemodel of {size:.0f} MB", "s", "plain read and write", timings, notes)
+    notes = [
+        f"load: the net made, and its weights filled; {max(own.most - own.before, 0):.0f} MB of memory at most",
+        f"convert: to .safetensors; {timings['convert'].ratio(timings['plain read and write']):.2f} times a plain "
+        "read and write",
+    ]
+    yield Part(f"a caffemodel of {size:.0f} MB", "s", "plain read", timings, notes)
 
 
 def bench_detection(settings: Settings) -> Iterator[Part]:
@@ -238,9 +230,9 @@ def _photograph() -> np.ndarray:
     return np.clip(np.stack(waves, axis=2) * 90 + 128 + noise, 0, 255).astype(np.uint8)
 
 
-def _open(settings: Settings, names: Sequence[str] = tuple(OPENERS)) -> tuple[dict[str, Forward], list[str]]:
+def _open(settings: Settings, names: Sequence[str] = ()) -> tuple[dict[str, Forward], list[str]]:
     engines, notes = {}, []
-    for name in names:
+    for name in names or OPENERS:
         try:
             engines[name] = open_engine(name, settings.files)
         except NotHere as error:

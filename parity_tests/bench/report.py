@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parity_tests.bench.parts import Part
+from parity_tests.bench.timing import Part
 from weights.files import atomic_path
 
 matplotlib.use("Agg")
@@ -23,17 +23,18 @@ matplotlib.use("Agg")
 def print_part(part: Part, console: Console) -> None:
     """A table: median, spread, and how many times the base's time (or memory)."""
     table = Table(title=part.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for heading in (f"median {part.unit}", "least … most", f"× {part.base}"):
+    table.add_column("", overflow="fold")
+    headings = [f"median {part.unit}", "least … most"]
+    headings += [f"× {part.base}"] if part.base else []
+    headings += ["from float64"] if part.errors else []
+    for heading in (*headings, *part.columns):
         table.add_column(heading, justify="right", no_wrap=True)
-    if part.errors:
-        table.add_column("from float64", justify="right", no_wrap=True)
     for name, timing in part.rows.items():
-        low, high = (_number(figure) for figure in timing.spread)
-        cells = [name, _number(timing.median), f"{low} … {high}", _ratio(part, name)]
-        if part.errors:
-            cells.append(f"{part.errors[name]:.1e}" if name in part.errors else "")
-        table.add_row(*cells)
+        low, high = (number(figure) for figure in timing.spread)
+        cells = [name, number(timing.median), f"{low} … {high}"]
+        cells += [_ratio(part, name)] if part.base else []
+        cells += [f"{part.errors[name]:.1e}" if name in part.errors else ""] if part.errors else []
+        table.add_row(*cells, *(column.get(name, "") for column in part.columns.values()))
     console.print(table)
     for note in part.notes:
         console.print(Text(note), soft_wrap=True)
@@ -57,10 +58,12 @@ def write_json(path: Path, parts: Sequence[Part], settings: dict[str, object]) -
                         if part.base in part.rows
                         else None,
                         "rounds": timing.seconds,
+                        "cpu": timing.cpu,
                         "error": part.errors.get(name),
                     }
                     for name, timing in part.rows.items()
                 },
+                "columns": part.columns,
                 "notes": part.notes,
             }
             for part in parts
@@ -93,7 +96,7 @@ def _draw(axes: Axes, part: Part) -> None:
     axes.barh(names, medians, xerr=errors, color=colours, ecolor="#555555", capsize=2)
     for row, (median, (_, high)) in enumerate(zip(medians, spreads, strict=True)):
         axes.annotate(
-            _number(median), (high, row), (5, 0), textcoords="offset points", va="center", fontsize=8
+            number(median), (high, row), (5, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(high for _, high in spreads))
@@ -106,5 +109,6 @@ def _ratio(part: Part, name: str) -> str:
     return f"{part.rows[name].ratio(part.rows[part.base]):.2f}" if part.base in part.rows else ""
 
 
-def _number(figure: float) -> str:
+def number(figure: float) -> str:
+    """A figure for people: three digits."""
     return f"{figure:.0f}" if figure >= 100 else f"{figure:.3g}" if figure >= 1 else f"{figure:.3f}"

@@ -12,9 +12,15 @@ import torch
 
 @dataclass
 class Timing:
-    """The seconds that something took in each round (or another figure: a `Part` tells its unit)."""
+    """The seconds that something took in each round (or another figure: a `Part` tells its unit).
+
+    Attributes:
+        cpu: the processor's seconds in this process, of all its threads, where they were counted. What else the
+            machine does adds little to them.
+    """
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
@@ -29,6 +35,27 @@ class Timing:
         return statistics.median(
             mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True)
         )
+
+
+@dataclass
+class Part:
+    """One part's figures.
+
+    Attributes:
+        unit: "s", "ms" or "MB".
+        base: the row that the others are compared with; "": none.
+        notes: a line each: who is missing and why, and what else there is to say.
+        columns: further ones, by their heading: what they say of which row.
+        errors: of rows that compute scores, the largest difference from float64 over the largest score.
+    """
+
+    title: str
+    unit: str
+    base: str
+    rows: dict[str, Timing]
+    notes: list[str] = field(default_factory=list)
+    errors: dict[str, float] = field(default_factory=dict)
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def side_by_side(
@@ -47,9 +74,12 @@ def side_by_side(
     for turn in range(rounds + 1):
         gc.collect()
         for name, action in actions.items():
+            cpu = time.process_time()
             seconds = timed(action, device)
+            cpu = time.process_time() - cpu
             if turn:
                 timings[name].seconds.append(seconds)
+                timings[name].cpu.append(cpu)
             tick()
     return timings
 

@@ -17,7 +17,9 @@ from port.training.net import TrainingNet
 from prototxt import read_net, read_solver
 
 
-def make_solver(folder: Path, batch: int, device: str, size: int = 224, narrow: bool = False) -> Solver:
+def make_solver(
+    folder: Path, batch: int, device: str, size: int = 224, narrow: bool = False, amp: bool = False
+) -> Solver:
     """A solver for SeeNet's training net on 16 generated photographs in `folder`."""
     draw = np.random.default_rng(0)
     for i in range(16):
@@ -38,7 +40,9 @@ def make_solver(folder: Path, batch: int, device: str, size: int = 224, narrow: 
     quiet = CaffeLog(silent=True)
 
     def make_net(source):
-        return TrainingNet(source.net, source.phase, source.level, source.stages, log=quiet, device=device)
+        return TrainingNet(
+            source.net, source.phase, source.level, source.stages, log=quiet, device=device, amp=amp
+        )
 
     solver = Solver(param, make_net, log=quiet)
     with torch.no_grad():

@@ -14,6 +14,7 @@ from rich.table import Table
 from port.attention.figures import attention_figure
 from port.attention.maps import check_request, eight_bits, fused_maps, label_scores, prepared_views
 from port.attention.settings import AttentionSettings, from_environment, parse_shard
+from port.devices import batch_that_fits
 from port.images import read_image, write_png
 from port.models.fast import with_engine
 from port.models.seenet import SeeNet
@@ -202,14 +203,18 @@ def _attend(
 
 
 def _scores(model: SeeNet, attended: list[Attended], label_state: str) -> list[np.ndarray]:
-    views, labels = [one.views for one in attended], [one.photo.labels for one in attended]
+    def scores(count: int) -> list[np.ndarray]:
+        some = attended[:count]
+        return label_scores(
+            model, [one.views for one in some], [one.photo.labels for one in some], label_state
+        )
+
     try:
-        return label_scores(model, views, labels, label_state)
+        return scores(len(attended))
     except torch.OutOfMemoryError as error:
-        smaller = "--batch" if len(attended) > 1 else "--test-size"
-        raise InputError(
-            f"{len(attended)} images do not fit the device's memory: give a smaller {smaller}"
-        ) from error
+        fits = batch_that_fits(len(attended) // 2, scores)
+        told = f"give --batch {fits}, which does" if fits else "give a smaller --test-size"
+        raise InputError(f"{len(attended)} images do not fit the device's memory: {told}") from error
 
 
 def _write_photograph(out: Path, attended: Attended, maps: np.ndarray, npz: bool) -> list[MapRow]:

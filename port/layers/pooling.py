@@ -12,7 +12,7 @@ from prototxt.caffe_pb2 import PoolingParameter
 from prototxt.layers.pooling import pyramid
 from prototxt.layers.windows import Window, pooled_sizes, pooling_window
 
-_LEAST = torch.finfo(torch.float32).min
+LEAST = torch.finfo(torch.float32).min
 """What MAX gives for a window that misses the map (a stride beyond the kernel), in Caffe's doubles too."""
 
 
@@ -63,7 +63,7 @@ def _pad_low(x: Tensor, window: Window, out: tuple[int, ...]) -> Tensor:
     far = _far_pads(window, out, x.shape[2:])
     if not any(window.pad) and not any(far):
         return x
-    return F.pad(x, (window.pad[1], far[1], window.pad[0], far[0]), value=_LEAST)
+    return F.pad(x, (window.pad[1], far[1], window.pad[0], far[0]), value=LEAST)
 
 
 def _far_pads(window: Window, out: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from port.blobs import Rereading
-from port.layer import LAYERS, PYTHON_LAYERS, Layer, as_tuple
+from port.layer import LAYERS, MAKE_MEMORY, PYTHON_LAYERS, Layer, as_tuple
 from port.net import make_layer, open_layer
 from prototxt.errors import InputError
 from prototxt.layers.memory import blobs_read, gives_its_diff, shares_memory
@@ -25,8 +25,9 @@ _device = torch.device("cpu")
 class Net(_Net):
     """A net computed in PyTorch; see `runtime.Net`.
 
-    Blobs are NumPy memory. On the CPU, PyTorch works on that memory and only each layer's result is copied
-    into its blob; on a GPU, blobs travel to the device and back around each layer.
+    Blobs are NumPy memory. On the CPU, PyTorch works on that memory. A layer's result becomes its blob's memory, or,
+    where a script has had a view of that, or a backward pass is to come, is copied into it. On a GPU, blobs travel to
+    the device and back around each layer.
     """
 
     def _open_layer(self, step: Step) -> Opened | type | None:
@@ -46,7 +47,8 @@ class _BlobLayer:
     def __init__(self, plan: LayerPlan, module: Layer, dtype: np.dtype):
         self.plan, self.type = plan, plan.type
         self.module = module.to(torch_dtype(dtype))
-        self.blobs = BlobVec([_weight_blob(w) for w in self.module.blobs], dtype)
+        self._weights = self.module.blobs
+        self.blobs = BlobVec([_weight_blob(w) for w in self._weights], dtype)
         self._constants = module.constants() if self.type == "DummyData" else [None] * len(plan.tops)
         self._filled = False
         self._tops: tuple[Tensor, ...] | None = None
@@ -69,37 +71,53 @@ class _BlobLayer:
             return
         if self.type == "Parameter":
             top[0].share_data(self.blobs[0])
-        self._run(bottom, top)
-        for blob, result, constant in zip(top, self._tops, self._constants, strict=True):
+        tops = self._run(bottom, top)
+        for blob, result, constant in zip(top, tops, self._constants, strict=True):
             if constant is None:
-                blob.reshape(*result.shape)  # Filter's depends on the data
-                torch.from_numpy(blob.data).copy_(result.detach())
+                self._keep(blob, result.detach())
         if self.type == "BatchNorm" and _device.type != "cpu":  # its running sums were updated there
             for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
                 torch.from_numpy(blob.data).copy_(weight)
+
+    def _keep(self, blob: Blob, result: Tensor) -> None:
+        """Make a result the blob's data: by copying only where somebody else has, or had, either memory."""
+        if result.shape != blob.shape:
+            blob.reshape(*result.shape)  # Filter's depends on the data
+        target = torch.from_numpy(blob.values)
+        if target.data_ptr() == result.data_ptr():
+            return
+        own = self.type in MAKE_MEMORY and not self.plan.needs_backward
+        if own and result.device.type == "cpu" and result.is_contiguous() and blob.take(result.numpy()):
+            return
+        target.copy_(result)
 
     def reset(self, data: np.ndarray, labels: np.ndarray) -> None:
         """MemoryData's."""
         self.module.reset(data, labels)
 
-    def _run(self, bottom: list[Blob], top: list[Blob]) -> None:
-        """Compute the tops, leaving the graph that backward differentiates."""
-        for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
-            weight.data = _tensor(blob.data)  # sharing may have moved it
-        self._inputs = [_tensor(blob.data) for blob in bottom]
+    def _run(self, bottom: list[Blob], top: list[Blob]) -> tuple[Tensor, ...]:
+        """Compute the tops, leaving the graph that backward differentiates, where it will."""
+        for weight, blob in zip(self._weights, self.blobs, strict=True):
+            weight.data = _tensor(blob.values)  # sharing may have moved it
+        inputs = [_tensor(blob.values) for blob in bottom]
+        if not self.plan.needs_backward:
+            with torch.no_grad():
+                return as_tuple(self.module(*inputs))
         if self.plan.in_place:
             # The blob is overwritten below; autograd may still need what was in it.
-            self._inputs = [x.clone() for x in self._inputs]
-        for x, wanted in zip(self._inputs, self.plan.propagate_down, strict=True):
+            inputs = [x.clone() for x in inputs]
+        for x, wanted in zip(inputs, self.plan.propagate_down, strict=True):
             x.requires_grad_(wanted)
         rereading = Rereading()
-        with torch.set_grad_enabled(self.plan.needs_backward), rereading:
-            self._tops = as_tuple(self.module(*self._inputs))
+        with torch.enable_grad(), rereading:
+            tops = as_tuple(self.module(*inputs))
         # Caffe's backward reads the blobs again, with whatever was written into them since.
-        tensors, blobs = (*self._inputs, *self._tops), (*bottom, *top)
+        tensors, blobs = (*inputs, *tops), (*bottom, *top)
         for i, tensor, blob in zip((*self.plan.bottoms, *self.plan.tops), tensors, blobs, strict=True):
             if i in blobs_read(self.plan):
                 rereading.take(tensor, partial(_data, blob))
+        self._inputs, self._tops = inputs, tops
+        return tops
 
     def backward(self, top: list[Blob], propagate_down: list[bool], bottom: list[Blob]) -> None:
         if gives_its_diff(self.plan):
@@ -137,11 +155,12 @@ class _BlobLayer:
 
 
 def _data(blob: Blob) -> Tensor:
-    return _tensor(blob.data)
+    return _tensor(blob.values)
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array).to(_device)
+    tensor = torch.from_numpy(array)
+    return tensor if _device.type == "cpu" else tensor.to(_device)
 
 
 def torch_dtype(dtype: np.dtype) -> torch.dtype:
