@@ -432,7 +432,8 @@ class _Builder:
         """Raises InputError where the blobs and weights so far do not fit into memory."""
         shapes = [*made.tops, *(weight.shape for weight in made.weights)]
         self.memory += FLOAT * sum(math.prod(shape) for shape in shapes if shape != UNKNOWN)
-        check_memory(self.memory, shapes)
+        scratch = FLOAT * sum(math.prod(shape) for shape in made.scratch)
+        check_memory(self.memory + scratch, [*shapes, *made.scratch])
 
     def skip_what_no_loss_needs(self) -> None:
         """Backwards through the net: no gradients for what leads to no loss, or only to skipped blobs."""
