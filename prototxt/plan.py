@@ -31,7 +31,7 @@ from prototxt.layers.declare import (
     type_of,
 )
 from prototxt.layers.memory import lost_gradients, memories, overwritten_reads
-from prototxt.limits import FLOAT, check_memory
+from prototxt.limits import check_memory, memory_of
 from prototxt.read import layer_line
 from prototxt.rules import layer_included
 from prototxt.unknown import refuse_unknown
@@ -431,8 +431,8 @@ class _Builder:
     def _count(self, made: Declared) -> None:
         """Raises InputError where the blobs and weights so far do not fit into memory."""
         shapes = [*made.tops, *(weight.shape for weight in made.weights)]
-        self.memory += FLOAT * sum(math.prod(shape) for shape in shapes if shape != UNKNOWN)
-        scratch = FLOAT * sum(math.prod(shape) for shape in made.scratch)
+        self.memory += memory_of(shapes)
+        scratch = memory_of(made.scratch)
         check_memory(self.memory + scratch, [*shapes, *made.scratch])
 
     def skip_what_no_loss_needs(self) -> None:

@@ -77,7 +77,7 @@ class _Convolving(Layer):
 
         oneDNN ends the process in the backward pass with strides near 2^31.
         """
-        if being_traced() or max(*self.window.stride, *self.window.dilation) <= _COMMON:
+        if being_traced() or all(n <= _COMMON for n in (*self.window.stride, *self.window.dilation)):
             return self.window
         if self.deconvolve:
             most = tuple(s if n > 1 else 1 for s, n in zip(self.window.stride, sizes, strict=True))

@@ -21,9 +21,11 @@ def split(rois: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """The regions' images, whole numbers, and their corners (n, 4), float32: where bins lie is always single.
 
     Raises:
-        InputError: an image that the map does not have.
+        InputError: an image that the map does not have, and what is no number.
     """
     rows = rois.reshape(len(rois), 5)
+    if not rows.isfinite().all():
+        raise InputError("a region holds what is no number")
     image = rows[:, 0].detach().long()
     wrong = (image < 0) | (image >= num)
     if wrong.any():

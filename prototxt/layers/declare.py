@@ -165,6 +165,10 @@ def checked(result: Declared) -> Declared:
         for shape in sizes:
             if min(shape, default=0) < 0:
                 raise InputError(f"the {what} would be of shape {text(shape)}: a size is negative")
+            if max(shape, default=0) > MOST_VALUES:
+                raise TooLargeError(
+                    f"the {what} would be of shape {text(shape)}: a size is above {MOST_VALUES}"
+                )
             if math.prod(shape) > MOST_VALUES:
                 raise TooLargeError(
                     f"the {what} would be of shape {text(shape)}: {math.prod(shape)} values, more than Caffe's "

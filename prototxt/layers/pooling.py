@@ -53,7 +53,9 @@ def pyramid(param: SPPParameter, height: int, width: int) -> list[PoolingParamet
             (-(-size // bins), (-(-size // bins) * bins - size + 1) // 2) for size in (height, width)
         )
         if pad_h >= kernel_h or pad_w >= kernel_w:
-            raise InputError(f"spp_param: level {level} has too many windows, {bins} a side, for {height}×{width}")
+            raise InputError(
+                f"spp_param: level {level} has too many windows, {bins} a side, for {height}×{width}"
+            )
         levels.append(
             PoolingParameter(
                 pool=SPPParameter.PoolMethod.Name(param.pool),
