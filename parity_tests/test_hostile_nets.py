@@ -43,6 +43,15 @@ TAKEN = {
         (2, 3, 1, 1),
     ),
     "no spatial axes": net(f'type: "Convolution" convolution_param {{ {FILLED} kernel_size: 3 }}', (1, 1)),
+    "a map without places": net(
+        'type: "ROIPooling" roi_pooling_param { pooled_h: 7 pooled_w: 7 spatial_scale: 0.0625 }',
+        (2, 2, 14, 0),
+        (4, 5),
+    ),
+    "in place, with more axes then": net('type: "Power"', ()).replace('"l"', '"p"')
+    + ' layer { name: "l" type: "BN" bottom: "y" top: "y" bn_param { scale_filler { } } }',
+    "in place, with more axes then, and nothing in it": net('type: "Power"', (0,)).replace('"l"', '"p"')
+    + ' layer { name: "l" type: "BN" bottom: "y" top: "y" bn_param { scale_filler { } } }',
     "fewer steps than labels": net('type: "WarpCTCLoss"', (1, 2, 4), (2, 3)),
 }
 PRIORS = 'type: "PriorBox" prior_box_param {'
@@ -67,6 +76,7 @@ REFUSED = {
         ),
         "spatial_scale",
     ),
+    "no class at all": (net('type: "SegAccuracy"', (0, 0), (0, 1)), "no class"),
     "an endless ratio": (
         net('type: "Proposal" proposal_param { ratio: inf scale: 8 }', (1, 2, 3, 4), (1, 4, 3, 4), (1, 3)),
         "ratio",

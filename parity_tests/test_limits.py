@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from port.net import CaffeNet
 from prototxt import limits
 from prototxt.caffe_pb2 import TEST
 from prototxt.errors import InputError
@@ -63,6 +64,29 @@ def test_a_net_is_refused_before_anything_is_allocated(monkeypatch: pytest.Monke
             'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 300 dim: 300 } } }'
             'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 600 dim: 300 } } }'
         )
+
+
+def test_nothing_is_drawn_of_a_net_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(*values: object) -> None:
+        raise AssertionError("drawn before the last layer was looked at")
+
+    monkeypatch.setattr("runtime.set_up._drawn", drawn)
+    text = layer("InnerProduct", 'inner_product_param { num_output: 2 weight_filler { type: "gaussian" } }')
+    with pytest.raises(InputError, match='layer "last"'):
+        CaffeNet(parse_net(text + 'layer { name: "last" type: "ReLU" bottom: "nothing" top: "z" }'))
+    with pytest.raises(AssertionError):
+        CaffeNet(parse_net(text))
+
+
+def test_drawing_takes_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = layer(
+        "InnerProduct", 'inner_product_param { num_output: 1000 weight_filler { type: "gaussian" } }'
+    )
+    monkeypatch.setattr(limits, "_limit", 3 * 4 * 126_000 + 20_000)
+    taken(text)
+    monkeypatch.setattr(limits, "_limit", 3 * 4 * 126_000 - 20_000)
+    with pytest.raises(limits.TooLargeError, match="1000×126"):
+        taken(text)
 
 
 # ---- sizes that one setting asks for

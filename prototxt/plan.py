@@ -429,11 +429,11 @@ class _Builder:
         return made
 
     def _count(self, made: Declared) -> None:
-        """Raises InputError where the blobs and weights so far do not fit into memory."""
+        """Raises InputError where the blobs and weights so far do not fit into memory, drawn in double precision."""
         shapes = [*made.tops, *(weight.shape for weight in made.weights)]
         self.memory += memory_of(shapes)
-        scratch = memory_of(made.scratch)
-        check_memory(self.memory + scratch, [*shapes, *made.scratch])
+        drawn = max((2 * memory_of([weight.shape]) for weight in made.weights if weight.filler), default=0)
+        check_memory(self.memory + max(memory_of(made.scratch), drawn), [*shapes, *made.scratch])
 
     def skip_what_no_loss_needs(self) -> None:
         """Backwards through the net: no gradients for what leads to no loss, or only to skipped blobs."""
