@@ -77,12 +77,15 @@ def test_what_goes_wrong_is_found(kind: str, tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(run, "MOST_SECONDS", 0.3)
     monkeypatch.setattr(run, "MOST_WAIT", 3.0)
-    monkeypatch.setitem(targets.TARGETS, "made up", targets.Target(lambda: [b"a" * 9], attempt, ".bin", True))
+    target = targets.Target(
+        lambda: [b"a" * 9],
+        attempt,
+        ".bin",
+        breaks=lambda data, edits, is_text: data + bytes(value & 255 for _, _, value in edits),
+    )
+    monkeypatch.setitem(targets.TARGETS, "made up", target)
     monkeypatch.setattr(
         run, "_case", lambda seeds, seed, number: (seeds[0], [(4, 0, 0)] * 3 + [(1, 0, ord("x"))] + [])
-    )
-    monkeypatch.setattr(
-        run, "broken", lambda data, edits, is_text: data + bytes(v & 255 for _, _, v in edits)
     )
     outcome = run.fuzz("made up", 60, 0, tmp_path / "out", most_cases=2)
     (what,) = outcome.found

@@ -429,6 +429,29 @@ def test_one_bad_image_does_not_stop_the_others(seenet, tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"attention.json", "good1_14.png", "good2_14.png"}
 
 
+def test_decoders_keep_quiet(tmp_path: Path) -> None:
+    """libpng and libjpeg write to stderr by themselves; what Python writes meanwhile gets through."""
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 60, 3), np.uint8)
+    whole = cv2.imencode(".png", pixels)[1].tobytes()
+    (tmp_path / "torn.png").write_bytes(whole[:300] + bytes(9) + whole[309:])
+    command = [sys.executable, "-m", "port.cli", "explain", "torn.png", "--labels", "person", "--out", "o"]
+    done = subprocess.run(
+        [*command, "--weights", SMALL],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: torn.png: does not decode")
+    assert done.stderr.count("\n") == 1
+    code = (
+        "import os, sys\nfrom prototxt.native_output import *\nwith without_native_output(): os.write(2, b'a')\n"
+        "keep_own_stderr()\nwith without_native_output(), without_native_output():\n"
+        " os.write(2, b'b'); print('c', file=sys.stderr)\nos.write(2, b'd')"
+    )
+    assert in_another_process(code).stderr == "ac\nd"
+
+
 # ---- lists and names
 
 

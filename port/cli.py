@@ -156,7 +156,7 @@ def _options(
         typer.Option(
             min=0,
             help="GiB that a net's blobs and weights may take.",
-            show_default="80 % of the machine's memory",
+            show_default="80 % of what there is",
             callback=_set_max_memory,
         ),
     ] = None,

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 
 from prototxt.errors import InputError, printable
+from prototxt.native_output import keep_own_stderr
 
 BAD_INPUT, FAULT, INTERRUPTED = 2, 3, 130
 """Exit statuses: the user's to correct; ours; stopped by Ctrl-C or SIGTERM (128 + SIGINT, as shells have it)."""
@@ -31,6 +32,7 @@ def run_command(app: Callable[[], object]) -> None:
     show_faults = TRACEBACK in sys.argv[1:]
     if show_faults:
         sys.argv.remove(TRACEBACK)
+    keep_own_stderr()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks

@@ -31,7 +31,7 @@ from prototxt.layers.declare import (
     type_of,
 )
 from prototxt.layers.memory import lost_gradients, memories, overwritten_reads
-from prototxt.limits import FLOAT, check_memory
+from prototxt.limits import check_memory, memory_of
 from prototxt.read import layer_line
 from prototxt.rules import layer_included
 from prototxt.unknown import refuse_unknown
@@ -429,10 +429,11 @@ class _Builder:
         return made
 
     def _count(self, made: Declared) -> None:
-        """Raises InputError where the blobs and weights so far do not fit into memory."""
+        """Raises InputError where the blobs and weights so far do not fit into memory, drawn in double precision."""
         shapes = [*made.tops, *(weight.shape for weight in made.weights)]
-        self.memory += FLOAT * sum(math.prod(shape) for shape in shapes if shape != UNKNOWN)
-        check_memory(self.memory, shapes)
+        self.memory += memory_of(shapes)
+        drawn = max((2 * memory_of([weight.shape]) for weight in made.weights if weight.filler), default=0)
+        check_memory(self.memory + max(memory_of(made.scratch), drawn), [*shapes, *made.scratch])
 
     def skip_what_no_loss_needs(self) -> None:
         """Backwards through the net: no gradients for what leads to no loss, or only to skipped blobs."""

@@ -113,7 +113,8 @@ class Layer:
         )
         for blob, wanted, array in zip(bottom, propagate_down, _listed(result, len(bottom)), strict=True):
             if wanted and array is not None:
-                blob.diff[...] = array
+                # A layer in place may have given the blob more axes meanwhile.
+                blob.diff[...] = array.reshape(blob.shape) if array.size == blob.count else array
 
 
 def flat_from(x: np.ndarray, axis: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A net set up as Caffe sets it up: planned, its files opened, its weights drawn, layer by layer in this order."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,10 @@ def set_up_net(
     Raises:
         InputError: `file:line: layer "x": …` for whatever Caffe, or the engine, refuses.
     """
+    with contextlib.suppress(_Opened):
+        plan_net(
+            net, phase, level, stages, where, _up_to_files
+        )  # what is wrong is told before minutes of drawing
     values: list[list[np.ndarray]] = []
     opened: list[Any] = []
 
@@ -58,6 +63,15 @@ def set_up_net(
         return told
 
     return NetSetUp(plan_net(net, phase, level, stages, where, set_up), values, opened)
+
+
+class _Opened(Exception):
+    """Up to here a net is planned without opening anything."""
+
+
+def _up_to_files(step: Step) -> None:
+    if step.declared is None:
+        raise _Opened
 
 
 def _drawn(step: Step, made: Declared) -> list[np.ndarray]:

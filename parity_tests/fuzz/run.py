@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from parity_tests.fuzz.edits import Edit, broken, draw_edits
+from parity_tests.fuzz.edits import Edit, draw_edits
 from parity_tests.fuzz.targets import TARGETS
 from prototxt.errors import InputError
 
@@ -116,7 +116,7 @@ def _try_all(name: str, cases: Sequence[tuple[bytes, list[Edit]]], seconds: floa
         for data, edits in cases:
             if time.monotonic() > until:
                 return
-            file = broken(data, edits, target.is_text)
+            file = target.breaks(data, edits, target.is_text)
             path.write_bytes(file)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             os.write(pipe, b"case\n")
@@ -165,7 +165,7 @@ def _keep(name: str, data: bytes, edits: list[Edit], kind: str, out: Path) -> Pa
         if fewer and same(fewer):
             edits = fewer
     target = TARGETS[name]
-    file = broken(data, edits, target.is_text)
+    file = target.breaks(data, edits, target.is_text)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}-{hashlib.sha256(file).hexdigest()[:10]}{target.suffix}"
     path.write_bytes(file)

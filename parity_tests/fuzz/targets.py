@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,10 @@ import cv2
 import numpy as np
 import torch
 
+import port.pycaffe
+import reference.pycaffe
+from parity_tests.fuzz import settings as net_settings
+from parity_tests.fuzz.edits import Edit, broken
 from parity_tests.recordings import GOLDEN
 from port.caffe_layers.voc_data import VocImages, settings_of
 from port.images import read_image
@@ -22,9 +26,9 @@ from port.voc.label_images import read_label_image, read_map
 from port.voc.lists import read_entries, read_names
 from prototxt.caffe_pb2 import TEST, TRAIN, Datum
 from prototxt.errors import InputError
+from prototxt.limits import set_max_memory
 from prototxt.plan import plan_net
 from prototxt.read import parse_net, read_net, read_solver
-from reference.pycaffe import Net
 from runtime.data.database import DatabaseImages
 from runtime.data.lmdb_file import LmdbFile
 from runtime.data.output import no_output_files
@@ -38,6 +42,7 @@ from weights.tensors import read_safetensors_metadata
 
 FORMATS = GOLDEN / "formats"
 _MOST_VALUES = 1 << 16  # of a net that is run: what is tried is not its size
+_MOST_MEMORY = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,14 @@ class Target:
         seeds: whole files, from which broken ones are made.
         attempt: reads a file; may raise InputError, and nothing else.
         suffix: of the file.
+        breaks: makes a broken file of a whole one.
     """
 
     seeds: Callable[[], list[bytes]]
     attempt: Callable[[Path], object]
     suffix: str = ""
     is_text: bool = False
+    breaks: Callable[[bytes, Sequence[Edit], bool], bytes] = broken
 
 
 def _files(*patterns: str) -> Callable[[], list[bytes]]:
@@ -214,17 +221,20 @@ def _plan(path: Path) -> None:
             plan_net(read_net(path), phase, where=str(path))
 
 
-def _engines(path: Path) -> None:
-    """Both engines run what the plan takes, as far as it is small."""
-    text = path.read_text(errors="replace")
-    net = CaffeNet(parse_net(text, str(path)), TEST, where=str(path))
-    if sum(np.prod(shape, dtype=float) for shape in net.blob_shapes.values()) > _MOST_VALUES:
-        return
-    with torch.inference_mode(), no_output_files(), contextlib.redirect_stderr(io.StringIO()):
-        shapes = net.blob_shapes
-        with contextlib.suppress(InputError):
-            net(*(torch.zeros(shapes[name]) for name in net.inputs))
-        Net(str(path), TEST, allow_modules=()).forward()
+def run_engines(path: Path) -> None:
+    """Both engines run what the plan takes, as far as it is small, forward and backward."""
+    set_max_memory(_MOST_MEMORY)
+    with no_output_files(), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(InputError):
+        net = CaffeNet(str(path), TEST)
+        if sum(np.prod(shape, dtype=float) for shape in net.blob_shapes.values()) > _MOST_VALUES:
+            return
+        with torch.inference_mode():
+            net(*(torch.zeros(net.blob_shapes[name]) for name in net.inputs))
+    for make in (reference.pycaffe.Net, port.pycaffe.Net):
+        with no_output_files(), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(InputError):
+            engine = make(str(path), TEST)
+            engine.forward()
+            engine.backward()
 
 
 TARGETS = {
@@ -275,5 +285,6 @@ TARGETS = {
     "sidecar": Target(_sidecars, _read_sidecar, ".json", is_text=True),
     "solver": Target(_files("solver.prototxt"), _solver, ".prototxt", is_text=True),
     "plan": Target(_nets, _plan, ".prototxt", is_text=True),
-    "engines": Target(_nets, _engines, ".prototxt", is_text=True),
+    "engines": Target(_nets, run_engines, ".prototxt", is_text=True),
+    "settings": Target(net_settings.nets, run_engines, ".prototxt", breaks=net_settings.with_settings),
 }

@@ -1,6 +1,7 @@
 """Convolution and its transpose."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -34,6 +35,9 @@ def _conv2d(
     return F.conv2d(images, weight, bias, stride, pad, dilation, groups)
 
 
+_COMMON = 1 << 10
+"""Strides and dilations up to here are left as they are."""
+
 _CONVOLVE = {1: F.conv1d, 2: _conv2d, 3: F.conv3d}
 _DECONVOLVE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -54,7 +58,7 @@ class _Convolving(Layer):
         weight, bias = (*self.blobs, None)[:2]
         batch = bottom.shape[: self.axis]
         images = bottom if self.axis == 1 else bottom.reshape(-1, *bottom.shape[self.axis :])
-        window, groups = self.window, self.groups
+        window, groups = self._usable(images.shape[2:]), self.groups
         spatial = len(window.kernel)
         if spatial not in _CONVOLVE:
             top = (_deconvolve_any if self.deconvolve else _convolve_any)(images, weight, window, groups)
@@ -67,6 +71,23 @@ class _Convolving(Layer):
         else:
             top = _CONVOLVE[spatial](images, weight, bias, window.stride, window.pad, window.dilation, groups)
         return top if self.axis == 1 else top.reshape(*batch, *top.shape[1:])
+
+    def _usable(self, sizes: Sequence[int]) -> Window:
+        """The same window without strides and dilations so large that only their size counts.
+
+        oneDNN ends the process in the backward pass with strides near 2^31.
+        """
+        if being_traced() or all(n <= _COMMON for n in (*self.window.stride, *self.window.dilation)):
+            return self.window
+        if self.deconvolve:
+            most = tuple(s if n > 1 else 1 for s, n in zip(self.window.stride, sizes, strict=True))
+        else:
+            spare = zip(self.window.padded(sizes), self.window.extent, strict=True)
+            most = tuple(padded - extent + 1 for padded, extent in spare)
+        dilation = tuple(
+            d if k > 1 else 1 for d, k in zip(self.window.dilation, self.window.kernel, strict=True)
+        )
+        return replace(self.window, stride=tuple(map(min, self.window.stride, most)), dilation=dilation)
 
 
 def _convolve_any(x: Tensor, weight: Tensor, window: Window, groups: int) -> Tensor:

@@ -22,11 +22,11 @@ class WarpCTCLoss(Layer):
         blank = self.param.ctc_loss_param.blank_index
         steps, streams = scores.shape[:2]
         numbers = class_numbers(labels, scores.shape[2]).reshape(streams, -1)
-        with torch.enable_grad():
-            values = scores.detach().reshape(steps, streams, -1).requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            values = scores.detach().clone().reshape(steps, streams, -1).requires_grad_()
             costs = F.ctc_loss(
                 values.log_softmax(2),
-                numbers[numbers != blank],
+                numbers[numbers != blank].clone(),
                 torch.full((streams,), steps),
                 (numbers != blank).sum(1),
                 blank,

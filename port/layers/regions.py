@@ -21,9 +21,11 @@ def split(rois: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """The regions' images, whole numbers, and their corners (n, 4), float32: where bins lie is always single.
 
     Raises:
-        InputError: an image that the map does not have.
+        InputError: an image that the map does not have, and what is no number.
     """
     rows = rois.reshape(len(rois), 5)
+    if not rows.isfinite().all():
+        raise InputError("a region holds what is no number")
     image = rows[:, 0].detach().long()
     wrong = (image < 0) | (image >= num)
     if wrong.any():
@@ -75,7 +77,7 @@ class ROIPooling(Layer):
             found = (source >= 0).permute(0, 3, 1, 2)
             plane = (image[:, None] * x.shape[1] + torch.arange(x.shape[1], device=x.device))[..., None, None]
             flat = plane * (x.shape[2] * x.shape[3]) + source.clamp(min=0).permute(0, 3, 1, 2)
-        top = x.flatten()[flat]
+        top = x.flatten()[flat] if x.numel() else x.new_zeros(flat.shape)
         nothing = torch.where(empty, 0, LEAST)[:, None].to(x.dtype)
         return torch.where(found, top, nothing)
 
@@ -84,6 +86,8 @@ def _largest(x: Tensor, image: Tensor, starts: list[Tensor], stops: list[Tensor]
     """Where in its map each bin's largest value is, row · width + column; -1 where none is above `LEAST`."""
     _, channels, height, width = x.shape
     area = height * width
+    if not x.numel():
+        return torch.full((*empty.shape, channels), -1, device=x.device)
     values = x.detach().permute(0, 2, 3, 1).contiguous()
     values = values.where(values > LEAST, LEAST)  # what is not a number is never the largest
     # One number for both: the value's rank, and of equal values the earlier place is the larger.

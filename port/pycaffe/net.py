@@ -143,7 +143,7 @@ class _BlobLayer:
         gradients = torch.autograd.grad(
             [t for t, _ in heads],
             [x for x, _ in wanted + weights],
-            [_tensor(blob.diff).clone() for _, blob in heads],
+            [_tensor(blob.diff).clone().reshape(t.shape) for t, blob in heads],
             retain_graph=True,
             allow_unused=True,
         )

@@ -14,6 +14,7 @@ from port.tools.progress import log_above_bar
 from port.training.caffe_log import CaffeLog
 from prototxt.errors import InputError
 from prototxt.files import MAX_IMAGE, read_ordinary
+from prototxt.native_output import without_native_output
 from runtime.data.decoding import check_pixels, decode_image
 from runtime.data.reading import naming, read_entries
 from weights.files import atomic_path
@@ -98,7 +99,7 @@ def _with_pil(source: Path, side: int) -> bytes:
     data = read_ordinary(source, MAX_IMAGE)
     with naming(str(source)):
         check_pixels(data)
-    with Image.open(io.BytesIO(data)) as opened:
+    with without_native_output(), Image.open(io.BytesIO(data)) as opened:
         image = opened.copy()
     factor = 1
     while image.size[0] / factor > 2 * side and image.size[1] * 2 / factor > 2 * side:

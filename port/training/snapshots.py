@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prototxt.errors import InputError
-from prototxt.files import read_ordinary
+from prototxt.files import open_ordinary, read_ordinary
 from weights import LayerWeights, SolverSnapshot, read_solverstate, write_solverstate, write_weights
 from weights.files import atomic_path, only_writer, remove_partial
 
@@ -155,7 +155,7 @@ def _read_sidecar(path: Path, state: Path, model: Path) -> dict[str, Any] | None
 
 def _checksum(path: Path) -> int:
     total = 0
-    with open(path, "rb") as file:
+    with open_ordinary(path) as file:
         while chunk := file.read(1 << 22):
             total = zlib.crc32(chunk, total)
     return total

@@ -14,6 +14,7 @@ import typer
 
 from port.voc.settings import check_workers
 from prototxt.errors import InputError
+from prototxt.native_output import keep_own_stderr
 from weights.progress import progress_bar
 
 Item = TypeVar("Item")
@@ -45,12 +46,18 @@ def for_each(
             yield from zip(items, bar.track(results, len(items), description=description), strict=True)
             return
         context = multiprocessing.get_context("spawn")  # a forked torch or OpenCV may wait for lost threads
-        with killed_workers(), ProcessPoolExecutor(processes, context, cv2.setNumThreads, (1,)) as pool:
+        with killed_workers(), ProcessPoolExecutor(processes, context, _begin) as pool:
             try:
                 results = pool.map(attempt, items, chunksize=16)
                 yield from zip(items, bar.track(results, len(items), description=description), strict=True)
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """In a new process."""
+    keep_own_stderr()
+    cv2.setNumThreads(1)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from port.images import quiet_opencv
 from port.voc.classes import CLASSES, IGNORE, PALETTE
 from prototxt.errors import InputError
 from prototxt.files import MAX_IMAGE, read_ordinary
+from prototxt.native_output import without_native_output
 from runtime.data.decoding import check_pixels, decode_image
 from runtime.data.reading import naming
 from weights.files import atomic_path
@@ -29,7 +30,7 @@ def read_label_image(path: Path) -> np.ndarray:
         data = read_ordinary(path, MAX_IMAGE)
         with naming(f"{path}"):
             check_pixels(data)
-        with Image.open(io.BytesIO(data)) as image:
+        with without_native_output(), Image.open(io.BytesIO(data)) as image:
             image.load()
             mode, palette, labels = image.mode, image.getpalette("RGB"), np.array(image)
     except InputError:

@@ -1,5 +1,6 @@
 """What the pipeline needs, opened and held against each other before its first hour, and what it will take."""
 
+import io
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -29,7 +30,10 @@ from port.voc.stages import training_text
 from port.voc.weak_labels import Images
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, SolverParameter
 from prototxt.errors import InputError
+from prototxt.files import MAX_IMAGE, read_ordinary
 from prototxt.read import read_net
+from runtime.data.decoding import check_pixels
+from runtime.data.reading import naming
 from weights import LayerWeights, check_finite, read_weights
 
 WHERE_FROM = {
@@ -203,13 +207,18 @@ def _photographs(needs: Needs, *lists: Sequence[Entry]) -> str:
 def _photograph(folder: Path, name: str) -> None:
     file = folder / f"{name}.jpg"
     try:
-        with Image.open(file) as image:
+        data = read_ordinary(file, MAX_IMAGE)
+        with naming(f"{file}"):
+            check_pixels(data)
+        with Image.open(io.BytesIO(data)) as image:
             image.draft("RGB", (1, 1))  # JPEG at an eighth of its size: the whole file is read
             image.load()
             if image.mode != "RGB":
                 raise InputError(f"{file}: a colour JPEG is needed, not mode {image.mode}: convert it")
     except FileNotFoundError as error:
         raise InputError(f"{file}: a list names it, and there is no such file") from error
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{file}: does not decode ({error}): get it again") from error
 

@@ -1,6 +1,5 @@
 """The saliency maps that proxy labels need, by the DSS nets as their authors run and fuse them."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from port.net import CaffeNet
 from port.voc.crf import load_crf
 from port.voc.stream import keep_settings, present_files, stream
 from prototxt.errors import InputError
+from prototxt.files import sha256_of
 from prototxt.read import read_net
 from weights import check_finite, read_weights
 
@@ -153,8 +153,8 @@ def make_saliency(
     if twice:
         raise InputError(f"two images would be written as {twice}: run them apart")
     settings = {
-        "prototxt_sha256": _sha256(net.paths[0]),
-        "weights_sha256": _sha256(net.paths[1]),
+        "prototxt_sha256": sha256_of(net.paths[0]),
+        "weights_sha256": sha256_of(net.paths[1]),
         "crf": vars(SaliencyCrf()) if crf else None,
         "to_bgr": to_bgr,
     }
@@ -189,7 +189,3 @@ def make_saliency(
             else:
                 done.made += 1
     return done
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -24,6 +24,7 @@ from port.voc.settings import OVERLAYS, CrfSettings, Views
 from port.voc.stream import keep_settings, present_files, stream
 from prototxt.errors import InputError, printable
 from prototxt.files import sha256_of
+from prototxt.native_output import keep_own_stderr
 from runtime.data.output import no_output_files
 from weights.files import atomic_path, only_writer
 
@@ -184,6 +185,7 @@ def _writers(workers: int, crf: CrfSettings | None) -> Executor:
 
 def _begin() -> None:
     """In a new process: one thread; an interrupt is for the first process to deal with, whose end ends this one."""
+    keep_own_stderr()
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prototxt.errors import InputError
+from prototxt.files import read_text
 
 DESIGN = Path(__file__).parent / "studies.json"
 """The design of the published results: docs/studies.md says why it is so, and what came out."""
@@ -58,7 +59,7 @@ def read_design(path: Path) -> Design:
         InputError: a file that cannot be read, or that is no design.
     """
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = json.loads(read_text(path))
         variants = {name: Variant(**own) for name, own in told.pop("variants").items()}
         return Design(variants=variants, **told)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,5 +1,6 @@
 """What the layers of SSD (weiliu89/caffe, branch ssd) have in common: priors and how boxes are coded."""
 
+import math
 from typing import Any
 
 from prototxt.caffe_pb2 import NonMaximumSuppressionParameter, PriorBoxParameter
@@ -32,6 +33,11 @@ def check_predictions(loc: Shape, conf: Shape, priors: Shape, loc_classes: int, 
             raise InputError(
                 f"{found} {what} for {count} priors: there must be {each} for each, {count * each} together"
             )
+    for what, shape, each in (("locations", loc, channels), ("scores", conf, conf_channels)):
+        if math.prod(shape) != num * each:
+            raise InputError(f"the {what} must be (num, channels), {num}×{each}, not {text(shape)}")
+    if math.prod(priors) < 8 * count:
+        raise InputError(f"{text(priors)} priors have no room for {count} boxes and their variances")
     return count
 
 

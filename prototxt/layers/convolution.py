@@ -30,7 +30,8 @@ def convolution(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     weights = [Weight((rows, columns // group, *window.kernel), param.weight_filler)]
     if param.bias_term:
         weights.append(Weight((outputs,), param.bias_filler))
-    return Declared([(*shape[:axis], outputs, *sizes)] * tops, weights)
+    scratch = [] if transposed else [(*shape[: axis + 1], *window.padded(shape[axis + 1 :]))]
+    return Declared([(*shape[:axis], outputs, *sizes)] * tops, weights, scratch=scratch)
 
 
 @layer_type("ConvolutionDepthwise", reads_bottoms=True)
@@ -47,7 +48,8 @@ def convolution_depthwise(layer: LayerParameter, shapes: Shapes, tops: int) -> D
     weights = [Weight((shape[1], 1, *window.kernel), param.weight_filler)]
     if param.bias_term:
         weights.append(Weight((shape[1],), param.bias_filler))
-    return Declared([(*shape[:2], *window.convolved(shape[2:]))], weights)
+    scratch = [(*shape[:2], *window.padded(shape[2:]))]
+    return Declared([(*shape[:2], *window.convolved(shape[2:]))], weights, scratch=scratch)
 
 
 @layer_type("Im2col")
@@ -58,4 +60,5 @@ def im2col(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
         raise InputError(f"no spatial axis follows the channel axis {axis} of a bottom {text(shape)}")
     window = convolution_window(param, len(shape) - axis - 1)
     channels = shape[axis] * math.prod(window.kernel)
-    return Declared([(*shape[:axis], channels, *window.convolved(shape[axis + 1 :]))])
+    scratch = [(*shape[: axis + 1], *window.padded(shape[axis + 1 :]))]
+    return Declared([(*shape[:axis], channels, *window.convolved(shape[axis + 1 :]))], scratch=scratch)

@@ -56,6 +56,7 @@ class Declared:
         weights: the weight blobs, in Caffe's order.
         steps: time steps that a recurrent layer is unrolled for, once, at set-up.
         redrawn: weights that Caffe fills again for each further step and throws away; the numbers are drawn.
+        scratch: what a pass needs besides, for a while: a map with its padding around it.
         script: a Python layer of the user's: it may write into its bottoms, and its backward may read any blob.
         filled: the order in which the weights are filled; () for theirs.
     """
@@ -64,6 +65,7 @@ class Declared:
     weights: Sequence[Weight] = ()
     steps: int = 1
     redrawn: Sequence[Weight] = ()
+    scratch: Shapes = ()
     script: bool = False
     filled: Sequence[int] = ()
 
@@ -163,6 +165,10 @@ def checked(result: Declared) -> Declared:
         for shape in sizes:
             if min(shape, default=0) < 0:
                 raise InputError(f"the {what} would be of shape {text(shape)}: a size is negative")
+            if max(shape, default=0) > MOST_VALUES:
+                raise TooLargeError(
+                    f"the {what} would be of shape {text(shape)}: a size is above {MOST_VALUES}"
+                )
             if math.prod(shape) > MOST_VALUES:
                 raise TooLargeError(
                     f"the {what} would be of shape {text(shape)}: {math.prod(shape)} values, more than Caffe's "

@@ -1,5 +1,6 @@
 """SSD's layers that make priors, detections, and their evaluation (weiliu89/caffe, branch ssd)."""
 
+import math
 from collections.abc import Iterable
 
 from prototxt.caffe_pb2 import LayerParameter, PriorBoxParameter
@@ -20,8 +21,9 @@ def prior_box(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     refuse_other_fields("prior_box_param", param, *_PRIOR_FIELDS)
     if not param.min_size:
         raise InputError("prior_box_param: give min_size")
-    if min(param.min_size) <= 0:
-        raise InputError("prior_box_param: min_size must be above 0")
+    for name in ("min_size", "max_size", "aspect_ratio", "variance"):
+        if not all(0 < value < math.inf for value in getattr(param, name)):
+            raise InputError(f"prior_box_param: {name} must be above 0, and a number")
     if param.max_size:
         if len(param.max_size) != len(param.min_size):
             raise InputError(
@@ -31,10 +33,6 @@ def prior_box(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
             raise InputError("prior_box_param: max_size must be greater than its min_size")
     if len(param.variance) not in (0, 1, 4):
         raise InputError(f"prior_box_param: {len(param.variance)} variance: give 1 or 4")
-    if min(param.variance, default=1) <= 0:
-        raise InputError("prior_box_param: variance must be above 0")
-    if any(ratio <= 0 for ratio in param.aspect_ratio):
-        raise InputError("prior_box_param: aspect_ratio must be above 0")
     _check_pair(param, "img_size", "img_h", "img_w")
     _check_pair(param, "step", "step_h", "step_w")
     _, _, height, width = legacy_shape(shapes[0])
@@ -48,8 +46,8 @@ def _check_pair(param: PriorBoxParameter, both: str, *each: str) -> None:
         raise InputError(f"prior_box_param: give {both}, or {' and '.join(each)}, not both")
     names: Iterable[str] = each if given else [both] if param.HasField(both) else ()
     for name in names:
-        if getattr(param, name) <= 0:
-            raise InputError(f"prior_box_param: {name} must be above 0")
+        if not 0 < getattr(param, name) < math.inf:
+            raise InputError(f"prior_box_param: {name} must be above 0, and a number")
 
 
 def prior_ratios(param: PriorBoxParameter) -> list[float]:

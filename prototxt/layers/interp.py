@@ -13,7 +13,11 @@ def interp(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     if param.pad_beg > 0 or param.pad_end > 0:
         raise InputError("interp_param: pad_beg and pad_end only crop: give 0 or less")
     num, channels, *sizes = legacy_shape(shapes[0])
-    return Declared([(num, channels, *interp_sizes(param, cropped_sizes(param, sizes)))])
+    cropped = cropped_sizes(param, sizes)
+    out = interp_sizes(param, cropped)
+    # What each place gives to each of the top's, row by row and column by column, and what it is made of.
+    scratch = [(4, *pair) for pair in zip(out, cropped, strict=True)]
+    return Declared([(num, channels, *out)], scratch=scratch)
 
 
 def cropped_sizes(param: InterpParameter, sizes: Sequence[int]) -> tuple[int, ...]:

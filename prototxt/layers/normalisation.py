@@ -31,7 +31,10 @@ def lrn(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
         refuse_in_place(layer)  # Caffe overwrites the bottom before it has read it
     if len(shape) != 4:
         raise InputError(f"LRN needs 4 axes (num, channels, height, width), not {text(shape)}")
-    return Declared([shape])
+    around, (num, channels, height, width) = param.local_size - 1, shape
+    if param.norm_region == LRNParameter.ACROSS_CHANNELS:
+        return Declared([shape], scratch=[(num, channels + around, height, width)])
+    return Declared([shape], scratch=[(num, channels, height + around, width + around)])
 
 
 @layer_type("MVN", reads_tops=True)

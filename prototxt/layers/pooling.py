@@ -5,7 +5,7 @@ import math
 from prototxt.caffe_pb2 import LayerParameter, PoolingParameter, SPPParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Declared, Shapes, layer_type, text
-from prototxt.layers.windows import pooled_sizes, pooling_window
+from prototxt.layers.windows import pooled_padding, pooled_sizes, pooling_window
 
 
 @layer_type("Pooling", tops=(1, 2))
@@ -17,8 +17,10 @@ def pooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
         raise InputError(f"Pooling needs 4 axes (num, channels, height, width), not {text(shape)}")
     if tops > 1 and param.pool != PoolingParameter.MAX:
         raise InputError("a second top, of places, is for MAX pooling alone")
-    sizes = pooled_sizes(param, pooling_window(param, *shape[2:]), shape[2:])
-    return Declared([(*shape[:2], *sizes)] * tops)
+    window = pooling_window(param, *shape[2:])
+    sizes = pooled_sizes(param, window, shape[2:])
+    scratch = [(*shape[:2], *pooled_padding(window, shape[2:], sizes))]
+    return Declared([(*shape[:2], *sizes)] * tops, scratch=scratch)
 
 
 @layer_type("SPP")
@@ -39,13 +41,21 @@ def spp(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 
 
 def pyramid(param: SPPParameter, height: int, width: int) -> list[PoolingParameter]:
-    """The pooling of each level: 1, 2, 4 … windows a side, padded equally before and after to cover the map."""
+    """The pooling of each level: 1, 2, 4 … windows a side, padded equally before and after to cover the map.
+
+    Raises:
+        InputError: a level that Caffe's Pooling refuses, since its padding is as large as its windows.
+    """
     levels = []
     for level in range(param.pyramid_height):
         bins = 2**level
         (kernel_h, pad_h), (kernel_w, pad_w) = (
             (-(-size // bins), (-(-size // bins) * bins - size + 1) // 2) for size in (height, width)
         )
+        if pad_h >= kernel_h or pad_w >= kernel_w:
+            raise InputError(
+                f"spp_param: level {level} has too many windows, {bins} a side, for {height}×{width}"
+            )
         levels.append(
             PoolingParameter(
                 pool=SPPParameter.PoolMethod.Name(param.pool),

@@ -44,6 +44,11 @@ def pooled_sizes(param: ROIPoolingParameter) -> tuple[int, int]:
     return check_sizes("roi_pooling_param", sizes[0], sizes[-1])
 
 
+def _check_scale(where: str, scale: float) -> None:
+    if not math.isfinite(scale):
+        raise InputError(f"{where}: spatial_scale {scale} is not a number")
+
+
 def check_sizes(where: str, height: int, width: int) -> tuple[int, int]:
     """Both, where they are above 0; else raises InputError."""
     if min(height, width) < 1:
@@ -56,6 +61,7 @@ def roi_pooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.roi_pooling_param
     obeyed = ("pooled_h", "pooled_w", "spatial_scale", "pooled_size", "pad_ratio")
     refuse_other_fields("roi_pooling_param", param, *obeyed)
+    _check_scale("roi_pooling_param", param.spatial_scale)
     if len(shapes[0]) != 4:
         raise InputError(f"ROIPooling needs a map (num, channels, height, width), not {text(shapes[0])}")
     return Declared([(_regions(shapes[1]), shapes[0][1], *pooled_sizes(param))])
@@ -66,6 +72,7 @@ def psroi_pooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.psroi_pooling_param
     if not param.HasField("spatial_scale"):
         raise InputError("psroi_pooling_param: give spatial_scale")
+    _check_scale("psroi_pooling_param", param.spatial_scale)
     dim, group = param.output_dim, param.group_size
     if dim < 1 or group < 1:
         raise InputError("psroi_pooling_param: give output_dim and group_size, both above 0")
@@ -84,9 +91,11 @@ def roi_align(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     shape = _regions(shapes[1]), legacy_shape(shapes[0])[1]
     if meaning(layer) == "Mask R-CNN":
         param = layer.roi_align_param
+        _check_scale("roi_align_param", param.spatial_scale)
         return Declared([(*shape, *check_sizes("roi_align_param", param.pooled_h, param.pooled_w))])
     pooling = layer.roi_pooling_param
     refuse_other_fields("roi_pooling_param", pooling, "pooled_h", "pooled_w", "spatial_scale", "pad_ratio")
+    _check_scale("roi_pooling_param", pooling.spatial_scale)
     height, width = pooled_sizes(pooling)
     return Declared([(*shape, height + 1, width + 1)])
 
@@ -94,6 +103,7 @@ def roi_align(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 @layer_type("ROIWarping", bottoms=(2, 2))
 def roi_warping(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.roi_warping_param
+    _check_scale("roi_warping_param", param.spatial_scale)
     sizes = check_sizes("roi_warping_param", param.pooled_h, param.pooled_w)
     return Declared([(_regions(shapes[1]), legacy_shape(shapes[0])[1], *sizes)])
 
@@ -148,8 +158,8 @@ def anchors(param: ProposalParameter) -> list[tuple[float, float, float, float]]
         InputError: a ratio or a scale that is not above 0.
     """
     ratios, scales = list(param.ratio) or [0.5, 1, 2], list(param.scale) or [8, 16, 32]
-    if min(*ratios, *scales) <= 0:
-        raise InputError("proposal_param: ratio and scale must be above 0")
+    if not all(0 < value < math.inf for value in (*ratios, *scales)):
+        raise InputError("proposal_param: ratio and scale must be above 0, and numbers")
     centre = 0.5 * (param.base_size - 1)
     found = []
     for ratio in ratios:

@@ -12,6 +12,8 @@ def seg_accuracy(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     scores, labels = map(legacy_shape, shapes)
     if labels != (scores[0], 1, *scores[2:]):
         raise InputError(f"the labels {text(shapes[1])} must be one map for each image of {text(shapes[0])}")
+    if not scores[1]:
+        raise InputError(f"the scores {text(shapes[0])} are of no class")
     return Declared([(1, 1, 1, 3)])
 
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from prototxt.caffe_pb2 import ConvolutionParameter, PoolingParameter
 from prototxt.errors import InputError
+from prototxt.limits import TooLargeError
+
+MOST = (1 << 31) - 1
+"""Caffe keeps a window's sizes, and a map's with its padding, in an int."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +26,22 @@ class Window:
         """Positions that the dilated kernel spans."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
 
+    def padded(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """The map's sizes with the padding around it.
+
+        Raises:
+            TooLargeError: one that Caffe's int does not hold.
+        """
+        return _within(tuple(size + 2 * p for size, p in zip(sizes, self.pad, strict=True)), "the padded map")
+
     def convolved(self, sizes: Sequence[int]) -> tuple[int, ...]:
         """Output sizes of a convolution: rounded down.
 
         Raises:
             InputError: where the kernel does not fit into the padded input.
         """
-        out = tuple(
-            (size + 2 * p - e) // s + 1
-            for size, p, e, s in zip(sizes, self.pad, self.extent, self.stride, strict=True)
-        )
+        padded = self.padded(sizes)
+        out = tuple((n - e) // s + 1 for n, e, s in zip(padded, self.extent, self.stride, strict=True))
         if any(size < 1 for size in out):
             raise InputError(
                 f"a kernel spanning {self.extent} does not fit into {tuple(sizes)} with pad {self.pad}"
@@ -88,6 +98,8 @@ def convolution_window(param: ConvolutionParameter, spatial_axes: int) -> Window
         raise InputError("kernel_size is missing or 0")
     if not all(window.stride) or not all(window.dilation):
         raise InputError("stride and dilation must be at least 1")
+    _within(window.stride, "stride")
+    _within(window.extent, "the dilated kernel")
     return window
 
 
@@ -114,6 +126,8 @@ def pooling_window(param: PoolingParameter, height: int, width: int) -> Window:
         raise InputError(f"pad {pad} must be smaller than the kernel {kernel}")
     if any(pad) and param.pool == PoolingParameter.STOCHASTIC:
         raise InputError("stochastic pooling takes no pad")
+    _within(stride, "stride")
+    _within(kernel, "kernel")
     return Window(kernel, stride, pad, (1, 1))
 
 
@@ -125,14 +139,31 @@ def pooled_sizes(param: PoolingParameter, window: Window, sizes: Sequence[int]) 
     """
     rounding = math.floor if param.round_mode == PoolingParameter.FLOOR else math.ceil
     out = []
-    for size, k, s, p in zip(sizes, window.kernel, window.stride, window.pad, strict=True):
-        pooled = rounding((size + 2 * p - k) / s) + 1
+    padded = window.padded(sizes)
+    for size, n, k, s, p in zip(sizes, padded, window.kernel, window.stride, window.pad, strict=True):
+        pooled = rounding((n - k) / s) + 1
         if any(window.pad) and (pooled - 1) * s >= size + p:
             pooled -= 1
         if pooled < 1:
             raise InputError(f"a {window.kernel} pooling window does not fit into {tuple(sizes)}")
         out.append(pooled)
     return tuple(out)
+
+
+def pooled_padding(window: Window, sizes: Sequence[int], out: Sequence[int]) -> tuple[int, ...]:
+    """The sizes of the map with its padding, and behind it whatever more the last windows reach over.
+
+    Raises:
+        TooLargeError: one that Caffe's int does not hold.
+    """
+    reached = ((n - 1) * s + k for n, s, k in zip(out, window.stride, window.kernel, strict=True))
+    return _within(tuple(map(max, window.padded(sizes), reached)), "the padded map")
+
+
+def _within(sizes: tuple[int, ...], what: str) -> tuple[int, ...]:
+    if max(sizes, default=0) > MOST:
+        raise TooLargeError(f"{what} would be of size {max(sizes)}, more than Caffe's {MOST}")
+    return sizes
 
 
 def _pair(param: PoolingParameter, both: str, short: str) -> tuple[int, int]:

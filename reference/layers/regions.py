@@ -22,8 +22,10 @@ def _images(rois: np.ndarray, num: int) -> np.ndarray:
     """The regions' images.
 
     Raises:
-        InputError: one that the map does not have.
+        InputError: one that the map does not have, and regions with what is no number.
     """
+    if not np.isfinite(rois).all():
+        raise InputError("a region holds what is no number")
     images = rois[:, 0].astype(np.int64)
     wrong = (images < 0) | (images >= num)
     if wrong.any():

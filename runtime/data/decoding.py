@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from prototxt.errors import InputError
+from prototxt.native_output import without_native_output
 
 MAX_PIXELS = 89_478_485
 """Pixels of an image, at most: Pillow's own limit. The environment variable SEENET_MAX_PIXELS sets another."""
@@ -30,7 +31,8 @@ def decode_image(data: bytes, flags: int) -> np.ndarray | None:
         return None
     check_pixels(data)
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        with without_native_output():
+            return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise InputError("is too large an image for the memory") from error

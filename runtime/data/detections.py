@@ -10,6 +10,7 @@ from google.protobuf import text_format
 
 from prototxt.caffe_pb2 import DetectionOutputParameter, LabelMap, ResizeParameter
 from prototxt.errors import InputError
+from prototxt.files import read_text
 from runtime.data.augment import UNIT, Size, boxes_within
 from weights.files import atomic_path
 
@@ -21,7 +22,7 @@ def read_sizes(path: str) -> list[tuple[str, Size]]:
         InputError: a file that cannot be read, or lines of something else.
     """
     try:
-        words = Path(path).read_text(encoding="utf-8", errors="surrogateescape").split()
+        words = read_text(path, errors="surrogateescape").split()
         rows = zip(words[::3], words[1::3], words[2::3], strict=True)
         return [(name, (int(height), int(width))) for name, height, width in rows]
     except OSError as error:
@@ -146,7 +147,7 @@ def _number(text: str) -> str | int:
 def _names(path: str) -> dict[int, str]:
     labels = LabelMap()
     try:
-        text_format.Parse(Path(path).read_text(encoding="utf-8"), labels)
+        text_format.Parse(read_text(path), labels)
     except (OSError, ValueError, text_format.ParseError) as error:
         raise InputError(f"{path}: no label map that can be read ({' '.join(str(error).split())})") from error
     return {item.label: item.name for item in labels.item}

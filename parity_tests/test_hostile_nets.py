@@ -1,0 +1,113 @@
+"""Nets whose settings or sizes nobody would write: both engines take them or refuse them in one line.
+
+What `python -m parity_tests.fuzz --target settings` found, cut down. Each runs forward and backward in both engines, in
+a process of its own, since some ended it.
+"""
+
+import multiprocessing
+
+import pytest
+
+from parity_tests.fuzz import targets
+from prototxt.caffe_pb2 import TEST, TRAIN
+from prototxt.errors import InputError
+from prototxt.plan import plan_net
+from prototxt.read import parse_net
+
+
+def net(layer: str, *shapes: tuple[int, ...]) -> str:
+    """A layer over Input layers of these shapes."""
+    inputs = "".join(
+        f'layer {{ name: "in{i}" type: "Input" top: "in{i}" input_param {{ shape {{ '
+        f"{' '.join(f'dim: {size}' for size in shape)} }} }} }} "
+        for i, shape in enumerate(shapes)
+    )
+    bottoms = " ".join(f'bottom: "in{i}"' for i in range(len(shapes)))
+    return f'force_backward: true {inputs} layer {{ name: "l" {bottoms} top: "y" {layer} }}'
+
+
+FILLED = 'num_output: 4 weight_filler { type: "gaussian" std: 0.1 }'
+MAP = (2, 3, 7, 6)
+TAKEN = {
+    "a stride near 2^31": net(
+        f'type: "Convolution" convolution_param {{ {FILLED} kernel_size: 3 stride: 2147483647 }}', MAP
+    ),
+    "a stride of a million": net(
+        f'type: "Convolution" convolution_param {{ {FILLED} kernel_size: 3 pad: 1 stride: 1048576 }}', MAP
+    ),
+    "a dilation without places": net(
+        f'type: "Convolution" convolution_param {{ {FILLED} kernel_size: 1 dilation: 2147483647 }}', MAP
+    ),
+    "a stride over one place": net(
+        f'type: "Deconvolution" convolution_param {{ {FILLED} kernel_size: 3 stride: 2147483647 }}',
+        (2, 3, 1, 1),
+    ),
+    "no spatial axes": net(f'type: "Convolution" convolution_param {{ {FILLED} kernel_size: 3 }}', (1, 1)),
+    "a map without places": net(
+        'type: "ROIPooling" roi_pooling_param { pooled_h: 7 pooled_w: 7 spatial_scale: 0.0625 }',
+        (2, 2, 14, 0),
+        (4, 5),
+    ),
+    "in place, with more axes then": net('type: "Power"', ()).replace('"l"', '"p"')
+    + ' layer { name: "l" type: "BN" bottom: "y" top: "y" bn_param { scale_filler { } } }',
+    "in place, with more axes then, and nothing in it": net('type: "Power"', (0,)).replace('"l"', '"p"')
+    + ' layer { name: "l" type: "BN" bottom: "y" top: "y" bn_param { scale_filler { } } }',
+    "fewer steps than labels": net('type: "WarpCTCLoss"', (1, 2, 4), (2, 3)),
+}
+PRIORS = 'type: "PriorBox" prior_box_param {'
+BOXES = 'type: "DetectionOutput" detection_output_param { num_classes: 2 nms_param { } }'
+REGIONS = ((1, 18, 9, 11), (2, 5))
+REFUSED = {
+    "an endless min_size": (net(f"{PRIORS} min_size: inf }}", MAP, MAP), "min_size"),
+    "a min_size that is no number": (net(f"{PRIORS} min_size: nan }}", MAP, MAP), "min_size"),
+    "an endless max_size": (net(f"{PRIORS} min_size: 3 max_size: inf }}", MAP, MAP), "max_size"),
+    "an endless aspect_ratio": (
+        net(f"{PRIORS} min_size: 3 aspect_ratio: inf flip: true }}", MAP, MAP),
+        "aspect_ratio",
+    ),
+    "an endless step": (net(f"{PRIORS} min_size: 3 step: inf }}", MAP, MAP), "step"),
+    "priors without values": (net(BOXES, (2, 16), (2, 8), (1, 2, 16, 0)), "priors"),
+    "locations over a map": (net(BOXES, (2, 16, 3), (2, 8), (1, 2, 16)), "locations"),
+    "scores without values": (net(BOXES, (2, 16), (2, 8, 0), (1, 2, 16)), "scores"),
+    "a scale that is no number": (
+        net(
+            'type: "PSROIPooling" psroi_pooling_param { spatial_scale: nan output_dim: 2 group_size: 3 }',
+            *REGIONS,
+        ),
+        "spatial_scale",
+    ),
+    "no class at all": (net('type: "SegAccuracy"', (0, 0), (0, 1)), "no class"),
+    "an endless ratio": (
+        net('type: "Proposal" proposal_param { ratio: inf scale: 8 }', (1, 2, 3, 4), (1, 4, 3, 4), (1, 3)),
+        "ratio",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", [*TAKEN, *REFUSED])
+def test_both_engines_survive(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("net") / "net.prototxt"
+    path.write_text(TAKEN[kind] if kind in TAKEN else REFUSED[kind][0])
+    process = _FORKS.Process(target=targets.run_engines, args=(path,))
+    process.start()
+    process.join(60)
+    alive = process.is_alive()
+    process.kill()
+    assert not alive and process.exitcode == 0, f"{kind}: {'hangs' if alive else process.exitcode}"
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["parity_tests.fuzz.targets"])
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+@pytest.mark.parametrize("phase", [TRAIN, TEST])
+def test_what_caffe_takes_is_taken(kind: str, phase: int) -> None:
+    plan_net(parse_net(TAKEN[kind]), phase)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_nothing_can_be_made_of_is_refused(kind: str) -> None:
+    text, told = REFUSED[kind]
+    with pytest.raises(InputError, match=f'layer "l": .*{told}'):
+        plan_net(parse_net(text), TEST)
