@@ -3,6 +3,7 @@
 from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.declare import Declared
+from prototxt.layers.planned import PLANNED_ONLY
 from prototxt.plan import Step
 from prototxt.unknown import refuse_unread
 from runtime.data.annotated import AnnotatedImages, VideoFrames
@@ -34,6 +35,11 @@ def open_source(
     Raises:
         InputError: files that are missing or cannot be used, settings that Caffe refuses.
     """
+    if step.param.type in PLANNED_ONLY:
+        raise InputError(
+            f"{step.param.type} can be planned and not run: {PLANNED_ONLY[step.param.type]}. Give what it makes by an "
+            "Input layer, or write it yourself (docs/own_layers.md)"
+        )
     source = _source(step, share, palette_labels)
     return (source, Declared(source.shapes)) if source else None
 
