@@ -93,7 +93,7 @@ class DetectNetTransform:
             return replace(chosen, scale=self.size)
         if self._draw() <= settings.hue_rotation_prob:
             hue = np.float32((self._draw() - 0.5) * 2 * settings.hue_rotation)
-            chosen = replace(chosen, hue=float(min(max(hue, -180), 180)))
+            chosen = replace(chosen, hue=float(np.clip(hue, -180, 180)))
         if self._draw() <= settings.desaturation_prob:
             chosen = replace(
                 chosen, saturation=float(np.float32(1 - self._draw() * settings.desaturation_max))
@@ -121,7 +121,7 @@ class DetectNetTransform:
     def _picture(self, image: np.ndarray, chosen: Augmentation) -> np.ndarray:
         image = image * np.float32(1 / 255)
         if abs(chosen.hue) > _EPSILON or chosen.saturation < 1 - 1 / 255:
-            hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+            hsv: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
             hsv[..., 0] += np.float32(chosen.hue)
             hsv[..., 1] *= np.float32(chosen.saturation)
             image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
@@ -213,19 +213,16 @@ def _cover(
     else:
         inner = [min(np.float32(grid.max_cvg_len), side * scale) for side in (width, height)]
     centre = ((x + (x + width)) * np.float32(0.5), (y + (y + height)) * np.float32(0.5))
-    low = [c - side * np.float32(0.5) for c, side in zip(centre, inner, strict=True)]
-    high = [c + side * np.float32(0.5) for c, side in zip(centre, inner, strict=True)]
+    low = np.array(centre, np.float32) - np.array(inner, np.float32) * np.float32(0.5)
+    high = np.array(centre, np.float32) + np.array(inner, np.float32) * np.float32(0.5)
     norm = np.float32(stride * stride) / ((high[0] - low[0]) * (high[1] - low[1]))
     for row in range(max(math.floor(low[1] / stride), 0), min(math.ceil(high[1] / stride), top.shape[1])):
         for column in range(
             max(math.floor(low[0] / stride), 0), min(math.ceil(high[0] / stride), top.shape[2])
         ):
-            cell = (column * stride, row * stride)
-            sides = [
-                max(min(h, start + stride) - max(lo, start), 0)
-                for h, lo, start in zip(high, low, cell, strict=True)
-            ]
-            if sides[0] * sides[1] / (stride * stride) <= _EPSILON:
+            cell = np.array((column * stride, row * stride), np.float32)
+            sides = np.minimum(high, cell + stride) - np.maximum(low, cell)
+            if sides.min() < 0 or sides.prod() / (stride * stride) <= _EPSILON:
                 continue
             top[8:, row, column] = 0
             top[8 + number, row, column] = 1
@@ -280,6 +277,6 @@ def _cropped(image: np.ndarray, offset: tuple[int, int], size: tuple[int, int]) 
     return window
 
 
-def _rounded(value: float | np.floating) -> int:
+def _rounded(value: Any) -> int:
     """C's round: halves away from 0."""
     return int(math.copysign(math.floor(abs(value) + 0.5), value))
