@@ -13,6 +13,7 @@ from parity_tests.recordings import added, recorded
 from prototxt import parse_net
 from prototxt.forks import FORK_TYPES, FORKS, HARMLESS, SUPPORTED_FIELDS
 from prototxt.layers.declare import LAYER_TYPES
+from prototxt.layers.planned import PLANNED_ONLY
 
 ROOT = Path(__file__).parents[1]
 PAGE, README = ROOT / "docs" / "forks.md", ROOT / "README.md"
@@ -62,8 +63,7 @@ def page() -> str:
     """The whole of docs/forks.md."""
     nets = ", ".join(case["name"] for case in recorded("fork_nets")[0])
     missing = {
-        fork: [name for name in _types(fork) if name not in LAYER_TYPES]
-        for fork in sorted(FORKS, key=str.lower)
+        fork: [name for name in _types(fork) if not _runs(name)] for fork in sorted(FORKS, key=str.lower)
     }
     return "\n".join(
         [
@@ -75,7 +75,7 @@ def page() -> str:
                 (
                     (f"`{name}`", ", ".join(FORK_TYPES[name]), _cases(name))
                     for name in _by_name(FORK_TYPES)
-                    if name in LAYER_TYPES
+                    if _runs(name)
                 ),
             ),
             "",
@@ -104,6 +104,13 @@ def page() -> str:
             "",
             "## Layer types that are known and do not run",
             "",
+            "A net with one of these in the selected phase can be planned all the same, and says why it stops when it",
+            "is set up:",
+            "",
+            *_table(("type", "why"), ((f"`{name}`", why) for name, why in PLANNED_ONLY.items())),
+            "",
+            "All of them:",
+            "",
             *_table(
                 ("fork", "types"),
                 (
@@ -120,7 +127,7 @@ def page() -> str:
 def short_table() -> str:
     """The README's table."""
     rows = [(fork, *_counts(fork)) for fork in _SHORT]
-    runs = [name for name in FORK_TYPES if name in LAYER_TYPES]
+    runs = [name for name in FORK_TYPES if _runs(name)]
     told = sum(name in recorded_types() for name in runs)
     return "\n".join(
         [
@@ -141,6 +148,10 @@ def with_table(readme: str) -> str:
     return before + BEGIN + "\n" + short_table() + "\n" + END + after
 
 
+def _runs(name: str) -> bool:
+    return name in LAYER_TYPES and name not in PLANNED_ONLY
+
+
 def _types(fork: str) -> list[str]:
     return [name for name in _by_name(FORK_TYPES) if fork in FORK_TYPES[name]]
 
@@ -156,7 +167,7 @@ def _cases(name: str) -> str:
 
 def _counts(fork: str) -> tuple[str, str]:
     names = _types(fork)
-    runs = [name for name in names if name in LAYER_TYPES]
+    runs = [name for name in names if _runs(name)]
     return f"{len(runs)} of {len(names)}", str(sum(name in recorded_types() for name in runs))
 
 

@@ -1,5 +1,6 @@
 """Nets of Caffe's forks: their words read, what nobody here knows kept, and told only where it is needed."""
 
+import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from prototxt import InputError, parse_net, plan_net, read_net, read_solver
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, PoolingParameter, V1LayerParameter
 from prototxt.forks import FORK_TYPES, FORKS, HARMLESS, SUPPORTED_FIELDS, known_from, meaning
+from prototxt.layers.declare import LAYER_TYPES, UNKNOWN
+from prototxt.layers.planned import PLANNED_ONLY
 from prototxt.unknown import refuse_unknown, set_aside, unknown_fields
 from prototxt.upgrade import V1_TYPES
 from weights import read_weights
@@ -334,3 +337,23 @@ def test_a_crop_that_is_not_told_its_offset_is_mentioned(caplog: pytest.LogCaptu
         parse_net(INPUT + crop % (1, 1, "") + crop % (2, 2, ""))
     (record,) = caplog.records
     assert 'layer "c1": Crop without crop_param has the offset 0' in record.getMessage()
+
+
+# ---- Types that are planned and do not run
+
+
+@pytest.mark.parametrize("name", sorted(PLANNED_ONLY))
+def test_planned_only(name: str) -> None:
+    """A plan has blobs of unknown shape; setting up says why it stops; the other phase is not concerned."""
+    bottom = "" if LAYER_TYPES[name].bottoms == (0, 0) else 'bottom: "x"'
+    net = parse_net(
+        f'{INPUT} layer {{ name: "own" type: "{name}" {bottom} top: "y" include {{ phase: TRAIN }} }}'
+        'layer { name: "r" type: "ReLU" bottom: "x" top: "z" }'
+    )
+    plan = plan_net(net, 0)
+    assert dict(zip(plan.blobs, plan.shapes, strict=True))["y"] == UNKNOWN
+    for engine in ("port", "reference"):
+        caffe = importlib.import_module(f"{engine}.pycaffe")
+        with pytest.raises(InputError, match=f'layer "own": {name} can be planned and not run: '):
+            caffe.Net.from_message(net, 0)
+        caffe.Net.from_message(net, 1).forward()

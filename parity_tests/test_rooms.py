@@ -37,12 +37,12 @@ EXCEPT = {
 }
 
 NO_FAMILY = {
-    "prototxt": {"declare", "windows", "memory", "python"},
+    "prototxt": {"declare", "windows", "memory", "planned", "python"},
     "reference": set(),
     "port": {"python"},
 }
-"""Room → files of its `layers/` that are no family of layers: what families share, and Python layers, which the
-reference runs as they are."""
+"""Room → files of its `layers/` that are no family of layers: what families share, Python layers, which the reference
+runs as they are, and types that no engine runs."""
 
 
 @pytest.mark.parametrize("room", MAY_IMPORT)

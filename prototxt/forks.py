@@ -375,6 +375,7 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
     "PoolingParameter.kernel_depth": ("Pooling3D",),
     "PoolingParameter.temporal_stride": ("Pooling3D",),
     "NetParameter.bn_stats_batch_size": (),
+    "WindowDataParameter.config": ("FrcnnRoiData", "FrcnnVidData"),
     "TransformationParameter.crop_h": ("AnnotatedData", "VideoData"),
     "TransformationParameter.crop_w": ("AnnotatedData", "VideoData"),
     "TransformationParameter.distort_param": ("AnnotatedData",),

@@ -1,13 +1,17 @@
 """The source behind each of Caffe's data layers, opened as Caffe's set-up opens it."""
 
+from typing import Any
+
 from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.declare import Declared
+from prototxt.layers.planned import PLANNED_ONLY
 from prototxt.plan import Step
 from prototxt.unknown import refuse_unread
 from runtime.data.annotated import AnnotatedImages, VideoFrames
 from runtime.data.clips import VideoClips
 from runtime.data.database import DatabaseImages
+from runtime.data.detectnet import DetectNetTransform
 from runtime.data.ground_truth import GroundTruthImages
 from runtime.data.hdf5 import HDF5Rows
 from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
@@ -21,8 +25,10 @@ from runtime.rng import caffe_rng
 
 def open_source(
     step: Step, share: Share = whole, palette_labels: bool = False
-) -> tuple[Source, Declared] | None:
+) -> tuple[Any, Declared] | None:
     """The source that a data layer reads from, and its tops' shapes; None for another kind of layer.
+
+    Of a DetectNetTransformation it is what transforms its bottoms.
 
     Draws from Caffe's process-wide generator exactly what Caffe's set-up draws. From then on the source has
     generators of its own.
@@ -34,6 +40,13 @@ def open_source(
     Raises:
         InputError: files that are missing or cannot be used, settings that Caffe refuses.
     """
+    if step.param.type in PLANNED_ONLY:
+        raise InputError(
+            f"{step.param.type} can be planned and not run: {PLANNED_ONLY[step.param.type]}. Give what it makes by an "
+            "Input layer, or write it yourself (docs/own_layers.md)"
+        )
+    if step.param.type == "DetectNetTransformation" and step.declared is not None:
+        return DetectNetTransform(step.param, caffe_rng()), step.declared
     source = _source(step, share, palette_labels)
     return (source, Declared(source.shapes)) if source else None
 
