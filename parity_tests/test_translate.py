@@ -483,15 +483,15 @@ def test_types_are_right(written: dict[str, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        (data(2, 3, 8, 8) + data(2, name="label") + layer("CenterLoss", "c", "data label"), "CenterLoss"),
         (
-            data(2, 3, 4)
-            + data(2, 3, name="mark")
-            + layer("LSTM", "lstm", "data mark", extra="recurrent_param { num_output: 2 }"),
-            "LSTM",
+            data(2, 3, 8, 8) + layer("SuperpixelPoolingTest", "p", "data data"),
+            "SuperpixelPoolingTest",
         ),
-        (data(2, 3, 8, 8) + layer("Pooling", "p", "data", "p q", "kernel_size: 2 pad: 1"), "second top"),
-        (data(2, 3, 8, 8) + layer("SPP", "spp", "data", param="pyramid_height: 2"), "SPP"),
-        (data(2, 3, 8, 8) + layer("Scale", "s", "data", param="axis: 2"), "other axes"),
+        (
+            data(2, 3, 4, 5) + layer("BN", "bn", "data", "bn mean var", extra="bn_param { bn_mode: LEARN }"),
+            "BN",
+        ),
     ],
 )
 def test_a_layer_without_counterpart_is_named(tmp_path: Path, text: str, told: str) -> None:

@@ -142,11 +142,12 @@ def _best(
     return best
 
 
+_LOSS = re.compile(r"\w+_loss\(|accuracy\(")
+
+
 def _token(item: Line | Instance) -> tuple | None:
     """What lines must have in common to be the same line of a block; None for what blocks do not hold."""
-    if isinstance(item, Instance) or any(
-        op.rule.endswith("_loss") or op.rule == "accuracy" for op in item.ops
-    ):
+    if isinstance(item, Instance) or any(_LOSS.match(op.text) for op in item.ops):
         return None
     return tuple((op.text, _module_token(op)) for op in item.ops)
 

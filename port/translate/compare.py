@@ -56,7 +56,7 @@ def load_model(
     model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
     model.train(train)
     for layer in model.modules():
-        if isinstance(layer, nn.Dropout):
+        if "Dropout" in type(layer).__name__:
             layer.eval()
     return model
 
@@ -64,7 +64,7 @@ def load_model(
 def without_dropout(net: CaffeNet) -> CaffeNet:
     """The net, its dropouts letting everything through: what a comparison can be made on."""
     for layer in net.layers:
-        if layer.plan.type == "Dropout":
+        if layer.plan.type in ("Dropout", "SpatialDropout", "SeLUDropout"):
             layer.phase = 1
     return net
 
