@@ -483,13 +483,20 @@ def test_types_are_right(written: dict[str, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (data(2, 3, 8, 8) + data(2, name="label") + layer("CenterLoss", "c", "data label"), "CenterLoss"),
         (
-            data(2, 3, 8, 8) + layer("SuperpixelPoolingTest", "p", "data data"),
+            data(2, 3)
+            + data(2, name="label")
+            + layer("CenterLoss", "c", "data label", param="num_output: 4"),
+            "CenterLoss",
+        ),
+        (
+            data(1, 3, 8, 8)
+            + data(1, 1, 8, 8, name="parts")
+            + layer("SuperpixelPoolingTest", "p", "data parts"),
             "SuperpixelPoolingTest",
         ),
         (
-            data(2, 3, 4, 5) + layer("BN", "bn", "data", "bn mean var", extra="bn_param { bn_mode: LEARN }"),
+            data(2, 3, 4, 5) + layer("BN", "bn", "data", "bn m v", extra="bn_param { bn_mode: LEARN }"),
             "BN",
         ),
     ],

@@ -18,12 +18,12 @@ from prototxt.errors import InputError
 from runtime.rng import set_random_seed
 
 REFUSED = {
-    "BN",  # by the batch, and SegNet's with further tops
-    "Dropout",  # that drops in TEST
+    "BN",  # SegNet's for inference, with further tops
     "SegAccuracy",  # that counts on
     "BoxAnnotatorOHEM",
     "CenterLoss",
-    "DetectionEvaluate",
+    "DetectionEvaluate",  # in pixels of files
+    "MultiBoxLoss",  # with settings that SSD does not use
     "SmoothL1LossOHEM",
     "SoftmaxWithLossOHEM",
     "SuperpixelPooling",
@@ -112,7 +112,8 @@ def _check_drawn(drawn: Drawn) -> None:
         return
     marks = [inputs[name] for name in ("in1", "in2") if name in inputs]
     markers = drawn.net.layer[-1].type in ("LSTM", "RNN", "LSTMUnit")
-    if any(0 in shape for shape in net.plan.shapes) or (markers and not all(map(_zeros_and_ones, marks))):
+    empty = any(0 in shape for shape in net.plan.shapes) or not all(map(np.ndim, inputs.values()))
+    if empty or (markers and not all(map(_zeros_and_ones, marks))):
         return
     try:
         made = _translated(drawn.net, phase, drawn.seed)

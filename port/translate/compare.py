@@ -48,7 +48,7 @@ class Compared:
 def load_model(
     text: str, class_name: str, state: Mapping[str, np.ndarray], train: bool, **names: Any
 ) -> nn.Module:
-    """The model that the text defines, its weights loaded; in training its dropouts let everything through."""
+    """The model that the text defines, its weights loaded; its dropouts let everything through."""
     module = types.ModuleType("translated_model")
     module.__dict__.update(names)
     exec(compile(text, "model.py", "exec"), module.__dict__)
@@ -57,7 +57,7 @@ def load_model(
     model.train(train)
     for layer in model.modules():
         if "Dropout" in type(layer).__name__:
-            layer.eval()
+            layer.p = 0.0
     return model
 
 
@@ -66,6 +66,8 @@ def without_dropout(net: CaffeNet) -> CaffeNet:
     for layer in net.layers:
         if layer.plan.type in ("Dropout", "SpatialDropout", "SeLUDropout"):
             layer.phase = 1
+            if layer.param.dropout_param.sample_weights_test:
+                layer.forward = lambda x: x
     return net
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from port.translate.loss_ops import normalization
 from port.translate.ops import Expression, Slot, Text, learned, number, translates, whole
+from prototxt.caffe_pb2 import MultiBoxLossParameter
 from prototxt.errors import InputError
 from prototxt.layers.boxes import CENTER_SIZE, CORNER
 from prototxt.layers.declare import Shape
@@ -138,3 +140,51 @@ def _proposal(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
         f"nms={number(param.nms_thresh)}",
     ]
     return Expression(f"proposals({', '.join(settings)}){'[0]' if len(layer.tops) == 1 else ''}")
+
+
+@translates("MultiBoxLoss")
+def _multibox_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    param, usual = layer.param.multibox_loss_param, MultiBoxLossParameter()
+    for name in ("share_location", "use_prior_for_matching", "code_type", "conf_loss_type"):
+        due = CENTER_SIZE if name == "code_type" else getattr(usual, name)
+        if getattr(param, name) != due:
+            raise InputError(f"MultiBoxLoss with {name} other than SSD's has no counterpart here")
+    for name in ("encode_variance_in_target", "bp_inside", "map_object_to_agnostic"):
+        if getattr(param, name):
+            raise InputError(f"MultiBoxLoss with {name} has no counterpart here")
+    if param.ignore_cross_boundary_bbox or not all(layer.param.propagate_down[:2]):
+        raise InputError("MultiBoxLoss that leaves out boxes, or a part of itself, has no counterpart here")
+    if param.mining_type == MultiBoxLossParameter.HARD_EXAMPLE or param.nms_param.nms_threshold > 0:
+        raise InputError("MultiBoxLoss that mines by HARD_EXAMPLE or nms_param has no counterpart here")
+    settings = [
+        *("{0}", "{1}", "{2}", "{3}"),
+        f"classes={param.num_classes}",
+        f"background={param.background_label_id}",
+        f'by="{normalization(layer.param.loss_param, "VALID")}"',
+    ]
+    near = param.match_type == MultiBoxLossParameter.PER_PREDICTION
+    mined = param.mining_type != MultiBoxLossParameter.NONE
+    given = {
+        "threshold": (number(param.overlap_threshold) if near else "None", "0.5"),
+        "negatives": (number(param.neg_pos_ratio) if mined else "None", "3.0"),
+        "below": (number(param.neg_overlap), "0.5"),
+        "weight": (number(param.loc_weight), "1.0"),
+        "difficult": (str(param.use_difficult_gt), "True"),
+        "squared": (str(param.loc_loss_type == MultiBoxLossParameter.L2), "False"),
+    }
+    settings += [f"{name}={value}" for name, (value, default) in given.items() if value != default]
+    return Expression(f"multibox_loss({', '.join(settings)})")
+
+
+@translates("DetectionEvaluate")
+def _detection_evaluate(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    param = layer.param.detection_evaluate_param
+    if param.name_size_file:
+        raise InputError("DetectionEvaluate with a name_size_file has no counterpart here")
+    settings = [
+        f"classes={param.num_classes}",
+        f"background={param.background_label_id}",
+        f"threshold={number(param.overlap_threshold)}",
+        f"difficult={param.evaluate_difficult_gt}",
+    ]
+    return Expression(f"judged({{0}}, {{1}}, {', '.join(settings)})")

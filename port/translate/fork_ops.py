@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from port.translate.detection_ops import four_axes
 from port.translate.ops import Expression, Slot, learned, number, pooled, translates
-from prototxt.caffe_pb2 import FlowWarpParameter, ResampleParameter, UnpoolingParameter
+from prototxt.caffe_pb2 import BiasChannelParameter, FlowWarpParameter, ResampleParameter, UnpoolingParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Shape
 from prototxt.layers.pooling import pyramid
@@ -214,3 +214,15 @@ def _ctc_greedy_decoder(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression
         raise InputError("CTCGreedyDecoder that judges labels has no counterpart here")
     blank = param.blank_index if param.blank_index >= 0 else math.prod(shapes[0][2:3]) - 1
     return Expression(f"greedy_labels({{0}}, blank={blank}, merge={param.ctc_merge_repeated})")
+
+
+@translates("BiasChannel")
+def _bias_channel(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    four_axes(layer, shapes[0])
+    param = layer.param.bias_channel_param
+    ignored, others = tuple(param.ignore_label), number(param.fg_bias)
+    if param.label_type != BiasChannelParameter.PIXEL:
+        return Expression(f"bias_labelled({{0}}, {{1}}, {number(param.bg_bias)}, {others}, {ignored})")
+    both = param.HasField("background_label") or param.HasField("bg_bias")
+    more = f", ({param.background_label}, {number(param.bg_bias)})" if both else ""
+    return Expression(f"bias_pixels({{0}}, {{1}}, {others}, {ignored}{more})")

@@ -14,7 +14,7 @@ from prototxt.plan import LayerPlan
 from weights.binaryproto import read_binaryproto
 
 
-def _normalization(param: LossParameter, default: str) -> str:
+def normalization(param: LossParameter, default: str) -> str:
     if param.HasField("normalization"):
         return LossParameter.NormalizationMode.Name(param.normalization)
     if param.HasField("normalize"):
@@ -25,7 +25,7 @@ def _normalization(param: LossParameter, default: str) -> str:
 @translates("SoftmaxWithLoss")
 def _softmax_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     axis = canonical_axis(layer.param.softmax_param.axis, len(shapes[0]))
-    mode = _normalization(layer.param.loss_param, "VALID")
+    mode = normalization(layer.param.loss_param, "VALID")
     param = layer.param.loss_param
     weights = tuple(Text(number(weight)) for weight in param.class_weighting)
     more = f", {weights}" if param.weight_by_label_freqs else ""
@@ -36,7 +36,7 @@ def _softmax_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 @translates("SigmoidCrossEntropyLoss")
 def _sigmoid_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param = layer.param.loss_param
-    text = f'sigmoid_loss({{0}}, {{1}}, {ignored_label(param)}, "{_normalization(param, "BATCH_SIZE")}")'
+    text = f'sigmoid_loss({{0}}, {{1}}, {ignored_label(param)}, "{normalization(param, "BATCH_SIZE")}")'
     return Expression(text)
 
 

@@ -357,7 +357,7 @@ def _dropout(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     if not 0 <= ratio <= 1:
         raise InputError(f"a dropout_ratio of {ratio:g} has no counterpart in PyTorch")
     if param.sample_weights_test:
-        raise InputError("Dropout with sample_weights_test has no counterpart in PyTorch")
+        kinds = {"Dropout": "AlwaysDropout"}
     slots = (Slot("p", Text(number(ratio))),)
     module = Module(kinds.get(layer.type, "nn.Dropout"), slots, (layer,), {})
     if param.scale_train:
@@ -525,26 +525,35 @@ def _relu6(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     """PSPNet's: scale, shift, mean and variance; SegNet's for inference: scale and shift."""
     param, (shape,) = layer.param.bn_param, shapes
-    if len(shape) != 4 or len(layer.tops) > 1 or layer.param.phase == 0:
-        raise InputError("BN of this kind has no counterpart in PyTorch")
+    if len(shape) != 4 and (len(shape) != 2 or layer.type != "BN"):
+        raise InputError(f"BN of {len(shape)} axes has no counterpart in PyTorch")
+    kind = "nn.BatchNorm2d" if len(shape) == 4 else "nn.BatchNorm1d"
+    learned_here = zip(("weight", "bias"), layer.params, strict=False)
+    frozen = tuple(name for name, p in learned_here if param.frozen or not p.needs_gradient)
     state = {name: _flat(i) for i, name in enumerate(("weight", "bias"))}
-    frozen = tuple(
-        name for name, p in zip(("weight", "bias"), layer.params, strict=False) if not p.needs_gradient
-    )
-    if len(layer.params) == 2:
-        if param.bn_mode != BNParameter.INFERENCE:
-            raise InputError("BN by the batch's own statistics has no counterpart in PyTorch")
-        module = Module("Scale", (Slot("inputs", shape[1]),), (layer,), state, frozen)
-        return Expression("{m}({0})", module, follows=True)
-    state |= {name: _flat(i) for i, name in enumerate(("running_mean", "running_var"), 2)}
     slots = [Slot("inputs", shape[1])]
+    if len(layer.params) == 2:
+        if param.bn_mode == BNParameter.INFERENCE:
+            if len(layer.tops) > 1:
+                raise InputError("BN for inference with further tops has no counterpart in PyTorch")
+            return Expression(
+                "{m}({0})", Module("Scale", tuple(slots), (layer,), state, frozen), follows=True
+            )
+        slots += [Slot("eps", Text("1e-9"), "eps"), Slot("stats", False, "track_running_stats")]
+        module = Module(kind, tuple(slots), (layer,), state, frozen)
+        if len(layer.tops) == 1:
+            return Expression("{m}({0})", module, follows=True)
+        axes = f"{(0, *range(2, len(shape)))}, keepdim=True"
+        more = [f"{{0}}.detach().mean({axes})", f"{{0}}.detach().var({axes}, correction=0)"]
+        return Expression(f"({', '.join(['{m}({0})', *more][: len(layer.tops)])})", module)
+    state |= {name: _flat(i) for i, name in enumerate(("running_mean", "running_var"), 2)}
     if abs(param.eps - 1e-5) > 1e-12:
         slots.append(Slot("eps", Text(number(param.eps)), "eps"))
-    if param.frozen:
-        frozen = ("weight", "bias")
-    return Expression(
-        "{m}({0})", Module("nn.BatchNorm2d", tuple(slots), (layer,), state, frozen), follows=True
-    )
+    train = layer.param.phase == 0
+    if train and not param.frozen:
+        slots.append(Slot("momentum", Text(number(round(1 - param.momentum, 6))), "momentum"))
+    kind = kind.replace("nn.", "Frozen") if train and param.frozen else kind
+    return Expression("{m}({0})", Module(kind, tuple(slots), (layer,), state, frozen), follows=True)
 
 
 def _flat(index: int) -> Callable[[Sequence[Blobs]], np.ndarray]:

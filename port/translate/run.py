@@ -240,6 +240,7 @@ def _write(
         "skipped": skipped,
         "steps": steps,
         "single": len(outputs) == 1,
+        "drops": "AlwaysDropout(" in written.text or (asked.train and "Dropout" in written.text),
         "lines": len(written.text.splitlines()),
     }
     (folder / "model.py").write_text(written.text)

@@ -378,6 +378,8 @@ def _expression(line: Line, known: Mapping[Value, str], modules: Mapping[Module,
 def _instance_name(instance: Instance) -> str:
     """What the names of its layers start with, or the words that all of them have, or its result's name."""
     layers = [layer.name for op in instance.ops if op.module for layer in op.layers]
+    if not layers:
+        return identifier(instance.output.blob, "Block")
     prefix = common_prefix(layers)
     words = [word for word in layers[0].split("_") if all(word in name.split("_") for name in layers)]
     name = prefix if len(prefix) > 1 else "_".join(words)

@@ -188,6 +188,13 @@ class EmbedWithBias(nn.Module):
         return F.embedding(x.detach().long(), self.weight) + self.bias
 
 
+class AlwaysDropout(nn.Dropout):
+    """Drops in evaluation too: SegNet's `sample_weights_test`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p)
+
+
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Normalises by stored statistics in training too: Caffe's `use_global_stats`."""
 
@@ -319,3 +326,42 @@ def largest(x: Tensor, *others: Tensor) -> Tensor:
     for y in others:
         x = torch.where(x > y, x, y)
     return x
+
+
+def bias_labelled(
+    scores: Tensor,
+    labels: Tensor,
+    background: float,
+    others: float,
+    ignored: tuple[int, ...],
+) -> Tensor:
+    """The scores, with a bias on the classes that an image's labels name; 0 is background."""
+    numbers = labels.detach().long().flatten(1)
+    biases = scores.new_zeros(scores.shape[:2])
+    for row, each in zip(biases, numbers, strict=True):
+        for number in each[each >= 0].tolist():
+            if number not in ignored:
+                row[number] += others if number else background
+    return scores + biases[:, :, None, None]
+
+
+def bias_pixels(
+    scores: Tensor,
+    labels: Tensor,
+    others: float,
+    ignored: tuple[int, ...],
+    background: tuple[int, float] | None = None,
+) -> Tensor:
+    """The scores, with a bias on each pixel's label, and on the background everywhere."""
+    numbers = labels.detach().long().flatten(1)
+    counted = torch.ones_like(numbers, dtype=torch.bool)
+    for label in (-1, *ignored):
+        counted &= numbers != label
+    bias = scores.new_zeros(scores.flatten(2).shape)
+    if background is not None:
+        image, place = counted.nonzero(as_tuple=True)
+        bias[image, background[0], place] = background[1]
+        counted &= numbers != background[0]
+    image, place = counted.nonzero(as_tuple=True)
+    bias[image, numbers[counted], place] = others
+    return scores + bias.reshape(scores.shape)

@@ -1,6 +1,7 @@
 """Detection with SSD: prior boxes, and what suppression leaves of the predictions for them."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -64,6 +65,16 @@ def corner_size_boxes(shifts: Tensor, priors: Tensor, scaled: bool = False) -> T
     return boxes + (shifts if scaled else shifts * variances) * size
 
 
+def overlaps(a: Tensor, b: Tensor, pixel: int = 0) -> Tensor:
+    """Intersection over union of each box of `a` with each of `b`."""
+    low = torch.maximum(a[:, None, :2], b[:, :2])
+    high = torch.minimum(a[:, None, 2:], b[:, 2:])
+    shared = (high - low + pixel).clamp(min=0).prod(-1)
+    areas = [(x[:, 2:] - x[:, :2] + pixel).clamp(min=0).prod(-1) for x in (a, b)]
+    union = areas[0][:, None] + areas[1] - shared
+    return torch.where(shared > 0, shared / union, 0)
+
+
 def suppress(
     boxes: Tensor,
     threshold: float,
@@ -72,12 +83,7 @@ def suppress(
     most: int | None = None,
 ) -> list[int]:
     """Places of the boxes, the best first, that no better one of them overlaps too much."""
-    low = torch.maximum(boxes[:, None, :2], boxes[:, :2])
-    high = torch.minimum(boxes[:, None, 2:], boxes[:, 2:])
-    shared = (high - low + pixel).clamp(min=0).prod(-1)
-    area = (boxes[:, 2:] - boxes[:, :2] + pixel).clamp(min=0).prod(-1)
-    union = area[:, None] + area - shared
-    overlap = torch.where(shared > 0, shared / union, 0)
+    overlap = overlaps(boxes, boxes, pixel)
     left: list[int] = []
     for i in range(len(boxes)):
         if not left or overlap[i, left].max() <= threshold:
@@ -121,3 +127,119 @@ def detections(
     if not sum(map(len, rows)):
         rows = [scores.new_tensor([[i] + [-1] * 6]) for i in range(len(scores))]
     return torch.cat(rows)[None, None]
+
+
+def matched(boxes: Tensor, truth: Tensor, least: float | None) -> tuple[Tensor, Tensor]:
+    """For each box the true box that it is for, or -1, and its overlap with that."""
+    owner = torch.full((len(boxes),), -1, device=boxes.device)
+    if not len(truth):
+        return owner, boxes.new_zeros(len(boxes))
+    table = overlaps(boxes, truth)
+    table = torch.where(table > 1e-6, table, 0)
+    best, which = table.max(1)
+    shared, left = best.clone(), table.clone()
+    for _ in range(len(truth)):
+        row, column = divmod(int(left.argmax()), len(truth))
+        if left[row, column] > 0:
+            owner[row], shared[row] = column, left[row, column]
+            left[row], left[:, column] = 0, 0
+    if least is not None:
+        near = (owner < 0) & (best > 0) & (best >= least)
+        owner[near] = which[near]
+    return owner, shared
+
+
+def multibox_loss(
+    shifts: Tensor,
+    scores: Tensor,
+    priors: Tensor,
+    truth: Tensor,
+    classes: int,
+    background: int,
+    by: str,
+    threshold: float | None = 0.5,
+    negatives: float | None = 3.0,
+    below: float = 0.5,
+    weight: float = 1.0,
+    difficult: bool = True,
+    squared: bool = False,
+) -> Tensor:
+    """SSD's loss: shifts of priors that match true boxes; classes, at hard negatives too."""
+    boxes, variances = priors.detach().reshape(2, -1, 4)
+    shifts = shifts.reshape(len(shifts), -1, 4)
+    logs = scores.reshape(*shifts.shape[:2], classes).log_softmax(-1)
+    rows = truth.detach().reshape(-1, 8)
+    rows = rows if difficult else rows[rows[:, 7] == 0]
+    total, found = shifts.new_zeros(()), 0
+    for i, shift in enumerate(shifts):
+        mine = rows[rows[:, 0] == i]
+        owner, overlap = matched(boxes, mine[:, 3:7], threshold)
+        positive = torch.nonzero(owner >= 0).flatten()
+        true = mine[owner[positive]]
+        labels = torch.full_like(owner, background)
+        labels[positive] = true[:, 1].long()
+        losses = -logs[i].gather(1, labels[:, None])[:, 0]
+        # At most -log(FLT_MIN), and the gradient goes on.
+        losses = losses + (losses.clamp(max=87.33654) - losses).detach()
+        negative = torch.nonzero((owner < 0) & (overlap < below)).flatten()
+        if negatives is None:
+            negative = torch.nonzero(owner < 0).flatten()
+        else:
+            order = losses[negative].argsort(descending=True, stable=True)
+            negative = negative[order[: int(negatives * len(positive))]]
+        due = shifts_to(true[:, 3:7], boxes[positive]) / variances[positive]
+        difference = shift[positive] - due
+        by_size = F.smooth_l1_loss(difference, 0 * difference, reduction="sum")
+        total = total + weight * (difference.square().sum() / 2 if squared else by_size)
+        total = total + losses[positive].sum() + losses[negative].sum()
+        found += len(positive)
+    counts = {
+        "VALID": found,
+        "FULL": shifts.shape[:2].numel(),
+        "BATCH_SIZE": len(shifts),
+        "NONE": 1,
+    }
+    return total / max(counts[by], 1)
+
+
+def shifts_to(true: Tensor, priors: Tensor) -> Tensor:
+    """The shifts of centre and size that make the true boxes of priors."""
+    size, wanted = priors[:, 2:] - priors[:, :2], true[:, 2:] - true[:, :2]
+    centre = (true[:, :2] + true[:, 2:] - priors[:, :2] - priors[:, 2:]) / 2
+    return torch.cat([centre / size, (wanted / size).log()], 1)
+
+
+def judged(
+    detected: Tensor,
+    truth: Tensor,
+    classes: int,
+    background: int,
+    threshold: float,
+    difficult: bool,
+) -> Tensor:
+    """[-1, class, true boxes, -1, -1], then [image, class, score, right, wrong] of each."""
+    found, rows = detected.detach().reshape(-1, 7), truth.detach().reshape(-1, 8)
+    rows = rows[(rows[:, 0] == -1).cumsum(0) == 0]
+    counts = (rows[:, 7] == 0) | difficult
+    kinds = [c for c in range(classes) if c != background]
+    of = [int((counts & (rows[:, 1] == c)).sum()) for c in kinds]
+    heads = [[-1, c, n, -1, -1] for c, n in zip(kinds, of, strict=True)]
+    parts = [found.new_tensor(heads).reshape(-1, 5)]
+    found = found[found[:, 1] != -1]
+    for image, c in found[:, :2].unique(dim=0).tolist():
+        boxes = found[(found[:, 0] == image) & (found[:, 1] == c)]
+        hers = (rows[:, 0] == image) & (rows[:, 1] == c)
+        right, wrong = boxes.new_zeros(len(boxes)), boxes.new_ones(len(boxes))
+        if hers.any():
+            boxes = boxes[boxes[:, 2].argsort(descending=True, stable=True)]
+            best, which = overlaps(boxes[:, 3:], rows[hers, 3:7]).max(1)
+            taken: set[int] = set()
+            for i in torch.nonzero(best >= threshold).flatten().tolist():
+                counted, owner = bool(counts[hers][which[i]]), int(which[i])
+                right[i] = counted and owner not in taken
+                wrong[i] = counted and owner in taken
+                taken.add(owner)
+        verdict = torch.stack([boxes[:, 2], right, wrong], 1)
+        marks = boxes.new_tensor([[image, c]]).expand(len(boxes), 2)
+        parts.append(torch.cat([marks, verdict], 1))
+    return torch.cat(parts)[None, None]
