@@ -92,6 +92,9 @@ class _Builder:
     ) -> None:
         expression = TRANSLATIONS[layer.type](layer, [value.shape for value in reads])
         module = self.modules[layer.index] if again else self._module(layer, expression.module)
+        if expression.text == "{0}":
+            self.values |= dict.fromkeys(tops, reads[0])
+            return
         made = dict(zip(layer.tops, map(tuple, layer.declared.tops), strict=True))
         shapes = {top: made[top] for top in tops}
         text = expression.text

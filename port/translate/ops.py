@@ -612,8 +612,12 @@ def _eltwise(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
         return Expression("torch.where({0} > {1}, {0}, {1})")
     if param.operation == EltwiseParameter.PROD:
         return Expression(" * ".join(f"{{{i}}}" for i in range(count)), infix=True)
+    coeffs = list(param.coeff) or [1.0] * count
+    if sum(map(len, layer.param.bottom)) > 60:  # no formatter breaks a long sum well
+        factors = ["" if c == 1 else "-" if c == -1 else f"{number(c)} * " for c in coeffs]
+        return Expression(f"total({', '.join(f'{factor}{{{i}}}' for i, factor in enumerate(factors))})")
     text = ""
-    for i, coeff in enumerate(param.coeff or [1.0] * count):
+    for i, coeff in enumerate(coeffs):
         term = f"{{{i}}}" if abs(coeff) == 1 else f"{number(abs(coeff))} * {{{i}}}"
         sign = "-" if coeff < 0 else "+"
         text += f" {sign} {term}" if text else term if coeff >= 0 else f"-{term}"

@@ -6,14 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from port.translate.blocks import Block, Instance, Line, lines_of, with_blocks
+from port.translate.blocks import WIDTH, Block, Instance, Line, lines_of, with_blocks
 from port.translate.graph import Graph
 from port.translate.names import Names, common_prefix, identifier
 from port.translate.ops import Module, Slot, Value
 from port.translate.rules import RULES, used_rules
-
-WIDTH = 88
-"""Of a line: what the usual formatters take."""
 
 
 @dataclass

@@ -321,6 +321,13 @@ def greedy_labels(scores: Tensor, blank: int, merge: bool) -> Tensor:
     return rows
 
 
+def total(x: Tensor, *others: Tensor) -> Tensor:
+    """The sum of several."""
+    for y in others:
+        x = x + y
+    return x
+
+
 def largest(x: Tensor, *others: Tensor) -> Tensor:
     """The largest of several, place by place."""
     for y in others:
