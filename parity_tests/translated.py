@@ -62,7 +62,7 @@ def translated(
     with torch.no_grad():
         for layer in net.layers:
             for blob, value in zip(layer.blobs, (weights or {}).get(layer.plan.name, ()), strict=False):
-                blob.copy_(torch.from_numpy(value).reshape(blob.shape))
+                blob.copy_(torch.from_numpy(value).reshape(blob.shape if value.size > 1 else ()))
     graph = graph_of(net.plan)
     header = Header("A net.", "Model", "A net.")
     blobs = {part.plan.index: [blob.detach().numpy().copy() for blob in part.blobs] for part in net.layers}

@@ -154,7 +154,8 @@ def _multibox_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
             raise InputError(f"MultiBoxLoss with {name} has no counterpart here")
     if param.ignore_cross_boundary_bbox or not all(layer.param.propagate_down[:2]):
         raise InputError("MultiBoxLoss that leaves out boxes, or a part of itself, has no counterpart here")
-    if param.mining_type == MultiBoxLossParameter.HARD_EXAMPLE or param.nms_param.nms_threshold > 0:
+    thinned = param.HasField("nms_param") and param.nms_param.nms_threshold > 0
+    if param.mining_type == MultiBoxLossParameter.HARD_EXAMPLE or thinned:
         raise InputError("MultiBoxLoss that mines by HARD_EXAMPLE or nms_param has no counterpart here")
     settings = [
         *("{0}", "{1}", "{2}", "{3}"),

@@ -19,14 +19,14 @@ class LSTM(nn.Module):
         self.input = nn.Linear(inputs, 4 * size)
         self.static = nn.Linear(static, 4 * size, bias=False) if static else None
         self.hidden = nn.Linear(size, 4 * size, bias=False)
-        self.state: tuple[Tensor, ...] = ()
+        self.state: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, cont: Tensor, static: Tensor | None = None) -> Tensor:
-        state = x.new_zeros(x.shape[1], self.hidden.in_features)
-        if not self.state or self.state[0].shape != state.shape:
-            self.state = (state, state)
-        outputs, *state_ = self.steps(x, cont, *self.state, static)
-        self.state = (state_[0][0], state_[1][0])
+        h = c = x.new_zeros(x.shape[1], self.hidden.in_features)
+        if self.state is not None and self.state[0].shape == h.shape:
+            h, c = self.state
+        outputs, h, c = self.steps(x, cont, h, c, static)
+        self.state = h[0], c[0]
         return outputs
 
     def steps(
