@@ -45,8 +45,8 @@ def kept_names(names: Iterable[str]) -> str:
     """Why a well-known net's layers keep their names, or ""."""
     if {"inception_3a/5x5", "inception_5b/5x5", "loss3/classifier"} <= set(names):
         return (
-            "BVLC's GoogLeNet keeps its layers' names: torchvision's GoogLeNet is another network (batch normalisation, "
-            "3×3 for 5×5, no LRN) and cannot take these weights."
+            "BVLC's GoogLeNet keeps its layers' names: torchvision's GoogLeNet is another network (batch "
+            "normalisation, 3×3 for 5×5, no LRN) and cannot take these weights."
         )
     return ""
 
