@@ -67,7 +67,9 @@ def summarise(
 
     plan = plan_net(message, phase, where=where, set_up=set_up)
     if shapes:
-        raise InputError(f"{where}: --input {', '.join(shapes)}: no input or data layer makes such a blob")
+        raise InputError(
+            f"{where}: --input-shape {', '.join(shapes)}: no input or data layer makes such a blob"
+        )
     if weights is not None:
         remarks += _fitted(plan, weights)
     return NetSummary(message.name, tuple(_layers(plan))), remarks
@@ -151,7 +153,7 @@ def _told_shapes(layer: LayerParameter) -> list[Shape]:
     if not (height and width and settings.batch_size):
         raise InputError(
             "its data cannot be read here, and its settings do not tell the shape: give it, as in "
-            f"--input {layer.top[0]}=16,3,224,224"
+            f"--input-shape {layer.top[0]}=16,3,224,224"
         )
     batch = settings.batch_size
     label: Shape = (batch, 1, height, width) if layer.type in LABEL_IMAGES else (batch,)
