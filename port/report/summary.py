@@ -117,7 +117,7 @@ def _given_shapes(step: Step, shapes: dict[str, Shape]) -> list[Shape] | None:
         elif i == 1:
             given.append(given[0][:1])  # labels: one each
         else:
-            raise InputError(f"give --input for {top} too")
+            raise InputError(f"give --input-shape for {top} too")
     return given
 
 
