@@ -111,7 +111,7 @@ def test_two_files_are_seen_side_by_side_and_plain_attention_is_called_so(
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ((), "--weights is missing: SeeNet's weights: weights/README.md"),
+        ((), "--weights is missing: SeeNet's weights: "),
         (
             ("--weights", "own.caffemodel", "--mask", "other_size.png"),
             "is 70×40 pixels, the photograph is 70×50",

@@ -86,7 +86,8 @@ def test_other_sizes_and_types(name: str) -> None:
     check(net.double(), x.double())
     fused = net.float().fused()
     for other in (x, torch.cat([x, x]), x[:0]):
-        assert_near(*(next(iter(run(other).values())) for run in (fused, net)), WHOLE_NET, name)
+        got, due = (next(iter(run(other).values())) for run in (fused, net))
+        assert_near(got, due, WHOLE_NET, name)
     with pytest.raises(InputError, match="layer "):
         fused(x[:, :0])
     with pytest.raises(InputError, match="is an array, not a tensor"):

@@ -173,7 +173,7 @@ def test_training_nets_without_their_data(tmp_path: Path):
     assert "loss" not in rows(summarise(path, TEST)[0])
     assert "as its settings tell it, unread" in remarks[0]
     path.write_text(DATABASE.format(""))
-    with pytest.raises(InputError, match=r'layer "data": .*--input data='):
+    with pytest.raises(InputError, match=r'layer "data": .*--input-shape data='):
         summarise(path, TRAIN)
     told = run(path, "--phase", "TRAIN", "--input", "data=2,1,28,28")
     assert told.exit_code == 0
@@ -183,8 +183,8 @@ def test_training_nets_without_their_data(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--input", "dat=1,3,9,9"], "--input dat: no input or data layer"),
-        (["--input", "data"], "--input data: give a blob and its sizes"),
+        (["--input", "dat=1,3,9,9"], "--input-shape dat: no input or data layer"),
+        (["--input", "data"], "--input-shape data: give a blob and its sizes"),
         (["--input", "data=1,x"], "give a blob and its sizes"),
         (["--input", "data=1,3,2,2"], 'net.prototxt:2: layer "conv": a kernel'),
         (["--phase", "DEPLOY"], "give TRAIN or TEST"),

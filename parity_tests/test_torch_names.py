@@ -13,7 +13,7 @@ from port.net import CaffeNet
 from prototxt.errors import InputError
 from prototxt.read import parse_net
 from weights import LayerWeights, read_weights, write_weights
-from weights.convert import convert
+from weights.convert import convert, convert_command
 from weights.torch_names import torch_state
 
 _SIZES = ((4, 4), (6, 6), (8, 8, 8), (10, 10, 10), (10, 10, 10))
@@ -161,6 +161,15 @@ def test_other_nets_keep_their_names() -> None:
     assert not any("scale" in key for key in state)
     lone = torch_state([LayerWeights("s", "Scale", [np.ones(2, np.float32), np.zeros(2, np.float32)])])
     assert lone.keys() == {"s.weight", "s.bias"}
+
+
+def test_googlenet_keeps_its_names_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("conv1/7x7_s2", "inception_3a/5x5", "inception_5b/5x5", "loss3/classifier")
+    layers = [LayerWeights(name, "Convolution", [np.ones((2, 3, 5, 5), np.float32)]) for name in names]
+    write_weights(tmp_path / "net.caffemodel", layers)
+    convert_command(tmp_path / "net.caffemodel", tmp_path / "net.npz", names="torch")
+    assert "torchvision's GoogLeNet is another network" in capsys.readouterr().out
+    assert set(np.load(tmp_path / "net.npz")) == {f"{name}.weight" for name in names}
 
 
 @pytest.mark.parametrize("suffix", ["npz", "mat"])

@@ -9,19 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from parity_tests.recordings import NETS
+from parity_tests.translated import check_learning, translated
 from port import cli
-from port.net import CaffeNet
-from port.translate.compare import load_model, without_dropout
-from port.translate.graph import graph_of
 from port.translate.inputs import drawn_inputs, fed
 from port.translate.names import Names, identifier, without_what_differs
 from port.translate.run import run_translate
 from port.translate.settings import TranslateSettings
-from port.translate.writing import Header, write_model
 from prototxt.errors import InputError
 from prototxt.read import read_net
 from runtime.rng import set_random_seed
@@ -296,6 +292,43 @@ TRAINING = (
     + layer("Accuracy", "accuracy", "ip label", extra="include { phase: TEST }")
 )
 
+_RECURRENT = 'recurrent_param { num_output: 6 weight_filler { type: "uniform" min: -0.3 max: 0.3 } }'
+CAPTIONS = (
+    data(5, 2, name="words")
+    + data(5, 2, name="cont")
+    + data(2, 4, name="image")
+    + layer(
+        "Embed",
+        "embedded",
+        "words",
+        param='input_dim: 9 num_output: 7 bias_term: false weight_filler { type: "xavier" }',
+    )
+    + layer("LSTM", "lstm1", "embedded cont", extra=_RECURRENT)
+    + layer("LSTM", "lstm2", "lstm1 cont image", extra=_RECURRENT)
+    + layer("RNN", "rnn", "lstm2 cont", extra=_RECURRENT)
+    + fc("predict", "rnn", 9, "axis: 2")
+    + layer("Softmax", "probs", "predict", param="axis: 2")
+)
+
+RCNN = (
+    data(1, 3, 32, 40)
+    + data(3, 5, name="rois")
+    + conv("conv1", "data", 6, 3, "stride: 4 pad: 1")
+    + relu("conv1")
+    + layer(
+        "ROIPooling",
+        "pool5",
+        "conv1 rois",
+        extra="roi_pooling_param { pooled_h: 3 pooled_w: 3 spatial_scale: 0.25 }",
+    )
+    + fc("fc6", "pool5", 8)
+    + relu("fc6")
+    + layer("Dropout", "drop6", "fc6", "fc6")
+    + fc("cls_score", "fc6", 4)
+    + fc("bbox_pred", "fc6", 16)
+    + layer("Softmax", "cls_prob", "cls_score")
+)
+
 NETWORKS = {
     "lenet": LENET,
     "alexnet": ALEXNET,
@@ -309,6 +342,10 @@ NETWORKS = {
     "siamese": SIAMESE,
     "names": NAMES,
     "training": TRAINING,
+    "captions": CAPTIONS,
+    "rcnn": RCNN,
+    "ssd": (NETS / "ssd" / "narrow_deploy.prototxt").read_text(),
+    "ssd_training": (NETS / "ssd" / "narrow_train.prototxt").read_text(),
     "seenet": (NETS / "seenet" / "narrow_deploy.prototxt").read_text(),
     "deeplab": (NETS / "deeplab_largefov" / "narrow_deploy.prototxt").read_text(),
     "deeplab_resnet": (NETS / "deeplab_largefov_resnet101" / "narrow_deploy.prototxt").read_text(),
@@ -320,7 +357,7 @@ BLOCKS = {
     "densenet": ["DenseLayer"],
     "deeplab_resnet": ["Bottleneck", "ProjectedBottleneck"],
 }
-IN_TRAINING = ["training"]
+IN_TRAINING = ["training", "ssd_training"]
 
 
 def asked(prototxt: Path, out: Path, **settings: object) -> TranslateSettings:
@@ -345,47 +382,17 @@ def test_a_model_learns_as_caffe_net_does(name: str, tmp_path: Path) -> None:
     prototxt = tmp_path / f"{name}.prototxt"
     prototxt.write_text(NETWORKS[name])
     phase = 0 if name in IN_TRAINING else 1
-    set_random_seed(1)
-    net = without_dropout(CaffeNet(fed(read_net(prototxt), phase, {}), phase, gradient="exact"))
-    statistics = {"BatchNorm": (0.2, 1.0, 2.0)}
-    for part in net.layers:
-        for blob, value in zip(part.blobs, statistics.get(part.plan.type, ()), strict=False):
-            blob.fill_(value)
-    graph = graph_of(net.plan)
-    header = Header("A net.", "Model", "A net.")
-    made = write_model(
-        graph, header, {p.plan.index: [b.detach().numpy().copy() for b in p.blobs] for p in net.layers}
-    )
-    model = load_model(made.text, "Model", made.state, phase == 0)
-    inputs = {k: torch.from_numpy(v) for k, v in drawn_inputs(net.plan, None, 3).items()}
-    ours = model(*inputs.values())
-    ours = ours if isinstance(ours, dict) else {next(iter(graph.outputs)): ours}
-    theirs = net(**inputs) if all(k.isidentifier() for k in inputs) else net(*inputs.values())
-    loss = dict.fromkeys(("ours", "theirs"), 0.0)
-    for output, top in theirs.items():
-        if top.requires_grad:
-            weights = torch.randn(top.shape, generator=torch.Generator().manual_seed(5))
-            loss["ours"] += (ours[output].reshape(top.shape) * weights).sum()
-            loss["theirs"] += (top * weights).sum()
-    loss["ours"].backward()
-    loss["theirs"].backward()
-    grads = {
-        part.plan.index: [
-            np.zeros(blob.shape, np.float32) if owner.grad is None else owner.grad.numpy()
-            for blob, owner in zip(part.blobs, part.owned, strict=True)
-        ]
-        for part in net.layers
+    message = fed(read_net(prototxt), phase, {})
+    statistics = {
+        entry.name: [np.full(1, value, np.float32) for value in (0.2, 1.0, 2.0)]
+        for entry in message.layer
+        if entry.type == "BatchNorm"
     }
-    due = write_model(graph, header, grads).state
-    seen = 0
-    for key, parameter in model.named_parameters():
-        if parameter.grad is None:
-            assert not np.any(due[key]), key
-            continue
-        seen += 1
-        largest = np.abs(due[key]).max()
-        assert np.abs(parameter.grad.numpy() - due[key]).max() <= 5e-5 * largest + 1e-12, key
-    assert seen == sum(parameter.requires_grad for parameter in model.parameters()) > 0
+    set_random_seed(1)
+    made = translated(message, phase, statistics)
+    learning = check_learning(made, drawn_inputs(made.net.plan, None, 3))
+    learns = sum(parameter.requires_grad for parameter in made.model.parameters())
+    assert learning == (0 if name == "ssd" else learns)  # detections have no gradient
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -484,14 +491,21 @@ def test_types_are_right(written: dict[str, Path], tmp_path: Path) -> None:
     ("text", "told"),
     [
         (
-            data(2, 3, 4)
-            + data(2, 3, name="mark")
-            + layer("LSTM", "lstm", "data mark", extra="recurrent_param { num_output: 2 }"),
-            "LSTM",
+            data(2, 3)
+            + data(2, name="label")
+            + layer("CenterLoss", "c", "data label", param="num_output: 4"),
+            "CenterLoss",
         ),
-        (data(2, 3, 8, 8) + layer("Pooling", "p", "data", "p q", "kernel_size: 2 pad: 1"), "second top"),
-        (data(2, 3, 8, 8) + layer("SPP", "spp", "data", param="pyramid_height: 2"), "SPP"),
-        (data(2, 3, 8, 8) + layer("Scale", "s", "data", param="axis: 2"), "other axes"),
+        (
+            data(1, 3, 8, 8)
+            + data(1, 1, 8, 8, name="parts")
+            + layer("SuperpixelPoolingTest", "p", "data parts"),
+            "SuperpixelPoolingTest",
+        ),
+        (
+            data(2, 3, 4, 5) + layer("BN", "bn", "data", "bn m v", extra="bn_param { bn_mode: INFERENCE }"),
+            "BN",
+        ),
     ],
 )
 def test_a_layer_without_counterpart_is_named(tmp_path: Path, text: str, told: str) -> None:

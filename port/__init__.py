@@ -5,6 +5,9 @@ The public names load their modules, and torch, when they are first used: `seene
 
 import importlib
 import importlib.metadata
+import importlib.util
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +30,21 @@ _HOMES = {
     "attend": "port.attention.attend",
     "attention_maps": "port.attention.maps",
 }
+
+
+def _check_rooms() -> None:
+    """End, or raise ImportError, where a file of the user's hides one of this project's packages."""
+    home = os.path.dirname(os.path.dirname(__file__))
+    for room in ("prototxt", "weights", "runtime"):
+        spec = importlib.util.find_spec(room)
+        if spec and spec.origin and spec.origin != os.path.join(home, room, "__init__.py"):
+            told = f"{spec.origin} hides this project's package {room}: rename it, or run from another folder"
+            if os.path.basename(sys.argv[0]) in ("-m", "seenet"):
+                sys.exit(f"error: {told}")
+            raise ImportError(told)
+
+
+_check_rooms()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,12 @@
 """The `seenet` command: names its subcommands, and loads a subcommand's module when that is called."""
 
+import functools
 import importlib
 import importlib.metadata
+import inspect
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -102,11 +106,29 @@ COMMANDS = {
 """Name → (module:function, the first line of the function's docstring). A test holds the lines equal."""
 
 
+TABLES = {
+    *(
+        "attention",
+        "convert",
+        "demo",
+        "export",
+        "gallery",
+        "parity",
+        "pipeline",
+        "segment",
+        "shapes",
+        "studies",
+    ),
+    *("summary", "voc-labels"),
+}
+"""Commands that print tables, and have no --json of their own."""
+
+
 class _Commands(TyperGroup):
     """A group whose help is made of `COMMANDS`; a command is loaded when it is called, a tool of Caffe's run."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
-        if args[0] in {**TOOLS, **SCRIPTS}:
+        if args[0] in {**TOOLS, **SCRIPTS} and not ctx.resilient_parsing:  # not where a shell completes
             sys.exit(run_tool(args[0], args[1:]))
         name, listed, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if listed is not None else None, rest
@@ -116,8 +138,33 @@ def load_command(name: str) -> Any:
     """The command as typer runs it, with its options: imports its module."""
     module, function = COMMANDS[name][0].split(":")
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(name)(getattr(importlib.import_module(module), function))
+    alone.command(name)(_with_output(getattr(importlib.import_module(module), function), name in TABLES))
     return typer.main.get_command(alone)
+
+
+def _with_output(function: Callable[..., Any], tables: bool) -> Callable[..., Any]:
+    """The command with --quiet, and --json where it prints tables."""
+
+    @functools.wraps(function)
+    def run(**given: Any) -> Any:
+        from weights.output import command_output
+
+        with command_output(given.pop("quiet"), given.pop("tables", None)):
+            return function(**given)
+
+    added = {"quiet": (Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")], False)}
+    if tables:
+        help_ = "Also write the tables there, as JSON."
+        added["tables"] = (Annotated[Path | None, typer.Option("--json", metavar="FILE", help=help_)], None)
+    signature = inspect.signature(function)
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in added.items()
+    ]
+    asked = signature.replace(parameters=[*signature.parameters.values(), *more])
+    run.__signature__ = asked  # type: ignore[attr-defined]
+    run.__annotations__ = {**function.__annotations__, **{name: kind for name, (kind, _) in added.items()}}
+    return run
 
 
 def _listed() -> None:
@@ -132,7 +179,6 @@ def _tell_version(wanted: bool) -> None:
 
 app = typer.Typer(
     cls=_Commands,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="SeeNet and any Caffe net on PyTorch, with the evidence.",

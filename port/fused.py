@@ -468,7 +468,7 @@ def _convolve(
             return other
         in_place = overwrites and other.is_contiguous(memory_format=_LAST)
         x, other = x.contiguous(memory_format=_LAST), other.contiguous(memory_format=_LAST)
-        told = (packed, bias, *settings, "add", 1.0, "relu" if slope == 0 else None, [], None)
+        told: tuple = (packed, bias, *settings, "add", 1.0, "relu" if slope == 0 else None, [], None)
         if in_place:
             top = mkldnn._convolution_pointwise_(other, x, *told)
         else:

@@ -68,7 +68,8 @@ def _used() -> tuple[int, int]:
     """Bytes of address space and of data that this process has now."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         pages = Path("/proc/self/statm").read_text().split()
-        return tuple(os.sysconf("SC_PAGE_SIZE") * int(pages[i]) for i in (0, 5))
+        size = os.sysconf("SC_PAGE_SIZE")
+        return size * int(pages[0]), size * int(pages[5])
     return 0, 0
 
 

@@ -24,7 +24,7 @@ def keep_own_stderr() -> None:
             _kept = os.dup(_STDERR)
             binary = os.fdopen(_kept, "wb", buffering=0)
             sys.stderr = io.TextIOWrapper(binary, sys.stderr.encoding, sys.stderr.errors, write_through=True)
-            sys.__stderr__ = sys.stderr
+            sys.__stderr__ = sys.stderr  # type: ignore[misc]
 
 
 @contextlib.contextmanager
@@ -49,5 +49,5 @@ def _enter(step: int) -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, _STDERR)
             os.close(nowhere)
-        elif _inside == 0:
+        elif _inside == 0 and _kept is not None:
             os.dup2(_kept, _STDERR)

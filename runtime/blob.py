@@ -64,6 +64,10 @@ class Blob:
         self._data.lent = True
         return self.values
 
+    @data.setter
+    def data(self, value: np.ndarray) -> None:
+        raise AttributeError("can't set attribute: write into it, blob.data[...] = value")
+
     @property
     def values(self) -> np.ndarray:
         """`data` for an engine, which holds on to it no longer than until the next `take`."""
@@ -79,10 +83,6 @@ class Blob:
             return False
         self._data.flat = data.reshape(-1)
         return True
-
-    @data.setter
-    def data(self, value: np.ndarray) -> None:
-        raise AttributeError("can't set attribute: write into it, blob.data[...] = value")
 
     @property
     def diff(self) -> np.ndarray:

@@ -26,6 +26,8 @@ def run_script(caffe: ModuleType, argv: list[str]) -> int:
     if not script.is_file():
         print(f"{script}: no such script: check the path", file=sys.stderr)
         return 2
+    for line in hidden_modules(script.resolve().parent):
+        print(f"note: {line}", file=sys.stderr)
     sys.argv = argv
     sys.path.insert(0, str(script.resolve().parent))
     with import_caffe_as(caffe), cython_helpers():
@@ -45,3 +47,14 @@ def run_script(caffe: ModuleType, argv: list[str]) -> int:
             print(f"error: {found}: to have it translated as it runs: {command}", file=sys.stderr)
             return 2
     return 0
+
+
+def hidden_modules(folder: Path) -> list[str]:
+    """A line for each module in a script's folder that has the name of one of this project's packages."""
+    home = Path(__file__).parents[1]
+    return [
+        f'{found}: "import {room}" gives this project\'s package of that name: rename the file'
+        for room in ("parity_tests", "port", "prototxt", "reference", "runtime", "weights")
+        for found in (folder / f"{room}.py", folder / room / "__init__.py")
+        if folder != home and found.is_file()
+    ]

@@ -207,6 +207,11 @@ def convert_command(
     console = plain_console()
     console.print(_table(layers), width=None if console.is_terminal else 110)
     console.print("CRC-32 of a layer's values, the same in every format; below, of the names with these.")
+    if names == "torch":
+        from weights.torch_names import kept_names
+
+        if kept := kept_names(layer.name for layer in layers):
+            console.print(kept, soft_wrap=True)
     if dst.suffix.lower() in (".h5", ".hdf5") and any("/" in layer.name for layer in layers):
         console.print('Caffe 1.0 cannot find layers with "/" in their names in HDF5 files; this project can.')
 

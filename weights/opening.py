@@ -6,6 +6,12 @@ import os
 from prototxt.errors import InputError
 from prototxt.files import open_ordinary
 
+KNOWN = {"shapes": os.path.join(os.path.dirname(__file__), "shapes", "seenet.caffemodel")}
+"""Names of weights that come along → their files. "shapes": a small SeeNet, trained on generated images."""
+
+README = os.path.join(os.path.dirname(__file__), "README.md")
+"""What tells where published weights come from."""
+
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 
@@ -20,6 +26,12 @@ _MAGIC = {
 }
 
 
+def known_file(path: str | os.PathLike) -> str | os.PathLike:
+    """The file of weights that come along, where `path` is their name and no file is called so."""
+    name = os.fspath(path)
+    return KNOWN[name] if name in KNOWN and not os.path.isfile(name) else path
+
+
 def first_bytes(path: str | os.PathLike, count: int = 512) -> bytes:
     """The first bytes of a file.
 
@@ -27,7 +39,7 @@ def first_bytes(path: str | os.PathLike, count: int = 512) -> bytes:
         InputError: where it is missing, empty, no ordinary file or not readable.
     """
     try:
-        with open_ordinary(path) as file:
+        with open_ordinary(known_file(path)) as file:
             head = file.read(count)
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file: check the path") from error
@@ -57,7 +69,7 @@ def map_file(path: str | os.PathLike) -> memoryview:
     """
     first_bytes(path, 1)
     try:
-        with open_ordinary(path) as file:
+        with open_ordinary(known_file(path)) as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be mapped ({error}): give an ordinary file") from error

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from weights.output import TableConsole, is_quiet
+
 QUIET_SECONDS = 30
 """Where there is no terminal, a line on progress after so long."""
 
@@ -39,7 +41,7 @@ class RateColumn(ProgressColumn):
 
 def plain_console(**settings: Any) -> Console:
     """A console that prints text as it is: names from files are no markup, and hold no emoji codes."""
-    return Console(markup=False, emoji=False, **settings)
+    return TableConsole(markup=False, emoji=False, **settings)
 
 
 def progress_bar(unit: str = "", shown: bool = True) -> Progress:
@@ -60,7 +62,7 @@ def progress_bar(unit: str = "", shown: bool = True) -> Progress:
         *amount,
         TimeRemainingColumn(),
         console=console,
-        disable=not (shown and console.is_terminal),
+        disable=is_quiet() or not (shown and console.is_terminal),
         transient=True,
     )
 
@@ -81,7 +83,7 @@ class ProgressLines:
     def update(self, count: int) -> None:
         """So many are done in all."""
         now = time.monotonic()
-        if count > self.before and now - self.told >= QUIET_SECONDS:
+        if not is_quiet() and count > self.before and now - self.told >= QUIET_SECONDS:
             self.told = now
             rate = (count - self.before) / (now - self.start)
             left = (self.total - count) / rate / 60

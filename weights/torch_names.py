@@ -13,7 +13,7 @@ All of these expect BGR from 0 to 255 less the mean, as in Caffe.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,16 @@ def torch_state(layers: Sequence[LayerWeights], where: object = "weights") -> di
     """
     state = _merged(layers, where)
     return _vgg(state) or _resnet(state) or state
+
+
+def kept_names(names: Iterable[str]) -> str:
+    """Why a well-known net's layers keep their names, or ""."""
+    if {"inception_3a/5x5", "inception_5b/5x5", "loss3/classifier"} <= set(names):
+        return (
+            "BVLC's GoogLeNet keeps its layers' names: torchvision's GoogLeNet is another network (batch "
+            "normalisation, 3×3 for 5×5, no LRN) and cannot take these weights."
+        )
+    return ""
 
 
 def write_torch_state(path: str | os.PathLike, state: dict[str, np.ndarray]) -> None:

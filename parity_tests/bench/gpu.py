@@ -175,7 +175,7 @@ def _checks(run: Run) -> Iterator[tuple[str, Callable[[], None]]]:
 
     caffe, few = port.pycaffe, 3 if run.small else None
     on_cpu = test_solvers.solver_of
-    test_solvers.solver_of = partial(on_cpu, device=run.device)  # type: ignore[assignment]
+    test_solvers.solver_of = partial(on_cpu, device=run.device)
     for suite in test_layers.SUITES:
         for case in test_layers.recorded(suite)[0][:few]:
             yield (
@@ -301,7 +301,7 @@ def _attend(
         busy.append(time.perf_counter() - start)
         return scores
 
-    attention._scores = noted  # type: ignore[assignment]
+    attention._scores = noted
     try:
         start = time.perf_counter()
         done = attention.attend_to_dataset(voc, part, out, settings, batch=batch, workers=workers)

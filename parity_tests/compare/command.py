@@ -7,16 +7,19 @@ import typer
 
 from parity_tests.compare.engines import ENGINES, check_engines
 from port.own_options import AllowModule, Proto, load_own
+from prototxt.arguments import the_net
 from prototxt.errors import InputError
 
 
 def parity_command(
-    prototxt: Annotated[Path, typer.Option(help="The net, of any age, with Input or MemoryData layers.")],
+    net: Annotated[
+        Path | None,
+        typer.Argument(metavar="PROTOTXT", help="The net, of any age, with Input or MemoryData layers."),
+    ] = None,
+    prototxt: Annotated[Path | None, typer.Option(help="The same, named.")] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(
-            help=".caffemodel, .h5, .safetensors or .pth. Without: rebuilt from the seed, He's rule."
-        ),
+        typer.Option(help='In any format, or "shapes". Without: rebuilt from the seed, He\'s rule.'),
     ] = None,
     image: Annotated[Path | None, typer.Option(help="A photograph. Without: a random image.")] = None,
     labels: Annotated[
@@ -32,7 +35,9 @@ def parity_command(
     engines: Annotated[
         str | None,
         typer.Option(
-            help=f"Of {', '.join(ENGINES)}, commas between. Without: all there are but the ONNX route."
+            "--engines",
+            "--engine",
+            help=f"Of {', '.join(ENGINES)}, commas between. Without: all there are but the ONNX route.",
         ),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the table and a chart as one page.")] = None,
@@ -44,6 +49,7 @@ def parity_command(
     ] = False,
 ) -> None:
     """Compare a net's blobs in each engine with float64; exit status 1 when anything is out."""
+    prototxt = the_net(net, prototxt)
     if html is not None and html.is_dir():
         raise InputError(f"{html}: is a folder: name a file for the page")
     names = None if engines is None else [name.strip() for name in engines.split(",") if name.strip()]
@@ -90,7 +96,7 @@ def demo_command(
     """SeeNet on a photograph, each blob held against float64; then a small trained one on generated images.
 
     The weights for the photograph are rebuilt from a seed (He's rule), not learned: the maps show the
-    computation, not where a person is. For that, get the published weights: weights/README.md. The small net's
+    computation, not where a person is. For that, get the published weights. The small net's
     are learned: attention, proxy labels and their IoU with the truth, on images that it has not seen.
     """
     from parity_tests.compare.demo import run_demo

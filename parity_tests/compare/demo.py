@@ -1,9 +1,9 @@
 """`seenet demo`: the main job on a real photograph, then the way to labels on generated images; nothing to download."""
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
+import matplotlib
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +28,7 @@ from port.voc.proxy_labels import make_proxy_labels
 from port.voc.settings import TEST_SIZE, Folders, Fusion
 from port.voc.shapes import make_shapes
 from port.voc.studies import several_classes
-from prototxt.errors import need_packages
+from prototxt.errors import InputError
 from weights import write_weights
 from weights.progress import plain_console, progress_bar
 from weights.rebuilt import rebuilt_weights
@@ -115,6 +115,8 @@ def _shapes_table(attention: Numbers, labels: Numbers) -> Table:
 
 
 def _photograph() -> Path:
-    """scikit-image's picture of an astronaut."""
-    need_packages("skimage", purpose="the demo's photograph", install="pip install scikit-image")
-    return Path(find_spec("skimage").submodule_search_locations[0]) / "data" / "astronaut.png"
+    """matplotlib's sample, a portrait of Grace Hopper."""
+    photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    if not photo.exists():
+        raise InputError(f"{photo}: matplotlib is installed without its sample data: install it by pip")
+    return photo

@@ -101,10 +101,6 @@ def _index(label: str | int) -> int:
 def _path(weights: str | os.PathLike | SeeNet) -> Path:
     if isinstance(weights, SeeNet):
         return Path()
-    if os.fspath(weights) == "shapes":
-        import weights as package
-
-        return Path(package.__file__).parent / "shapes" / "seenet.caffemodel"
     return Path(weights)
 
 

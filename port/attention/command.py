@@ -11,7 +11,7 @@ from prototxt.errors import InputError
 
 
 def attention_command(
-    weights: Annotated[Path, typer.Option(help="SeeNet's weights: .caffemodel, .h5, .safetensors or .pth.")],
+    weights: Annotated[Path, typer.Option(help='SeeNet\'s weights, in any format; "shapes": small ones.')],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     images: Annotated[
         list[Path] | None, typer.Argument(help="Photographs, with --labels.", metavar="[IMAGE...]")

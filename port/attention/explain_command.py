@@ -8,13 +8,16 @@ import typer
 from port.devices import check_device
 from port.voc.classes import class_indices
 from prototxt.errors import InputError
+from weights.opening import README
 
 
 def explain_command(
     image: Annotated[Path, typer.Argument(help="A photograph.")],
     labels: Annotated[str, typer.Option(help="Classes in it: names or numbers, with commas between.")],
     out: Annotated[Path, typer.Option(help="Folder for NAME_explain.html and NAME_explain.png.")],
-    weights: Annotated[Path | None, typer.Option(help="SeeNet's weights, in any format.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help='SeeNet\'s weights, in any format; "shapes": small ones.')
+    ] = None,
     compare: Annotated[Path | None, typer.Option(help="Other weights, to see beside these.")] = None,
     mask: Annotated[
         Path | None, typer.Option(help="The true label image: then shares on object and background are told.")
@@ -32,7 +35,7 @@ def explain_command(
     """One page of what S_A, C-ReLU, S_B and S_C see of an image and each label, and the same as a PNG."""
     if weights is None:
         raise InputError(
-            "--weights is missing: SeeNet's weights: weights/README.md says where they come from"
+            f"--weights is missing: SeeNet's weights: {README} says where they come from; or give shapes, small ones"
         )
     if not 0 <= mint <= maxt <= 1:
         raise InputError(f"--maxt {maxt} --mint {mint}: must be 0 ≤ mint ≤ maxt ≤ 1")

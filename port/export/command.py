@@ -12,7 +12,7 @@ from prototxt.errors import InputError, need_packages
 
 
 def export_command(
-    weights: Annotated[Path, typer.Option(help=".caffemodel, .h5, .safetensors or .pth.")],
+    weights: Annotated[Path, typer.Option(help='In any format; "shapes": small ones of SeeNet.')],
     onnx: Annotated[Path | None, typer.Option(help="ONNX file to write.")] = None,
     torchscript: Annotated[Path | None, typer.Option(help="File for torch.jit.load.")] = None,
     pt2: Annotated[Path | None, typer.Option(help="File for torch.export.load.")] = None,

@@ -100,7 +100,7 @@ class Transpose(Layer):
     """Top axis i is bottom axis `dim`[i]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.permute(*self.param.transpose_param.dim)
+        return x.permute(tuple(self.param.transpose_param.dim))
 
 
 @layer("Reverse")

@@ -12,6 +12,7 @@ from port.copying import copy_by_name
 from port.models.crelu import BackgroundMask, CReLU
 from prototxt.errors import InputError
 from weights import LayerWeights, check_finite, read_weights
+from weights.opening import README
 
 TRUNK = (("1_1", "1_2"), ("2_1", "2_2"), ("3_1", "3_2", "3_3"), ("4_1", "4_2", "4_3"), ("5_1", "5_2", "5_3"))
 """The trunk's convolutions by block; a 2×2 max pooling, rounding up, follows each block but the last."""
@@ -151,7 +152,7 @@ class SeeNet(nn.Module):
         if missing:
             raise InputError(
                 f"{where}: not SeeNet's weights: {', '.join(missing)} missing. The released file is "
-                "seenet_final.caffemodel: weights/README.md says where it comes from"
+                f"seenet_final.caffemodel: {README} says where it comes from"
             )
         background = {"background": "score_b3" in shapes, "share_background": False}
         if erasing and _shares(source):

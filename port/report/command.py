@@ -6,22 +6,30 @@ from typing import Annotated
 import typer
 
 from port.own_options import AllowModule, Proto, load_own
+from prototxt.arguments import the_net
 from prototxt.errors import InputError, printable
 
 
 def summary_command(
-    prototxt: Annotated[Path, typer.Argument(help="A net: deploy.prototxt, train_val.prototxt, …")],
+    net_: Annotated[
+        Path | None,
+        typer.Argument(metavar="PROTOTXT", help="A net: deploy.prototxt, train_val.prototxt, …"),
+    ] = None,
+    prototxt: Annotated[Path | None, typer.Option(help="The same, named.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights that are to fit the net.")] = None,
     phase: Annotated[str, typer.Option(help="TRAIN or TEST: which of the net's layers.")] = "TEST",
     shape: Annotated[
         list[str] | None,
-        typer.Option("--input", help="A blob's shape: data=1,3,224,224.", metavar="BLOB=SHAPE"),
+        typer.Option(
+            "--input-shape", "--input", help="A blob's shape: data=1,3,224,224.", metavar="BLOB=SHAPE"
+        ),
     ] = None,
     graph: Annotated[Path | None, typer.Option(help="Draw the net, as SVG.", metavar="FILE.svg")] = None,
     allow_module: AllowModule = None,
     proto: Proto = None,
 ) -> None:
     """List a net's layers, shapes, parameters, multiply-adds and memory; nothing is computed."""
+    prototxt = the_net(net_, prototxt)
     inputs = dict(_parsed(text) for text in shape or ())
     number = _phase(phase)
     if graph is not None and graph.suffix.lower() != ".svg":
@@ -60,5 +68,5 @@ def _parsed(text: str) -> tuple[str, tuple[int, ...]]:
     except ValueError:
         shape = (-1,)
     if not (name and sign) or any(size < 0 for size in shape):
-        raise InputError(f"--input {text}: give a blob and its sizes, as data=1,3,224,224")
+        raise InputError(f"--input-shape {text}: give a blob and its sizes, as data=1,3,224,224")
     return name, shape

@@ -67,7 +67,9 @@ def summarise(
 
     plan = plan_net(message, phase, where=where, set_up=set_up)
     if shapes:
-        raise InputError(f"{where}: --input {', '.join(shapes)}: no input or data layer makes such a blob")
+        raise InputError(
+            f"{where}: --input-shape {', '.join(shapes)}: no input or data layer makes such a blob"
+        )
     if weights is not None:
         remarks += _fitted(plan, weights)
     return NetSummary(message.name, tuple(_layers(plan))), remarks
@@ -115,7 +117,7 @@ def _given_shapes(step: Step, shapes: dict[str, Shape]) -> list[Shape] | None:
         elif i == 1:
             given.append(given[0][:1])  # labels: one each
         else:
-            raise InputError(f"give --input for {top} too")
+            raise InputError(f"give --input-shape for {top} too")
     return given
 
 
@@ -129,7 +131,7 @@ def _told_shapes(layer: LayerParameter) -> list[Shape]:
     if shapes is None:
         raise InputError(
             "its data cannot be read here, and its settings do not tell the shape: give it, as in "
-            f"--input {layer.top[0]}=16,3,224,224"
+            f"--input-shape {layer.top[0]}=16,3,224,224"
         )
     return shapes
 

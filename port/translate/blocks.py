@@ -10,6 +10,9 @@ from port.translate.graph import Graph
 from port.translate.names import Names, identifier, without_what_differs
 from port.translate.ops import Op, Slot, Value
 
+WIDTH = 88
+"""Of a line: what the usual formatters take."""
+
 LONGEST = 64
 """Lines that a block may have."""
 
@@ -82,11 +85,20 @@ def lines_of(graph: Graph) -> list[Line]:
             and op.reads[0] not in kept
             and op.text.count("{0}") == 1
             and (before.ops[-1].module or before.ops[-1].infix or before.ops[-1].follows)
+            and (not op.text.startswith("{0}.") or _width(before, op) <= WIDTH)
         ):
             before.ops.append(op)
         else:
             lines.append(Line([op]))
     return lines
+
+
+def _width(line: Line, op: Op) -> int:
+    """At least what the line would take with `op` behind it: formatters do not break a chain of calls well."""
+    names = [op.makes[0].blob, *(value.blob for value in line.reads)]
+    names += [layer.name for each in line.ops if each.module for layer in each.layers[:1]]
+    texts = [each.text for each in (*line.ops, op)]
+    return 16 + sum(map(len, names)) + sum(len(re.sub(r"{\w}", "", text)) for text in texts)
 
 
 def with_blocks(lines: list[Line], kept: Collection[Value]) -> tuple[list[Line | Instance], list[Block]]:
@@ -142,11 +154,12 @@ def _best(
     return best
 
 
+_LOSS = re.compile(r"\w+_loss\(|accuracy\(")
+
+
 def _token(item: Line | Instance) -> tuple | None:
     """What lines must have in common to be the same line of a block; None for what blocks do not hold."""
-    if isinstance(item, Instance) or any(
-        op.rule.endswith("_loss") or op.rule == "accuracy" for op in item.ops
-    ):
+    if isinstance(item, Instance) or any(_LOSS.match(op.text) for op in item.ops):
         return None
     return tuple((op.text, _module_token(op)) for op in item.ops)
 

@@ -48,7 +48,7 @@ class Compared:
 def load_model(
     text: str, class_name: str, state: Mapping[str, np.ndarray], train: bool, **names: Any
 ) -> nn.Module:
-    """The model that the text defines, its weights loaded; in training its dropouts let everything through."""
+    """The model that the text defines, its weights loaded; its dropouts let everything through."""
     module = types.ModuleType("translated_model")
     module.__dict__.update(names)
     exec(compile(text, "model.py", "exec"), module.__dict__)
@@ -56,16 +56,18 @@ def load_model(
     model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
     model.train(train)
     for layer in model.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.eval()
+        if "Dropout" in type(layer).__name__:
+            layer.p = 0.0
     return model
 
 
 def without_dropout(net: CaffeNet) -> CaffeNet:
     """The net, its dropouts letting everything through: what a comparison can be made on."""
     for layer in net.layers:
-        if layer.plan.type == "Dropout":
+        if layer.plan.type in ("Dropout", "SpatialDropout", "SeLUDropout"):
             layer.phase = 1
+            if layer.param.dropout_param.sample_weights_test:
+                layer.forward = lambda x: x
     return net
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from port.translate import detection_ops, fork_ops, loss_ops, recurrent_ops  # noqa: F401
 from port.translate.ops import (
     TRANSLATIONS,
     Module,
@@ -55,8 +56,8 @@ class _Builder:
 
     def add(self, layer: LayerPlan) -> None:
         if layer.type == "Input":
-            for top in layer.tops:
-                self.values[top] = Value(self.plan.blobs[top], self.plan.shapes[top])
+            for top, shape in zip(layer.tops, layer.declared.tops, strict=True):
+                self.values[top] = Value(self.plan.blobs[top], tuple(shape))
                 self.inputs[self.plan.blobs[top]] = self.values[top]
         elif layer.type == "Split":
             self.values |= dict.fromkeys(layer.tops, self.values[layer.bottoms[0]])
@@ -80,16 +81,22 @@ class _Builder:
             return
         if layer.type not in TRANSLATIONS:
             raise InputError(f"{layer.type} has no counterpart in PyTorch: it cannot be translated")
-        each = layer.type in ("Convolution", "Deconvolution", "DepthwiseConvolution")
-        if each and len(reads) > 1:
-            for value, top in zip(reads, layer.tops, strict=True):
-                self._append(layer, [value], [top])
+        if len(reads) > 1 and layer.type in ("Convolution", "Deconvolution", "DepthwiseConvolution"):
+            for i, (value, top) in enumerate(zip(reads, layer.tops, strict=True)):
+                self._append(layer, [value], [top], again=i > 0)
         else:
             self._append(layer, reads, layer.tops)
 
-    def _append(self, layer: LayerPlan, reads: list[Value], tops: list[int] | tuple[int, ...]) -> None:
+    def _append(
+        self, layer: LayerPlan, reads: list[Value], tops: list[int] | tuple[int, ...], again: bool = False
+    ) -> None:
         expression = TRANSLATIONS[layer.type](layer, [value.shape for value in reads])
-        module = self._module(layer, expression.module)
+        module = self.modules[layer.index] if again else self._module(layer, expression.module)
+        if expression.text == "{0}":
+            self.values |= dict.fromkeys(tops, reads[0])
+            return
+        made = dict(zip(layer.tops, map(tuple, layer.declared.tops), strict=True))
+        shapes = {top: made[top] for top in tops}
         text = expression.text
         for i in self._cut_off(layer):
             text = text.replace(f"{{{i}}}", f"{{{i}}}.detach()")
@@ -97,9 +104,8 @@ class _Builder:
             (layer,),
             text,
             reads,
-            [Value(self.plan.blobs[top], self.plan.shapes[top]) for top in tops],
+            [Value(self.plan.blobs[top], shape) for top, shape in shapes.items()],
             module,
-            expression.rule or module_rule(module),
             expression.follows,
             expression.infix,
         )
@@ -159,9 +165,7 @@ class _Builder:
         module = batch_norm(norm, layer, reads[0].shape)
         text = before.text
         makes = [Value(self.plan.blobs[layer.tops[0]], reads[0].shape)]
-        self._keep(
-            Op((norm, layer), text, before.reads, makes, module, module_rule(module), True), layer.tops
-        )
+        self._keep(Op((norm, layer), text, before.reads, makes, module, True), layer.tops)
         return True
 
     def _read_again(self, norm: LayerPlan, scale: LayerPlan) -> bool:
@@ -178,11 +182,6 @@ class _Builder:
             raise InputError(f'"{self.plan.name}" has no outputs: there is nothing to compute')
         used = _used(self.ops, outputs)
         return Graph(self.inputs, outputs, used, blobs)
-
-
-def module_rule(module: Module | None) -> str:
-    """The rule that a module's class is, or ""."""
-    return module.kind if module and not module.kind.startswith("nn.") else ""
 
 
 def _used(ops: list[Op], outputs: Mapping[str, Value]) -> list[Op]:

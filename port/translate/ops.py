@@ -6,13 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from port.layers.losses import ignored_label
 from prototxt.caffe_pb2 import (
     BiasParameter,
     BNParameter,
     EltwiseParameter,
-    HingeLossParameter,
-    LossParameter,
     LRNParameter,
     PoolingParameter,
     ReductionParameter,
@@ -24,7 +21,6 @@ from prototxt.layers.combining import joining_axis, slice_sizes
 from prototxt.layers.declare import Shape, legacy_shape
 from prototxt.layers.erasing import literal_params
 from prototxt.layers.inputs import dummy_fillers
-from prototxt.layers.interp import interp_sizes
 from prototxt.layers.reshaping import crop_starts, permuted_axes
 from prototxt.layers.windows import canonical_axis, convolution_window, pooling_window
 from prototxt.plan import LayerPlan, ParamPlan
@@ -97,7 +93,6 @@ class Op:
     Attributes:
         layers: what it stands for.
         text: the expression: {0}, {1} … are what it reads, {m} its module.
-        rule: the function of `rules` that it calls.
         follows: an activation, or the like, that goes on the line of what it reads.
         infix: it must be in parentheses inside another operator.
     """
@@ -107,7 +102,6 @@ class Op:
     reads: list[Value]
     makes: list[Value]
     module: Module | None = None
-    rule: str = ""
     follows: bool = False
     infix: bool = False
 
@@ -122,7 +116,6 @@ class Expression:
 
     text: str
     module: Module | None = None
-    rule: str = ""
     follows: bool = False
     infix: bool = False
 
@@ -163,7 +156,7 @@ def blob(layer: int, index: int) -> Callable[[Sequence[Blobs]], np.ndarray]:
 # ---- modules
 
 
-def _learned(layer: LayerPlan, kind: str, slots: Sequence[Slot], names: Sequence[str] = ()) -> Module:
+def learned(layer: LayerPlan, kind: str, slots: Sequence[Slot], names: Sequence[str] = ()) -> Module:
     """A module whose parameters are the layer's blobs, in order."""
     names = names or ("weight", "bias")[: len(layer.params)]
     frozen = tuple(n for n, param in zip(names, layer.params, strict=True) if not param.needs_gradient)
@@ -172,7 +165,7 @@ def _learned(layer: LayerPlan, kind: str, slots: Sequence[Slot], names: Sequence
     return Module(kind, tuple(slots), (layer,), state, frozen, tied)
 
 
-def _bias(wanted: bool) -> Slot:
+def bias_slot(wanted: bool) -> Slot:
     return Slot("bias", wanted, "bias", True)
 
 
@@ -180,10 +173,11 @@ def _each(role: str, values: tuple[int, ...], keyword: str = "", default: int | 
     return Slot(role, values[0] if len(set(values)) == 1 else values, keyword, default)
 
 
-@translates("Convolution", "Deconvolution", "DepthwiseConvolution")
+@translates("Convolution", "Deconvolution", "DepthwiseConvolution", "ConvolutionDepthwise")
 def _convolution(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, shape = layer.param.convolution_param, shapes[0]
-    axis = canonical_axis(param.axis, len(shape))
+    each = layer.type == "ConvolutionDepthwise"
+    axis = 1 if each else canonical_axis(param.axis, len(shape))
     spatial = len(shape) - axis - 1
     if axis != 1 or not 1 <= spatial <= 3:
         raise InputError(
@@ -193,16 +187,16 @@ def _convolution(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     transposed = layer.type == "Deconvolution"
     slots = [
         Slot("inputs", shape[1]),
-        Slot("outputs", param.num_output),
+        Slot("outputs", shape[1] if each else param.num_output),
         _each("kernel", window.kernel),
         _each("stride", window.stride, "stride", 1),
         _each("padding", window.pad, "padding", 0),
         _each("dilation", window.dilation, "dilation", 1),
-        Slot("groups", param.group, "groups", 1),
-        _bias(param.bias_term),
+        Slot("groups", shape[1] if each else param.group, "groups", 1),
+        bias_slot(param.bias_term),
     ]
     kind = f"nn.ConvTranspose{spatial}d" if transposed else f"nn.Conv{spatial}d"
-    return Expression("{m}({0})", _learned(layer, kind, slots))
+    return Expression("{m}({0})", learned(layer, kind, slots))
 
 
 @translates("InnerProduct")
@@ -213,9 +207,9 @@ def _inner_product(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     slots = [
         Slot("inputs", math.prod(shape[axis:])),
         Slot("outputs", param.num_output),
-        _bias(param.bias_term),
+        bias_slot(param.bias_term),
     ]
-    module = _learned(layer, "nn.Linear", slots)
+    module = learned(layer, "nn.Linear", slots)
     if param.transpose:
         module.state["weight"] = lambda blobs: blobs[0][0].T
     return Expression(f"{{m}}({flat})", module)
@@ -224,10 +218,10 @@ def _inner_product(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 @translates("Embed")
 def _embed(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param = layer.param.embed_param
-    if param.bias_term:
-        raise InputError("Embed with a bias has no counterpart in PyTorch: give bias_term: false")
     slots = [Slot("inputs", param.input_dim), Slot("outputs", param.num_output)]
-    return Expression("{m}({0}.long())", _learned(layer, "nn.Embedding", slots, ("weight",)))
+    if param.bias_term:
+        return Expression("{m}({0})", learned(layer, "EmbedWithBias", slots))
+    return Expression("{m}({0}.long())", learned(layer, "nn.Embedding", slots, ("weight",)))
 
 
 def _factor(count: np.ndarray) -> float:
@@ -244,6 +238,8 @@ def batch_norm(layer: LayerPlan, scale: LayerPlan | None, shape: Shape) -> Modul
     param = layer.param.batch_norm_param
     if len(shape) not in (2, 3, 4, 5):
         raise InputError(f"BatchNorm over {len(shape)} axes has no counterpart in PyTorch")
+    if param.eps < 0:
+        raise InputError(f"BatchNorm with eps {param.eps:g} has no counterpart in PyTorch")
     train = layer.param.phase == 0
     given = param.HasField("use_global_stats")
     stored = param.use_global_stats if given else not train
@@ -291,13 +287,30 @@ def _per_channel(param: ScaleParameter | BiasParameter) -> bool:
 def _scale(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, shape = layer.param.scale_param, shapes[0]
     if len(shapes) == 2:
-        if param.bias_term:
-            raise InputError("Scale by a bottom, with a bias, has no counterpart in PyTorch")
-        return Expression(f"{{0}} * {{1}}{_around(shape, shapes[1], param.axis)}", infix=True)
-    if not _per_channel(param) and (len(shape), param.axis, param.num_axes) != (2, 1, -1):
-        raise InputError("Scale over other axes than the channels has no counterpart in PyTorch")
-    slots = [Slot("inputs", shape[1]), _bias(param.bias_term)]
-    return Expression("{m}({0})", _learned(layer, "Scale", slots), "Scale", follows=True)
+        text = f"{{0}} * {{1}}{_around(shape, shapes[1], param.axis)}"
+        if not param.bias_term:
+            return Expression(text, infix=True)
+        module = _bias_module(layer, shape)
+        return Expression(f"{{m}}({text})", module)
+    slots = _term_slots(layer, shape)
+    kind = "Scale" if len(slots) == 1 else "ScaleOver"
+    module = learned(layer, kind, [*slots, bias_slot(param.bias_term)])
+    return Expression("{m}({0})", module, follows=True)
+
+
+def _bias_module(layer: LayerPlan, shape: Shape) -> Module:
+    slots = _term_slots(layer, shape)
+    return learned(layer, "Bias" if len(slots) == 1 else "BiasOver", slots, ("bias",))
+
+
+def _term_slots(layer: LayerPlan, shape: Shape) -> list[Slot]:
+    """The shape of what a Scale or Bias learns, and how many axes of the blob lie behind it."""
+    sizes = layer.declared.weights[0].shape
+    param = layer.param.scale_param if layer.type == "Scale" else layer.param.bias_param
+    behind = len(shape) - canonical_axis(param.axis, len(shape)) - len(sizes) if sizes else 0
+    usual = len(sizes) == 1 and behind == len(shape) - 2
+    first = Slot("inputs", sizes[0] if usual else tuple(sizes))
+    return [first] if usual else [first, Slot("behind", behind)]
 
 
 @translates("Bias")
@@ -305,10 +318,8 @@ def _bias_layer(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, shape = layer.param.bias_param, shapes[0]
     if len(shapes) == 2:
         return Expression(f"{{0}} + {{1}}{_around(shape, shapes[1], param.axis)}", infix=True)
-    if not _per_channel(param):
-        raise InputError("Bias over other axes than the channels has no counterpart in PyTorch")
-    module = _learned(layer, "Bias", [Slot("inputs", shape[1])], ("bias",))
-    return Expression("{m}({0})", module, "Bias", follows=True)
+    module = _bias_module(layer, shape)
+    return Expression("{m}({0})", module, follows=True)
 
 
 def _around(shape: Shape, operand: Shape, axis: int) -> str:
@@ -322,7 +333,7 @@ def _around(shape: Shape, operand: Shape, axis: int) -> str:
 @translates("PReLU")
 def _prelu(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     shared = layer.param.prelu_param.channel_shared
-    module = _learned(
+    module = learned(
         layer, "nn.PReLU", [] if shared else [Slot("inputs", legacy_shape(shapes[0])[1])], ("weight",)
     )
     if shared:
@@ -330,10 +341,28 @@ def _prelu(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     return Expression("{m}({0})", module, follows=True)
 
 
-@translates("Dropout")
+@translates("Dropout", "SpatialDropout", "SeLUDropout")
 def _dropout(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
-    ratio = Slot("p", Text(number(layer.param.dropout_param.dropout_ratio)))
-    return Expression("{m}({0})", Module("nn.Dropout", (ratio,), (layer,), {}), follows=True)
+    param = layer.param.dropout_param
+    kinds = {
+        "SpatialDropout": f"nn.Dropout{max(len(shapes[0]) - 2, 1)}d",
+        "SeLUDropout": "nn.AlphaDropout",
+    }
+    if layer.type == "SeLUDropout":
+        if abs(layer.param.selu_dropout_param.alpha + 1.7580993) > 1e-5:
+            raise InputError("SeLUDropout has a counterpart in PyTorch for its usual alpha only")
+        ratio = layer.param.selu_dropout_param.dropout_ratio
+    else:
+        ratio = param.dropout_ratio
+    if not 0 <= ratio <= 1:
+        raise InputError(f"a dropout_ratio of {ratio:g} has no counterpart in PyTorch")
+    if param.sample_weights_test:
+        kinds = {"Dropout": "AlwaysDropout"}
+    slots = (Slot("p", Text(number(ratio))),)
+    module = Module(kinds.get(layer.type, "nn.Dropout"), slots, (layer,), {})
+    if param.scale_train:
+        return Expression("{m}({0})", module, follows=True)
+    return Expression(f"{{m}}({{0}}) * {number(1 - ratio)}", module, infix=True)
 
 
 # ---- activations
@@ -380,8 +409,8 @@ def _threshold(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 @translates("Clip")
 def _clip(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     low, high = layer.param.clip_param.min, layer.param.clip_param.max
-    if low > high:
-        raise InputError(f"Clip with min {low:g} above max {high:g} has no counterpart in PyTorch")
+    if low > high:  # Caffe's min wins
+        return _activation(f"{{0}}.clamp(max={number(high)}).clamp(min={number(low)})")
     return _activation(f"torch.clamp({{0}}, {number(low)}, {number(high)})")
 
 
@@ -426,26 +455,26 @@ def _log(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 
 @translates("Pooling")
 def _pooling(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
-    param, (shape,) = layer.param.pooling_param, shapes
-    places = len(layer.tops) > 1
+    return Expression(pooled(layer.param.pooling_param, shapes[0], len(layer.tops) > 1))
+
+
+def pooled(param: PoolingParameter, shape: Shape, places: bool = False) -> str:
+    """The text of a pooling of {0}, with the places as a second result if asked."""
     largest = param.pool == PoolingParameter.MAX
-    if param.global_pooling:
-        if places:
-            raise InputError("global Pooling with a second top, of places, has no counterpart in PyTorch")
-        text = "F.adaptive_max_pool2d({0}, 1)" if largest else "torch.mean({0}, (2, 3), keepdim=True)"
-        return Expression(text)
+    if param.global_pooling and not places:
+        return "F.adaptive_max_pool2d({0}, 1)" if largest else "torch.mean({0}, (2, 3), keepdim=True)"
     window = pooling_window(param, *shape[2:])
     floor = param.round_mode == PoolingParameter.FLOOR
     sides = list(zip(window.pad, window.kernel, window.stride, strict=True))
-    if places and any(window.pad):
-        raise InputError("Pooling with padding and a second top, of places, has no counterpart in PyTorch")
-    if any(2 * p > k or (s > k and not floor) for p, k, s in sides):
-        if places:
-            raise InputError("Pooling with such strides and a second top has no counterpart in PyTorch")
+    odd = any(2 * p > k or (s > k and not floor) for p, k, s in sides)
+    if places and (any(window.pad) or odd):
         if floor:
-            raise InputError("Pooling that rounds down, with this padding, has no counterpart in PyTorch")
+            raise InputError("Pooling that rounds down, with padding and a second top, has no counterpart")
+        return f"places_of_max({{0}}, {window.kernel}, {window.stride}, {window.pad})"
+    if odd:
         rule = "max_pool" if largest else "average_pool"
-        return Expression(f"{rule}({{0}}, {window.kernel}, {window.stride}, {window.pad})", rule=rule)
+        rounding = ", down=True" if floor else ""
+        return f"{rule}({{0}}, {window.kernel}, {window.stride}, {window.pad}{rounding})"
     settings = [_short(window.kernel)]
     if window.stride != window.kernel or any(window.pad):
         settings.append(_short(window.stride))
@@ -455,7 +484,7 @@ def _pooling(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
         settings.append("ceil_mode=True")
     if places:
         settings.append("return_indices=True")
-    return Expression(f"F.{'max' if largest else 'avg'}_pool2d({{0}}, {', '.join(settings)})")
+    return f"F.{'max' if largest else 'avg'}_pool2d({{0}}, {', '.join(settings)})"
 
 
 def _short(values: tuple[int, ...]) -> str:
@@ -467,13 +496,15 @@ def _upsample(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     scale = layer.param.upsample_param.scale or 1
     if len(shapes) == 1:
         return Expression(f'F.interpolate({{0}}, scale_factor={scale}, mode="nearest")')
-    return Expression(f"max_unpool({{0}}, {{1}}, {tuple(layer.declared.tops[0][2:])})", rule="max_unpool")
+    return Expression(f"max_unpool({{0}}, {{1}}, {tuple(layer.declared.tops[0][2:])})")
 
 
 @translates("Permute")
 def _permute(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     axes = permuted_axes(layer.param, len(shapes[0]))
-    return Expression(f"torch.permute({{0}}, {tuple(axes)})")
+    if axes == sorted(axes):
+        return Expression("{0}")
+    return Expression(f"{{0}}.permute({', '.join(map(str, axes))})", follows=True)
 
 
 @translates("Axpy")
@@ -486,33 +517,43 @@ def _axpy(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 
 @translates("ReLU6")
 def _relu6(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
-    return _activation("F.relu6({0})")
+    slope = layer.param.relu6_param.negative_slope
+    return _activation(f"F.leaky_relu({{0}}, {number(slope)}).clamp(max=6)" if slope else "F.relu6({0})")
 
 
 @translates("BN")
 def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     """PSPNet's: scale, shift, mean and variance; SegNet's for inference: scale and shift."""
     param, (shape,) = layer.param.bn_param, shapes
-    if len(shape) != 4 or len(layer.tops) > 1 or layer.param.phase == 0:
-        raise InputError("BN of this kind has no counterpart in PyTorch")
+    if len(shape) != 4 and (len(shape) != 2 or layer.type != "BN"):
+        raise InputError(f"BN of {len(shape)} axes has no counterpart in PyTorch")
+    kind = "nn.BatchNorm2d" if len(shape) == 4 else "nn.BatchNorm1d"
+    learned_here = zip(("weight", "bias"), layer.params, strict=False)
+    frozen = tuple(name for name, p in learned_here if param.frozen or not p.needs_gradient)
     state = {name: _flat(i) for i, name in enumerate(("weight", "bias"))}
-    frozen = tuple(
-        name for name, p in zip(("weight", "bias"), layer.params, strict=False) if not p.needs_gradient
-    )
-    if len(layer.params) == 2:
-        if param.bn_mode != BNParameter.INFERENCE:
-            raise InputError("BN by the batch's own statistics has no counterpart in PyTorch")
-        module = Module("Scale", (Slot("inputs", shape[1]),), (layer,), state, frozen)
-        return Expression("{m}({0})", module, "Scale", follows=True)
-    state |= {name: _flat(i) for i, name in enumerate(("running_mean", "running_var"), 2)}
     slots = [Slot("inputs", shape[1])]
+    if len(layer.params) == 2:
+        if param.bn_mode == BNParameter.INFERENCE:
+            if len(layer.tops) > 1:
+                raise InputError("BN for inference with further tops has no counterpart in PyTorch")
+            return Expression(
+                "{m}({0})", Module("Scale", tuple(slots), (layer,), state, frozen), follows=True
+            )
+        slots += [Slot("eps", Text("1e-9"), "eps"), Slot("stats", False, "track_running_stats")]
+        module = Module(kind, tuple(slots), (layer,), state, frozen)
+        if len(layer.tops) == 1:
+            return Expression("{m}({0})", module, follows=True)
+        axes = f"{(0, *range(2, len(shape)))}, keepdim=True"
+        more = [f"{{0}}.detach().mean({axes})", f"{{0}}.detach().var({axes}, correction=0)"]
+        return Expression(f"({', '.join(['{m}({0})', *more][: len(layer.tops)])})", module)
+    state |= {name: _flat(i) for i, name in enumerate(("running_mean", "running_var"), 2)}
     if abs(param.eps - 1e-5) > 1e-12:
         slots.append(Slot("eps", Text(number(param.eps)), "eps"))
-    if param.frozen:
-        frozen = ("weight", "bias")
-    return Expression(
-        "{m}({0})", Module("nn.BatchNorm2d", tuple(slots), (layer,), state, frozen), follows=True
-    )
+    train = layer.param.phase == 0
+    if train and not param.frozen:
+        slots.append(Slot("momentum", Text(number(round(1 - param.momentum, 6))), "momentum"))
+    kind = kind.replace("nn.", "Frozen") if train and param.frozen else kind
+    return Expression("{m}({0})", Module(kind, tuple(slots), (layer,), state, frozen), follows=True)
 
 
 def _flat(index: int) -> Callable[[Sequence[Blobs]], np.ndarray]:
@@ -529,28 +570,29 @@ def _lrn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
             settings.append(f"k={number(k)}")
         return Expression(f"F.local_response_norm({{0}}, {', '.join(settings)})", follows=False)
     rule = "lrn_within_channel"
-    return Expression(f"{rule}({{0}}, {size}, {alpha}, {beta})", rule=rule)
+    return Expression(f"{rule}({{0}}, {size}, {alpha}, {beta})")
 
 
 @translates("MVN")
 def _mvn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param = layer.param.mvn_param
     if len(shapes[0]) != 4:
-        raise InputError("MVN over other than 4 axes has no counterpart here")
+        raise InputError("MVN of fewer than 4 axes has no counterpart here")
     axes = (1, 2, 3) if param.across_channels else (2, 3)
-    return Expression(f"mvn({{0}}, {axes}, {param.normalize_variance}, {number(param.eps)})", rule="mvn")
+    return Expression(f"mvn({{0}}, {axes}, {param.normalize_variance}, {number(param.eps)})")
 
 
 @translates("Interp")
 def _interp(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, (shape,) = layer.param.interp_param, shapes
-    if len(shape) != 4 or param.pad_beg or param.pad_end:
-        raise InputError("Interp with pad_beg or pad_end has no counterpart in PyTorch")
+    if len(shape) != 4:
+        raise InputError("Interp of fewer than 4 axes has no counterpart in PyTorch")
+    x = f"pad({{0}}, {param.pad_beg}, {param.pad_end})" if param.pad_beg or param.pad_end else "{0}"
     shrink, zoom = param.HasField("shrink_factor"), param.HasField("zoom_factor")
     if shrink == zoom and param.HasField("height") and param.HasField("width"):
-        size = interp_sizes(param, shape[2:])
-        return Expression(f'F.interpolate({{0}}, {size}, mode="bilinear", align_corners=True)')
-    return Expression(f"resize({{0}}, shrink={param.shrink_factor}, zoom={param.zoom_factor})", rule="resize")
+        size = (param.height, param.width)
+        return Expression(f'F.interpolate({x}, {size}, mode="bilinear", align_corners=True)')
+    return Expression(f"resize({x}, shrink={param.shrink_factor}, zoom={param.zoom_factor})")
 
 
 # ---- moving values about
@@ -566,12 +608,16 @@ def _eltwise(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, count = layer.param.eltwise_param, len(shapes)
     if param.operation == EltwiseParameter.MAX:
         if count > 2:
-            raise InputError(f"Eltwise MAX of {count} bottoms has no counterpart in PyTorch: take two by two")
+            return Expression(f"largest({', '.join(f'{{{i}}}' for i in range(count))})")
         return Expression("torch.where({0} > {1}, {0}, {1})")
     if param.operation == EltwiseParameter.PROD:
         return Expression(" * ".join(f"{{{i}}}" for i in range(count)), infix=True)
+    coeffs = list(param.coeff) or [1.0] * count
+    if sum(map(len, layer.param.bottom)) > 60:  # no formatter breaks a long sum well
+        factors = ["" if c == 1 else "-" if c == -1 else f"{number(c)} * " for c in coeffs]
+        return Expression(f"total({', '.join(f'{factor}{{{i}}}' for i, factor in enumerate(factors))})")
     text = ""
-    for i, coeff in enumerate(param.coeff or [1.0] * count):
+    for i, coeff in enumerate(coeffs):
         term = f"{{{i}}}" if abs(coeff) == 1 else f"{number(abs(coeff))} * {{{i}}}"
         sign = "-" if coeff < 0 else "+"
         text += f" {sign} {term}" if text else term if coeff >= 0 else f"-{term}"
@@ -588,6 +634,8 @@ def _concat(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 def _slice(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, (shape,) = layer.param.slice_param, shapes
     axis = joining_axis(param, "slice_dim", len(shape))
+    if len(layer.tops) == 1:
+        return Expression("{0}")
     if not param.slice_point:
         return Expression(f"torch.chunk({{0}}, {len(layer.tops)}, {axis})")
     return Expression(f"torch.split({{0}}, {slice_sizes(param, shape[axis], len(layer.tops))}, {axis})")
@@ -598,8 +646,8 @@ def _flatten(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, axes = layer.param.flatten_param, len(shapes[0])
     start, end = canonical_axis(param.axis, axes), canonical_axis(param.end_axis, axes)
     if end < start:
-        raise InputError("Flatten of no axis has no counterpart in PyTorch")
-    return Expression(f"torch.flatten({{0}}, {start}{f', {end}' if end != axes - 1 else ''})")
+        return Expression(f"{{0}}.unsqueeze({start})")
+    return Expression(f"{{0}}.flatten({start}{f', {end}' if end != axes - 1 else ''})", follows=True)
 
 
 @translates("Reshape")
@@ -625,7 +673,7 @@ def _tile(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 def _crop(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     axis = canonical_axis(layer.param.crop_param.axis, len(shapes[0]))
     starts = crop_starts(layer.param, *shapes)[axis:]
-    return Expression(f"crop({{0}}, {{1}}, {axis}, {', '.join(map(str, starts))})", rule="crop")
+    return Expression(f"crop({{0}}, {{1}}, {axis}, {', '.join(map(str, starts))})")
 
 
 @translates("Reduction")
@@ -646,12 +694,16 @@ def _reduction(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 @translates("ArgMax")
 def _arg_max(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param = layer.param.argmax_param
-    if not param.HasField("axis") or param.top_k != 1:
-        raise InputError("ArgMax without an axis, or of several places, has no counterpart in PyTorch")
+    if not param.HasField("axis"):
+        text = f"top_places({{0}}, {param.top_k}, values={param.out_max_val})"
+        behind = len(layer.declared.tops[0]) - 3
+        return Expression(text + f"[..., {', '.join(['None'] * behind)}]" * (behind > 0))
     axis = canonical_axis(param.axis, len(shapes[0]))
+    if param.top_k > 1:
+        return Expression(f"top_along({{0}}, {axis}, {param.top_k}, values={param.out_max_val})")
     if param.out_max_val:
         return Expression(f"{{0}}.detach().amax({axis}, keepdim=True)")
-    return Expression(f"arg_max({{0}}, {axis})", rule="arg_max")
+    return Expression(f"arg_max({{0}}, {axis})")
 
 
 @translates("BatchReindex")
@@ -662,11 +714,13 @@ def _batch_reindex(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 @translates("DummyData")
 def _dummy_data(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     fillers = dummy_fillers(layer.param, len(layer.tops))
-    if len(layer.tops) > 1 or fillers[0].type != "constant":
-        raise InputError(
-            "DummyData that draws its values, or has several tops, has no counterpart in PyTorch"
-        )
-    return Expression(f"torch.full({tuple(layer.declared.tops[0])}, {number(fillers[0].value)})")
+    if any(filler.type != "constant" for filler in fillers):
+        raise InputError("DummyData that draws its values has no counterpart in PyTorch")
+    texts = [
+        f"torch.full({tuple(shape)}, {number(filler.value)})"
+        for shape, filler in zip(layer.declared.tops, fillers, strict=True)
+    ]
+    return Expression(texts[0] if len(texts) == 1 else f"({', '.join(texts)})")
 
 
 @translates("Python")
@@ -674,66 +728,8 @@ def _python(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     python = layer.param.python_param
     if (python.module, python.layer) == ("crelu_layer", "CReLULayer"):
         high, low = literal_params(layer.param, "maxt", "mint")
-        return Expression(f"c_relu({{0}}, {{1}}, {{2}}, high={high}, low={low})", rule="c_relu")
+        return Expression(f"c_relu({{0}}, {{1}}, {{2}}, high={high}, low={low})")
     if (python.module, python.layer) == ("scan_background_layer", "BackgroundMaskLayer"):
         (threshold,) = literal_params(layer.param, "thresh")
-        return Expression(f"background_mask({{0}}, {{1}}, {{2}}, {threshold})", rule="background_mask")
+        return Expression(f"background_mask({{0}}, {{1}}, {{2}}, {threshold})")
     raise InputError(f"the Python layer {python.module}.{python.layer} has no counterpart in PyTorch")
-
-
-# ---- losses and metrics
-
-
-def _normalization(param: LossParameter, default: str) -> str:
-    if param.HasField("normalization"):
-        return LossParameter.NormalizationMode.Name(param.normalization)
-    if param.HasField("normalize"):
-        return "VALID" if param.normalize else "BATCH_SIZE"
-    return default
-
-
-@translates("SoftmaxWithLoss")
-def _softmax_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
-    if len(layer.tops) > 1:
-        raise InputError("SoftmaxWithLoss with a second top has no counterpart here: add a Softmax layer")
-    axis = canonical_axis(layer.param.softmax_param.axis, len(shapes[0]))
-    mode = _normalization(layer.param.loss_param, "VALID")
-    text = f'softmax_loss({{0}}, {{1}}, {axis}, {ignored_label(layer.param.loss_param)}, "{mode}")'
-    return Expression(text, rule="softmax_loss")
-
-
-@translates("SigmoidCrossEntropyLoss")
-def _sigmoid_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
-    param = layer.param.loss_param
-    text = f'sigmoid_loss({{0}}, {{1}}, {ignored_label(param)}, "{_normalization(param, "BATCH_SIZE")}")'
-    return Expression(text, rule="sigmoid_loss")
-
-
-@translates("EuclideanLoss")
-def _euclidean_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
-    return Expression("euclidean_loss({0}, {1})", rule="euclidean_loss")
-
-
-@translates("HingeLoss")
-def _hinge_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
-    squared = layer.param.hinge_loss_param.norm == HingeLossParameter.L2
-    return Expression(f"hinge_loss({{0}}, {{1}}, squared={squared})", rule="hinge_loss")
-
-
-@translates("ContrastiveLoss")
-def _contrastive_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
-    param = layer.param.contrastive_loss_param
-    if param.legacy_version:
-        raise InputError("ContrastiveLoss of the legacy version has no counterpart here")
-    text = f"contrastive_loss({{0}}, {{1}}, {{2}}, {number(param.margin)})"
-    return Expression(text, rule="contrastive_loss")
-
-
-@translates("Accuracy")
-def _accuracy(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
-    if len(layer.tops) > 1:
-        raise InputError("Accuracy with a second top, for each class, has no counterpart here")
-    param = layer.param.accuracy_param
-    axis = canonical_axis(param.axis, len(shapes[0]))
-    ignored = param.ignore_label if param.HasField("ignore_label") else None
-    return Expression(f"accuracy({{0}}, {{1}}, {axis}, {param.top_k}, {ignored})", rule="accuracy")

@@ -15,10 +15,10 @@ from jinja2 import Environment, PackageLoader
 from port.export.writers import PREPROCESSING
 from port.net import CaffeNet
 from port.net_inputs import masks_of
-from port.translate import rules
 from port.translate.compare import TOLERANCE, Compared, compare, without_dropout
 from port.translate.graph import Graph, graph_of
 from port.translate.inputs import drawn_inputs, fed
+from port.translate.rules import RULES
 from port.translate.settings import TranslateSettings
 from port.translate.writing import Header, Written, write_model
 from port.voc.classes import CLASSES
@@ -90,7 +90,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 def _class_name(asked: TranslateSettings, net_name: str) -> str:
     """The class's name: as asked, or the net's, or the file's."""
-    taken = {"Tensor", "F", "nn", "torch", *vars(rules)}
+    taken = {"Tensor", "F", "nn", "torch", *RULES}
     if asked.class_name:
         if keyword.iskeyword(asked.class_name) or asked.class_name in taken:
             raise InputError(f'--class-name "{asked.class_name}" has a meaning of its own: choose another')
@@ -240,6 +240,7 @@ def _write(
         "skipped": skipped,
         "steps": steps,
         "single": len(outputs) == 1,
+        "drops": "AlwaysDropout(" in written.text or (asked.train and "Dropout" in written.text),
         "lines": len(written.text.splitlines()),
     }
     (folder / "model.py").write_text(written.text)

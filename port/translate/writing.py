@@ -1,20 +1,16 @@
 """The text of `model.py`."""
 
-import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from port.translate import rules
-from port.translate.blocks import Block, Instance, Line, lines_of, with_blocks
+from port.translate.blocks import WIDTH, Block, Instance, Line, lines_of, with_blocks
 from port.translate.graph import Graph
 from port.translate.names import Names, common_prefix, identifier
 from port.translate.ops import Module, Slot, Value
-
-WIDTH = 88
-"""Of a line: what the usual formatters take."""
+from port.translate.rules import RULES, used_rules
 
 
 @dataclass
@@ -67,8 +63,9 @@ def write_model(graph: Graph, header: Header, blobs: Mapping[int, Sequence[np.nd
 class _Writer:
     def __init__(self, graph: Graph, header: Header, items: list[Line | Instance], blocks: list[Block]):
         self.graph, self.header, self.items, self.blocks = graph, header, items, blocks
-        self.rules = [op.rule for op in graph.ops if op.rule]
-        names = Names({*self.rules, *(name for rule in self.rules for name in rules.USES.get(rule, ()))})
+        kinds = [f"{op.module.kind}(" for op in graph.ops if op.module]
+        self.rules = used_rules([*(op.text for op in graph.ops), *kinds])
+        names = Names(set(self.rules))
         self.functions = set(names.taken)
         self.inputs = {value: names.give(identifier(name)) for name, value in graph.inputs.items()}
         self.batch = next((value.shape[0] for value in graph.inputs.values() if value.shape), None)
@@ -104,7 +101,7 @@ class _Writer:
     def text(self, watched: bool = False) -> str:
         main = self._model(watched)
         classes = [self._block(block, watched) for block in self.blocks]
-        parts = [*self._rules(), *classes, main]
+        parts = [*(RULES[name] for name in self.rules), *classes, main]
         head = [f'"""{self.header.title}"""', "", *self._imports("\n".join(parts))]
         constants = [line for name, value in self.header.constants.items() for line in _constant(name, value)]
         if constants:
@@ -118,10 +115,6 @@ class _Writer:
         if re.search(r"\bF\.", body):
             lines.append("import torch.nn.functional as F")
         return [*lines, "from torch import Tensor, nn"]
-
-    def _rules(self) -> list[str]:
-        wanted = dict.fromkeys(name for rule in self.rules for name in (*rules.USES.get(rule, ()), rule))
-        return [inspect.getsource(getattr(rules, name)).rstrip() for name in wanted]
 
     def _block(self, block: Block, watched: bool) -> str:
         first = block.instances[0]
@@ -278,12 +271,12 @@ class _Writer:
                 for value in makes:
                     known.setdefault(value, names.give(wanted.get(value) or identifier(value.blob)))
             comment = self._comment(makes) if comments else ""
-            if i == len(items) - 1 and makes == list(outputs):
+            if i == len(items) - 1 and len(outputs) == 1 and makes == list(outputs):
                 return [*body, *_statement("return ", expression, 8, comment)]
             body += _statement(f"{', '.join(known[value] for value in makes)} = ", expression, 8, comment)
         if len(outputs) == 1:
             return [*body, f"        return {known[outputs[0]]}"]
-        entries = [f'"{value.blob}": {known[value]}' for value in outputs]
+        entries = [f"{_quoted(name)}: {known[value]}" for name, value in self.graph.outputs.items()]
         return [*body, *_statement("return ", "{" + ", ".join(entries) + "}", 8)]
 
     def _value_of(
@@ -367,19 +360,23 @@ def _makes(item: Item) -> list[Value]:
 
 
 def _expression(line: Line, known: Mapping[Value, str], modules: Mapping[Module, str], watched: bool) -> str:
-    text = ""
+    text, infix = "", False
     for op in line.ops:
-        arguments = [text] if text else [known[value] for value in op.reads]
+        inner = f"({text})" if infix and not re.search(r"\({0}[,)]", op.text) else text
+        arguments = [inner] if text else [known[value] for value in op.reads]
         module = f"self.{modules[op.module]}" if op.module else ""
         text = op.text.format(*arguments, m=module)
         if watched:
             text = f"_seen({text})"
+        infix = op.infix and not watched
     return text
 
 
 def _instance_name(instance: Instance) -> str:
     """What the names of its layers start with, or the words that all of them have, or its result's name."""
     layers = [layer.name for op in instance.ops if op.module for layer in op.layers]
+    if not layers:
+        return identifier(instance.output.blob, "Block")
     prefix = common_prefix(layers)
     words = [word for word in layers[0].split("_") if all(word in name.split("_") for name in layers)]
     name = prefix if len(prefix) > 1 else "_".join(words)

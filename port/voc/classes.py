@@ -1,5 +1,6 @@
 """PASCAL VOC's twenty classes, as the authors' notebook orders, names and colours them."""
 
+import difflib
 import re
 from collections.abc import Iterable
 
@@ -50,7 +51,9 @@ def class_index(text: str) -> int:
     if (number := class_number(text.strip())) is not None:
         return number
     known = ", ".join(f"{i} {name}" for i, name in enumerate(CLASSES))
-    raise InputError(f'label "{text.strip()}": no such class; the classes are {known}')
+    near = difflib.get_close_matches(_plain(text), names, n=1)
+    meant = f"did you mean {CLASSES[names.index(near[0])]}? The" if near else "the"
+    raise InputError(f'label "{text.strip()}": no such class; {meant} classes are {known}')
 
 
 def class_number(text: str) -> int | None:

@@ -84,7 +84,7 @@ def run_pipeline(out: Path, asked: PipelineSettings) -> None:
     report(*check_pipeline(needs, measure=asked.check or not (out / "seenet").exists()), plain_console())
     if images.saliency is None:
         typer.echo(
-            f"warning: {voc}: no saliency maps, which the paper's rule needs (seenet saliency; docs/voc.md): "
+            f"warning: {voc}: no saliency maps, which the paper's rule needs (seenet saliency makes them): "
             f"background is where attention is below {Fusion.background} of its maximum instead",
             err=True,
         )

@@ -35,15 +35,16 @@ from prototxt.read import read_net
 from runtime.data.decoding import check_pixels
 from runtime.data.reading import naming
 from weights import LayerWeights, check_finite, read_weights
+from weights.opening import README
 
 WHERE_FROM = {
-    "weights": "weights/README.md says where VGG-16 comes from",
-    "segmentation weights": "OAA's README links vgg16_20M and ResNet-101: docs/voc.md",
+    "weights": f"{README} says where VGG-16 comes from",
+    "segmentation weights": "the README of PengtaoJiang/OAA links vgg16_20M and ResNet-101",
     "list": "make it with seenet voc-labels, or name one with --train-list",
     "val list": "comes with VOC 2012; name one with --val-list",
     "images": "come with VOC 2012",
     "truth": "come with VOC 2012, and with the augmented set",
-    "saliency": "make them with seenet saliency, or take OAA's: docs/voc.md",
+    "saliency": "make them with seenet saliency, or take those of PengtaoJiang/OAA",
     "crf": "pip install pydensecrf2, or --no-crf",
     "nets": "comes with this project: install it again",
 }
