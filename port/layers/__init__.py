@@ -28,6 +28,7 @@ from port.layers import (
     segmentation,
     selecting,
     upsampling,
+    yolo,
 )
 
 __all__ = [
@@ -58,4 +59,5 @@ __all__ = [
     "segmentation",
     "selecting",
     "upsampling",
+    "yolo",
 ]

@@ -29,6 +29,7 @@ from prototxt.layers import (
     segmentation,
     selecting,
     upsampling,
+    yolo,
 )
 
 __all__ = [
@@ -60,4 +61,5 @@ __all__ = [
     "segmentation",
     "selecting",
     "upsampling",
+    "yolo",
 ]
