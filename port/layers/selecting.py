@@ -8,6 +8,8 @@ from torch import Tensor
 from port.gradient import refuse_gradient
 from port.labels import class_numbers
 from port.layer import Layer, layer
+from prototxt.errors import InputError
+from prototxt.layers.declare import legacy_shape
 from prototxt.layers.windows import canonical_axis
 
 
@@ -93,3 +95,43 @@ class LabelSpecificAdd(Layer):
             added = torch.zeros_like(rows).scatter_(1, numbers, self.bias * above.to(rows))
             top = scores + added.reshape(scores.shape)
         return (top, scores.new_full((1,), self.bias if self.phase == 0 else 0))[: len(self.plan.tops)]
+
+
+@layer("RandBI")
+class RandBI(Layer):
+    """PixelNet's hypercolumns, (rows, all channels): what the maps have, bilinearly, at places [item, y, x].
+
+    A place is for each map less `pad`'s half of its compression_rate, and over it. None may be behind the last row or
+    column. The first map decides whether the maps get a gradient.
+    """
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        *maps, places = bottoms
+        if not maps[0].requires_grad:
+            maps = [x.detach() for x in maps]
+        return torch.cat([self._sampled(k, x, places.detach()) for k, x in enumerate(maps)], 1)
+
+    def _sampled(self, k: int, x: Tensor, places: Tensor) -> Tensor:
+        param = self.param.rand_comp_param
+        x = x.reshape(legacy_shape(tuple(x.shape)))
+        rate = param.compression_rate[k]
+        at = (places[:, 1:] - (rate - 1) / 2 if param.pad else places[:, 1:]) / rate
+        size = torch.tensor(x.shape[2:], device=x.device)
+        for axis in (0, 1):
+            wrong = ~(at[:, axis].ceil() < size[axis]) | at[:, axis].isinf()
+            if wrong.any():
+                raise InputError(
+                    f"place {float(at[wrong, axis][0]):g} of a map of {int(size[axis])} rows or columns, bottom {k}, "
+                    "is outside of it"
+                )
+        item = places[:, 0].long()
+        wrong = (item < 0) | (item >= len(x))
+        if wrong.any():
+            raise InputError(f"a place is of item {int(item[wrong][0])}, of {len(x)}")
+        at = at.clamp(min=0)
+        (y, z), (below, beside) = at.floor().long().unbind(1), at.ceil().long().unbind(1)
+        down, right = (at - at.floor()).unbind(1)
+        upper, lower = (
+            torch.lerp(x[item, :, row, z], x[item, :, row, beside], right[:, None]) for row in (y, below)
+        )
+        return torch.lerp(upper, lower, down[:, None])

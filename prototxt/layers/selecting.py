@@ -4,7 +4,7 @@ import math
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, refuse_in_place, text
+from prototxt.layers.declare import MANY, Declared, Shapes, layer_type, legacy_shape, refuse_in_place, text
 from prototxt.layers.windows import canonical_axis
 
 
@@ -57,3 +57,18 @@ def label_specific_add(layer: LayerParameter, shapes: Shapes, tops: int) -> Decl
     if not scores or math.prod(labels) < scores[0]:
         raise InputError(f"give one label for each item of {text(scores)}, not {text(labels)}")
     return Declared([scores, (1,)][:tops])
+
+
+@layer_type("RandBI", bottoms=(2, MANY))
+def rand_bi(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """PixelNet's hypercolumns: the bottoms are maps, and places (rows, 3), [item, y, x] in pixels of the image."""
+    param, (*maps, places) = layer.rand_comp_param, shapes
+    if len(places) != 2 or places[1] != 3 or not places[0]:
+        raise InputError(f"the last bottom must be (rows, 3), [item, y, x], not {text(places)}")
+    if len(param.compression_rate) != len(maps):
+        raise InputError(
+            f"rand_comp_param: {len(param.compression_rate)} compression_rate for {len(maps)} maps: give one for each"
+        )
+    if min(param.compression_rate) < 1:
+        raise InputError("rand_comp_param: compression_rate must be at least 1")
+    return Declared([(places[0], sum(legacy_shape(shape)[1] for shape in maps))])

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from prototxt.errors import InputError
+from prototxt.layers.declare import legacy_shape
 from prototxt.layers.windows import canonical_axis
 from reference.checks import class_indices, refuse_gradient
 from reference.layer import Arrays, Layer, flat_from, layer
@@ -98,3 +100,56 @@ class LabelSpecificAdd(Layer):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         return [top_diffs[0], None]
+
+
+@layer("RandBI")
+class RandBI(Layer):
+    """At each place the values of all maps' channels, bilinearly, side by side.
+
+    Places are shifted, with `pad`, and divided by each map's compression_rate; those before the first row or column
+    are in it, those behind the last are refused. Where the first map gets no gradient none does.
+    """
+
+    def run(self, *bottoms: np.ndarray) -> np.ndarray:
+        maps, places = bottoms[:-1], bottoms[-1]
+        self.taps = [self._taps(k, x.reshape(legacy_shape(x.shape)), places) for k, x in enumerate(maps)]
+        columns = []
+        for x, (image, taps) in zip(maps, self.taps, strict=True):
+            x = x.reshape(legacy_shape(x.shape))
+            columns.append(sum(x[image, :, row, column] * weight[:, None] for row, column, weight in taps))
+        return np.concatenate(columns, axis=1)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None] | None:
+        if not self.propagate_down[0]:
+            return None
+        diffs, start = [], 0
+        for x, (image, taps) in zip(bottoms, self.taps, strict=False):
+            dx = np.zeros(legacy_shape(x.shape), self.dtype)
+            dy = top_diffs[0][:, start : start + dx.shape[1]]
+            for row, column, weight in taps:
+                np.add.at(dx, (image, slice(None), row, column), dy * weight[:, None])
+            start += dx.shape[1]
+            diffs.append(dx.reshape(x.shape))
+        return [*diffs, None]
+
+    def _taps(self, k: int, x: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
+        """Each place's item, and the (row, column, weight) of the four values around it."""
+        param, kind = self.param.rand_comp_param, self.dtype.type
+        rate = param.compression_rate[k]
+        shift = kind((rate - 1) / 2 if param.pad else 0)
+        image = places[:, 0].astype(np.int64)
+        sides = []
+        for axis, size in ((1, x.shape[2]), (2, x.shape[3])):
+            at = (places[:, axis] - shift) / kind(rate)
+            with np.errstate(invalid="ignore"):
+                low, high = (np.maximum(edge(at), 0).astype(np.int64) for edge in (np.floor, np.ceil))
+            if (high >= size).any() or not np.isfinite(at).all():
+                worst = float(at[(high >= size) | ~np.isfinite(at)][0])
+                raise InputError(
+                    f"place {worst:g} of a map of {size} rows or columns, bottom {k}, is outside of it"
+                )
+            part = np.where(low == high, kind(0), at - low)
+            sides.append(((low, 1 - part), (high, part)))
+        if (image < 0).any() or (image >= len(x)).any():
+            raise InputError(f"a place is of item {image[(image < 0) | (image >= len(x))][0]}, of {len(x)}")
+        return image, [(row, column, a * b) for row, a in sides[0] for column, b in sides[1]]
