@@ -26,7 +26,8 @@ class Case:
     Attributes:
         layer: its type and settings.
         shapes: the bottoms'; (shape, "labels" | "markers" | "places", count) for one of whole numbers below count;
-            "regions" are rows [image, x1, y1, x2, y2] of two images, the first row's maybe inverted.
+            "regions" are rows [image, x1, y1, x2, y2] of two images, the first row's maybe inverted; "pixels" are
+            rows [image, y, x] of two images, in quarters.
         exact: the gradient is the forward's.
         tops: how many.
         passes: forward passes before the backward.
@@ -375,6 +376,16 @@ CASES = [
         )
         for name, more in (("plain", ""), ("padded", "pad_ratio: 0.25"))
     ),
+    *(
+        _case(
+            f"rand_bi_{pad}",
+            f'type: "RandBI" rand_comp_param {{ compression_rate: 1 compression_rate: 2 pad: {pad} }}',
+            (2, 3, 8, 9),
+            (2, 2, 5, 6),
+            ((12, 3), "pixels", 28),
+        )
+        for pad in ("true", "false")
+    ),
     _case(
         "lstm",
         'type: "Lstm" lstm_param { num_output: 4 weight_filler { type: "xavier" } '
@@ -425,6 +436,9 @@ def _inputs(case: Case) -> list[np.ndarray]:
             inputs.append(draw.uniform(-1, 1, shape).astype(np.float32))
         else:
             inputs.append(draw.randint(0, shape[2], shape[0]).astype(np.float32))
+            if shape[1] == "pixels":
+                inputs[-1][:, 1:] /= 4
+                inputs[-1][:, 0] = draw.randint(0, 2, len(inputs[-1]))
             if shape[1] == "regions":
                 inputs[-1][:, 0] = draw.randint(0, 2, len(inputs[-1]))
                 inputs[-1][1:, 1:] = np.sort(inputs[-1][1:, 1:].reshape(-1, 2, 2), axis=1).reshape(-1, 4)

@@ -24,6 +24,7 @@ from port.layers import (
     multibox,
     normalisation,
     pooling,
+    pose,
     recurrent,
     regions,
     reshaping,
@@ -32,6 +33,7 @@ from port.layers import (
     selecting,
     upsampling,
     volumes,
+    yolo,
 )
 from port.own_layers import register
 from prototxt.caffe_pb2 import FillerParameter
@@ -67,6 +69,7 @@ __all__ = [
     "multibox",
     "normalisation",
     "pooling",
+    "pose",
     "recurrent",
     "regions",
     "register",
@@ -77,4 +80,5 @@ __all__ = [
     "upsampling",
     "use_proto",
     "volumes",
+    "yolo",
 ]

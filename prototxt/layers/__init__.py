@@ -24,6 +24,7 @@ from prototxt.layers import (
     normalisation,
     planned,
     pooling,
+    pose,
     python,
     recurrent,
     regions,
@@ -33,6 +34,7 @@ from prototxt.layers import (
     selecting,
     upsampling,
     volumes,
+    yolo,
 )
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "normalisation",
     "planned",
     "pooling",
+    "pose",
     "python",
     "recurrent",
     "regions",
@@ -68,4 +71,5 @@ __all__ = [
     "selecting",
     "upsampling",
     "volumes",
+    "yolo",
 ]

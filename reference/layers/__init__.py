@@ -23,6 +23,7 @@ from reference.layers import (
     multibox,
     normalisation,
     pooling,
+    pose,
     recurrent,
     regions,
     reshaping,
@@ -31,6 +32,7 @@ from reference.layers import (
     selecting,
     upsampling,
     volumes,
+    yolo,
 )
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "multibox",
     "normalisation",
     "pooling",
+    "pose",
     "recurrent",
     "regions",
     "reshaping",
@@ -64,4 +67,5 @@ __all__ = [
     "selecting",
     "upsampling",
     "volumes",
+    "yolo",
 ]
