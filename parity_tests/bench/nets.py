@@ -28,6 +28,7 @@ from port.net_inputs import complete_inputs
 from port.pycaffe import TEST, Net
 from port.report.summary import multiply_adds
 from prototxt.caffe_pb2 import NetParameter
+from prototxt.files import read_text
 from prototxt.read import read_net
 from weights import read_weights, write_weights
 from weights.rebuilt import rebuilt_weights
@@ -80,8 +81,10 @@ def make_net_files(
     files = NetFiles(folder, device, threads)
     folder.mkdir()
     message = read_net(prototxt)
-    _set_batch(message, batch)
-    files.prototxt.write_text(text_format.MessageToString(message), encoding="utf-8")
+    text = read_text(prototxt, errors="replace")
+    if _set_batch(message, batch):
+        text = text_format.MessageToString(message)
+    files.prototxt.write_text(text, encoding="utf-8")
     net = Net.from_message(message, TEST, where=os.fspath(prototxt), allow_modules=())
     if weights is None:
         write_weights(files.weights, rebuilt_weights(net, SEED))
@@ -92,13 +95,14 @@ def make_net_files(
     return files
 
 
-def _set_batch(message: NetParameter, batch: int) -> None:
-    """Give the inputs that are as long as the first one this length."""
+def _set_batch(message: NetParameter, batch: int) -> bool:
+    """Give the inputs that are as long as the first one this length; whether that changed anything."""
     shapes = [shape for layer in message.layer if layer.type == "Input" for shape in layer.input_param.shape]
-    lengths = [shape.dim[0] for shape in shapes if shape.dim]
+    first = next((shape.dim[0] for shape in shapes if shape.dim), batch)
     for shape in shapes:
-        if shape.dim and shape.dim[0] == lengths[0]:
+        if shape.dim and shape.dim[0] == first:
             shape.dim[0] = batch
+    return first != batch
 
 
 # ---- engines
