@@ -135,6 +135,7 @@ def test_any_net_in_a_table(
     assert list(one_pass["rows"]) == ["port", "port, fused", "limit"]
     assert one_pass["rows"]["port, fused"]["error"] <= 1e-5 and "port, fused" in one_pass["columns"]["CPU ms"]
     assert 0 < memory["rows"]["port, fused"]["median"] < 2000
+    assert "µs a layer" in steps["notes"][1]
     assert "ip1 + ip1_relu" in steps["rows"] and set(steps["columns"]) == {"port", "limit"}
 
 

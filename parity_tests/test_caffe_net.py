@@ -1,7 +1,6 @@
 """CaffeNet is an ordinary module: it is exported, compiled, hooked, changed and saved as any other."""
 
 import logging
-import time
 import warnings
 from pathlib import Path
 
@@ -185,16 +184,3 @@ def test_a_fixed_phase_is_told_once() -> None:
         net.train()
         net.train()
     assert len(told) == 1 and "phase is fixed: TEST" in str(told[0].message)
-
-
-@pytest.mark.slow
-def test_a_pass_costs_little_beside_its_layers() -> None:
-    """What CaffeNet adds to its layers' own time, on a net of small layers."""
-    net = net_of(RESNET)
-    (x,) = inputs_of(net)
-    with torch.no_grad():
-        net(x)
-        start = time.perf_counter()
-        for _ in range(20):
-            net(x)
-        assert (time.perf_counter() - start) / 20 / len(net.layers) < 1e-3

@@ -40,6 +40,10 @@ _ANY_LAYOUT = {
 _LAST = torch.channels_last
 
 
+Affine = tuple[Tensor, Tensor]
+"""Factors and terms, float64, one of each for each channel."""
+
+
 @dataclass
 class _Step:
     """One computation, and the layers that it stands for.
@@ -59,7 +63,7 @@ class _Step:
 class FusedNet:
     """A net's outputs as `CaffeNet` computes them, but for rounding, in less time and memory; without gradients.
 
-    It has the weights as they were when it was made, in the net's dtype and on its device. Hooks are not run.
+    It is made for the net's weights, dtype and device as they are: where they change, make it again. Hooks are not run.
 
     Args:
         net: in evaluation (`eval()`, where its phase is not fixed).
@@ -232,14 +236,16 @@ def _alone(plan: LayerPlan, layer: nn.Module) -> Callable[..., Tensor | Sequence
 
 @dataclass
 class _Product:
-    """A convolution or matrix product, with what is folded into it; float64."""
+    """A convolution or matrix product: its weights, the net's own until something is folded into them."""
 
     weight: Tensor
     bias: Tensor
 
     def fold(self, scale: Tensor, shift: Tensor) -> None:
-        """Multiply each output channel, then add to it."""
-        self.weight = self.weight * scale.view(-1, *(1,) * (self.weight.ndim - 1))
+        """Multiply each output channel, then add to it, in float64."""
+        dtype = self.weight.dtype
+        factor = scale.view(-1, *(1,) * (self.weight.ndim - 1))
+        self.weight = (self.weight * factor).to(dtype)
         self.bias = self.bias * scale + shift
 
 
@@ -255,7 +261,7 @@ class _Chain:
         self.plans, self.top = list(first.plans), first.makes[0] if first.makes else -1
         self._graph = graph
 
-    def take_affine(self) -> tuple[Tensor, Tensor] | None:
+    def take_affine(self) -> Affine | None:
         """Factors and terms."""
         return self._take(lambda step, layer: _affine(layer))
 
@@ -327,10 +333,10 @@ def _joined(graph: _Graph, step: _Step, memory: _Memory) -> _Step:
     """A step with those behind it that it can be joined with."""
     layer, chain = graph.modules[step.plans[0].index], _Chain(graph, step)
     if (product := _product(layer)) is not None:
-        while (affine := chain.take_affine()) is not None:
+        if (affine := _taken(chain)) is not None:
             product.fold(*affine)
         if product.weight.ndim == 2:
-            return _Step(chain.plans, _multiply(layer, product, chain.take_relu()), step.reads, [chain.top])
+            return _Step(chain.plans, _multiply(product, chain.take_relu()), step.reads, [chain.top])
         other = chain.take_sum(memory.made)
         slope = chain.take_relu()
         if other is None:
@@ -338,9 +344,8 @@ def _joined(graph: _Graph, step: _Step, memory: _Memory) -> _Step:
         run = _convolve(layer, product, slope, memory.may_overwrite(other))
         return _Step(chain.plans, run, [*step.reads, other], [chain.top])
     if (affine := _affine(layer)) is not None:
-        scale, shift = affine
-        while (affine := chain.take_affine()) is not None:
-            scale, shift = scale * affine[0], shift * affine[0] + affine[1]
+        behind = _taken(chain)
+        scale, shift = affine if behind is None else _then(affine, behind)
         run = _scale_and_shift(layer, scale, shift, chain.take_relu())
         return _Step(chain.plans, run, step.reads, [chain.top])
     if _is_sum(layer):
@@ -371,14 +376,14 @@ def _product(layer: nn.Module) -> _Product | None:
         fits = isinstance(layer, InnerProduct) and layer.axis == 1
     if not fits:
         return None
-    weight, *bias = (blob.detach().double() for blob in layer.blobs)
+    weight, *bias = (blob.detach() for blob in layer.blobs)
     if isinstance(layer, InnerProduct) and layer.param.inner_product_param.transpose:
         weight = weight.T
-    return _Product(weight, bias[0] if bias else weight.new_zeros(len(weight)))
+    return _Product(weight, bias[0].double() if bias else torch.zeros(len(weight)).to(weight).double())
 
 
-def _affine(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Of a layer that multiplies each channel and adds to it: factors and terms, float64, one for each channel."""
+def _affine(layer: nn.Module) -> Affine | None:
+    """Of a layer that multiplies each channel and adds to it."""
     if not isinstance(layer, BatchNorm | BN | Scale | Bias):
         return None
     if len(layer.plan.bottoms) > 1 or len(layer.plan.tops) > 1:
@@ -398,7 +403,20 @@ def _affine(layer: nn.Module) -> tuple[Tensor, Tensor] | None:
     return blobs[0], blobs[1] if len(blobs) > 1 else torch.zeros_like(blobs[0])
 
 
-def _of_batch_norm(layer: BatchNorm, blobs: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+def _taken(chain: _Chain) -> Affine | None:
+    """All the layers behind that multiply and add, as one."""
+    found: Affine | None = None
+    while (affine := chain.take_affine()) is not None:
+        found = affine if found is None else _then(found, affine)
+    return found
+
+
+def _then(first: Affine, second: Affine) -> Affine:
+    """One after the other."""
+    return first[0] * second[0], first[1] * second[0] + second[1]
+
+
+def _of_batch_norm(layer: BatchNorm, blobs: list[Tensor]) -> Affine | None:
     if layer.told is False:
         return None  # by the batch's own statistics
     eps = layer.param.batch_norm_param.eps
@@ -409,7 +427,7 @@ def _of_batch_norm(layer: BatchNorm, blobs: list[Tensor]) -> tuple[Tensor, Tenso
     return (scale * learned[0], shift * learned[0] + learned[1]) if learned else (scale, shift)
 
 
-def _of_bn(layer: BN, blobs: list[Tensor]) -> tuple[Tensor, Tensor] | None:
+def _of_bn(layer: BN, blobs: list[Tensor]) -> Affine | None:
     param = layer.param.bn_param
     scale, shift, *running = (blob.flatten() for blob in blobs)
     if layer.segnet:
@@ -445,7 +463,7 @@ def _convolve(
 ) -> Callable[..., Tensor]:
     """A convolution; of two bottoms where `overwrites` is given: the second is added, in its memory or not."""
     plan, window, groups = layer.plan, layer.window, layer.groups
-    weight, bias = product.weight.to(layer.blobs[0]), product.bias.to(layer.blobs[0])
+    weight, bias = product.weight, product.bias.to(product.weight)
     if not _on_onednn(weight):
 
         def plain(x: Tensor, *other: Tensor) -> Tensor:
@@ -478,19 +496,9 @@ def _convolve(
     return convolve if overwrites is None else convolve_and_add
 
 
-def _multiply(layer: InnerProduct, product: _Product, slope: float | None) -> Callable[[Tensor], Tensor]:
-    weight, bias = product.weight.to(layer.blobs[0]), product.bias.to(layer.blobs[0])
-    if not _on_onednn(weight):
-        return lambda x: _relu_(F.linear(x.flatten(1), weight, bias), slope)
-    mkldnn, plan = torch.ops.mkldnn, layer.plan
-    packed = mkldnn._reorder_linear_weight(weight.contiguous(), plan.bottom_shapes[0][0])
-
-    def multiply(x: Tensor) -> Tensor:
-        if not x.numel():
-            return x.new_empty(plan.top_shapes(tuple(x.shape))[0])
-        return _relu_(mkldnn._linear_pointwise(x.flatten(1), packed, bias, "none", [], ""), slope)
-
-    return multiply
+def _multiply(product: _Product, slope: float | None) -> Callable[[Tensor], Tensor]:
+    weight, bias = product.weight, product.bias.to(product.weight)
+    return lambda x: _relu_(F.linear(x.flatten(1), weight, bias), slope)
 
 
 def _on_onednn(weight: Tensor) -> bool:

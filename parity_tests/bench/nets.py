@@ -19,7 +19,7 @@ from google.protobuf import text_format
 from parity_tests.bench.engines import NotHere, opened, ort_session, use_threads
 from parity_tests.bench.memory import print_added
 from parity_tests.bench.report import number
-from parity_tests.bench.timing import Part, Timing, side_by_side
+from parity_tests.bench.timing import Part, Timing, side_by_side, timed
 from parity_tests.compare.engines import genuine_caffe
 from port.export.writers import deployed_blobs, export_onnx
 from port.images import quiet_opencv
@@ -28,6 +28,7 @@ from port.net_inputs import complete_inputs
 from port.pycaffe import TEST, Net
 from port.report.summary import multiply_adds
 from prototxt.caffe_pb2 import NetParameter
+from prototxt.files import read_text
 from prototxt.read import read_net
 from weights import read_weights, write_weights
 from weights.rebuilt import rebuilt_weights
@@ -39,7 +40,7 @@ SEED = 20181023
 
 Values = dict[str, np.ndarray]
 Run = Callable[[], Values]
-"""One pass over the net's inputs: its outputs, and the scores that a softmax among them is made of, by blob."""
+"""One pass over the net's inputs: its `wanted_blobs`, by name."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,10 @@ def make_net_files(
     files = NetFiles(folder, device, threads)
     folder.mkdir()
     message = read_net(prototxt)
-    _set_batch(message, batch)
-    files.prototxt.write_text(text_format.MessageToString(message), encoding="utf-8")
+    text = read_text(prototxt, errors="replace")
+    if _set_batch(message, batch):
+        text = text_format.MessageToString(message)
+    files.prototxt.write_text(text, encoding="utf-8")
     net = Net.from_message(message, TEST, where=os.fspath(prototxt), allow_modules=())
     if weights is None:
         write_weights(files.weights, rebuilt_weights(net, SEED))
@@ -92,16 +95,26 @@ def make_net_files(
     return files
 
 
-def _set_batch(message: NetParameter, batch: int) -> None:
-    """Give the inputs that are as long as the first one this length."""
+def _set_batch(message: NetParameter, batch: int) -> bool:
+    """Give the inputs that are as long as the first one this length; whether that changed anything."""
     shapes = [shape for layer in message.layer if layer.type == "Input" for shape in layer.input_param.shape]
-    lengths = [shape.dim[0] for shape in shapes if shape.dim]
+    first = next((shape.dim[0] for shape in shapes if shape.dim), batch)
     for shape in shapes:
-        if shape.dim and shape.dim[0] == lengths[0]:
+        if shape.dim and shape.dim[0] == first:
             shape.dim[0] = batch
+    return first != batch
 
 
 # ---- engines
+
+
+def wanted_blobs(net: CaffeNet) -> list[str]:
+    """A net's outputs, and what those are made of that rounding moves: a softmax's scores, and what boxes are from."""
+    found = set(deployed_blobs(net))
+    for plan in net.plan.layers:
+        if plan.type == "DetectionOutput":
+            found.update(net.plan.blobs[bottom] for bottom in plan.bottoms)
+    return [name for name in net.plan.blobs if name in found]
 
 
 def _tensors(files: NetFiles) -> dict[str, torch.Tensor]:
@@ -110,7 +123,7 @@ def _tensors(files: NetFiles) -> dict[str, torch.Tensor]:
 
 def _port(files: NetFiles) -> Run:
     net, given = files.model(), _tensors(files)
-    blobs = deployed_blobs(net)
+    blobs = wanted_blobs(net)
 
     def run() -> Values:
         with torch.inference_mode():
@@ -121,7 +134,7 @@ def _port(files: NetFiles) -> Run:
 
 def _fused(files: NetFiles) -> Run:
     net, given = files.model(), _tensors(files)
-    fused = net.fused(deployed_blobs(net))
+    fused = net.fused(wanted_blobs(net))
     if fused.unfused:
         raise NotHere(f"not fused: {fused.unfused}")
     del net
@@ -211,7 +224,7 @@ def _caffe(files: NetFiles) -> Run:
 
 
 def _wanted(files: NetFiles) -> list[str]:
-    return deployed_blobs(CaffeNet(files.prototxt, where=files.prototxt.name))
+    return wanted_blobs(CaffeNet(files.prototxt, where=files.prototxt.name))
 
 
 OURS = ("port", "port, fused", "port.pycaffe")
@@ -282,10 +295,9 @@ def _errors(files: NetFiles, runs: Mapping[str, Run]) -> dict[str, float]:
     """
     net = files.model().double().cpu()
     boxes = {net.plan.blobs[t] for x in net.plan.layers if x.type == "DetectionOutput" for t in x.tops}
-    made_of = [net.plan.blobs[b] for x in net.plan.layers if x.type == "DetectionOutput" for b in x.bottoms]
     with torch.inference_mode():
         given = [torch.from_numpy(array).double() for array in files.inputs.values()]
-        truth = {k: v.numpy() for k, v in net(*given, blobs=[*deployed_blobs(net), *made_of]).items()}
+        truth = {name: top.numpy() for name, top in net(*given, blobs=wanted_blobs(net)).items()}
 
     def error(name: str, value: np.ndarray) -> float:
         true = truth[name]
@@ -323,7 +335,7 @@ def _memory(name: str, files: NetFiles, engines: Sequence[str], tick: Callable[[
 def _layers(name: str, files: NetFiles, rounds: int, matrix_rate: float, tick: Callable[[str], None]) -> Part:
     """Each step of the fused form beside the layers that it stands for."""
     net, given = files.model(), _tensors(files)
-    fused = net.fused(deployed_blobs(net))
+    fused = net.fused(wanted_blobs(net))
     by_index = {plan.index: Timing() for plan in net.plan.layers}
     steps = [Timing() for _ in fused.layers]
     clock = _Clock(files.device)
@@ -355,7 +367,10 @@ def _layers(name: str, files: NetFiles, rounds: int, matrix_rate: float, tick: C
         alone[label] = number(1e3 * sum(by_index[index[layer]].median for layer in names))
         limit = sum(multiply_adds(plans[index[layer]]) for layer in names) / matrix_rate
         limits[label] = number(1e3 * limit) if limit else ""
-    notes = ["port: the layers that the step stands for, one by one; limit: as above"]
+    notes = [
+        "port: the layers that the step stands for, one by one; limit: as above",
+        f"what CaffeNet adds to its layers' own time: {1e6 * _added(net, given, rounds, files.device):.0f} µs a layer",
+    ]
     return Part(
         f"{name}: each step of the fused form",
         "ms",
@@ -364,6 +379,22 @@ def _layers(name: str, files: NetFiles, rounds: int, matrix_rate: float, tick: C
         notes,
         columns={"port": alone, "limit": limits},
     )
+
+
+def _added(net: CaffeNet, given: Mapping[str, torch.Tensor], rounds: int, device: str) -> float:
+    """Seconds for each layer, between a pass and its layers called one by one on the same bottoms."""
+    calls: list[Callable[[], Any]] = []
+    blobs = {net.plan.blobs.index(name): value for name, value in given.items()}
+    with torch.inference_mode():
+        net.run(
+            blobs,
+            lambda plan, bottoms, _: (
+                calls.append(partial(net.layers[plan.index], *bottoms)) if bottoms else None
+            ),
+        )
+        alone = Timing([timed(lambda: [call() for call in calls], device) for _ in range(rounds + 1)][1:])
+        together = Timing([timed(lambda: net.run(blobs), device) for _ in range(rounds)])
+    return (together.spread[0] - alone.spread[0]) / len(net.layers)
 
 
 class _Clock:

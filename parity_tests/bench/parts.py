@@ -62,7 +62,7 @@ class Settings:
 
 def bench_forward(settings: Settings) -> Iterator[Part]:
     """One forward of the whole net, and what the machine's own matrix products allow."""
-    data = prepared_views(_photograph(), settings.size, flip=False)
+    data = prepared_views(photograph(), settings.size, flip=False)
     label = np.zeros((1, 1, 1, 20), np.float32)
     label[..., LABELS[0]] = 1
     engines, notes = _open(settings)
@@ -85,7 +85,7 @@ def bench_forward(settings: Settings) -> Iterator[Part]:
 
 def bench_job(settings: Settings) -> Iterator[Part]:
     """The published job, an image to maps, mirrored too: ours, and others driven as the notebook drives Caffe."""
-    image = _photograph()
+    image = photograph()
     others, notes = _open(settings, tuple(name for name in OPENERS if not name.startswith(BASE)))
     ours = {}
     for engine, name in zip(ENGINES, OPENERS, strict=False):
@@ -222,7 +222,7 @@ def _memory_arguments(settings: Settings) -> list[str]:
 # ---- common ground
 
 
-def _photograph() -> np.ndarray:
+def photograph() -> np.ndarray:
     """(375, 500, 3) uint8: something smooth, the same every time."""
     down, across = np.mgrid[0:375, 0:500]
     waves = [np.sin(down / (20 + 9 * i) + i) * np.cos(across / (31 - 7 * i)) for i in range(3)]
