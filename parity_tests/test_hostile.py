@@ -22,14 +22,18 @@ import pytest
 import torch
 
 from parity_tests.recordings import GOLDEN
+from port.attention.settings import parse_shard
 from port.caffe_layers.voc_data import VocImages, settings_of
 from port.last_resort import run_command
+from port.ranks import joined_ranks
+from port.report.pages import table
 from port.training.snapshots import SIDECAR, _sealed, _unsealed, check_prefix, only_run
 from port.voc.classes import class_index
 from port.voc.lists import read_entries, read_names
 from port.voc.stages import _newest_whole
 from prototxt.errors import InputError, printable
 from prototxt.files import open_ordinary, read_ordinary
+from prototxt.plan import plan_net
 from prototxt.read import parse_net
 from runtime.c_random import CRandom
 from runtime.data.lmdb_file import LmdbFile
@@ -409,6 +413,28 @@ def test_images_that_claim_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     refused(lambda: READERS["photograph"](tmp_path / "small.jpg"), "give a number of pixels")
 
 
+def test_a_png_of_bytes_that_claims_gigabytes(tmp_path: Path) -> None:
+    """OpenCV took 4 GB for a chunk's length before it saw that the file ends."""
+    whole = cv2.imencode(".png", np.zeros((4, 5, 3), np.uint8))[1].tobytes()
+    place = whole.index(b"IDAT") - 4
+    (tmp_path / "lie.png").write_bytes(whole[:place] + b"\xff\xff\xff\xf0" + whole[place + 4 :])
+    code = (
+        "import resource; from port.images import read_image\n"
+        "try: read_image('lie.png')\n"
+        "except ValueError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    told, peak = done.stdout.splitlines()
+    assert "lie.png: does not decode" in told and int(peak) < 1 << 20
+
+
 ATTENTION = ("attention", "--weights", SMALL, "--test-size", "64", "--out")
 
 
@@ -737,3 +763,57 @@ def test_images_hold_what_they_claim(tmp_path: Path) -> None:
     path = jpeg(tmp_path / "lie.jpg", (9000, 9000))
     refused(lambda: READERS["photograph"](path), "81,000,000 pixels, which its", "cannot hold")
     assert READERS["photograph"](png_bomb(tmp_path / "black.png", 3000), True).shape == (3000, 3000, 3)
+
+
+# ---- what other forms of the above came to
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"WORLD_SIZE": "0"}, {"WORLD_SIZE": "2", "RANK": "2"}, {"WORLD_SIZE": "x"}, {"RANK": "-1"}],
+)
+def test_a_torn_environment_is_one_line(environment: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    refused(lambda: parse_shard("1/1"), "torchrun sets")
+    if "WORLD_SIZE" in environment:
+        refused(lambda: joined_ranks("cpu").__enter__(), "torchrun")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "é" * 150, "a/" * 1500 + "b"])
+def test_lists_hold_no_name_that_no_file_can_have(name: str, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(f"good 1\n{name} 14\n")
+    entries, failed = read_entries(tmp_path / "list")
+    assert [entry.name for entry in entries] == ["good"] and "too long" in str(failed[0])
+
+
+def test_a_page_shows_names_that_are_no_text(tmp_path: Path) -> None:
+    text = table(["name"], [["caf\udce9 <b>"]])
+    (tmp_path / "page").write_text(text, encoding="utf-8")
+    assert "caf\\udce9 &lt;b&gt;" in text
+
+
+def test_blobs_of_one_memory_are_listed_once() -> None:
+    """20,000 tops of a Split took 3 GB and two minutes."""
+    tops = " ".join(f'top: "t{i}"' for i in range(5000))
+    net = parse_net(
+        'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 } } }'
+        f'layer {{ name: "s" type: "Split" bottom: "d" {tops} }}'
+    )
+    with within(20):
+        mates = plan_net(net, 1).memory_mates
+    assert len(mates) == 5001 and len({id(together) for together in mates.values()}) == 1
+
+
+def test_a_chain_is_written_in_short_statements(tmp_path: Path, seenet) -> None:
+    """Python reads no more than about a hundred brackets within each other."""
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "l0" type: "Input" top: "t0" input_param { shape { dim: 1 dim: 2 } } }'
+        + "".join(
+            f'layer {{ name: "l{i}" type: "TanH" bottom: "t{i - 1}" top: "t{i}" }}' for i in range(1, 300)
+        )
+    )
+    status, _, err = seenet("translate", tmp_path / "net.prototxt", "--out", tmp_path / "out")
+    assert status == 0, err
