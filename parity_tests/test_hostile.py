@@ -817,3 +817,105 @@ def test_a_chain_is_written_in_short_statements(tmp_path: Path, seenet) -> None:
     )
     status, _, err = seenet("translate", tmp_path / "net.prototxt", "--out", tmp_path / "out")
     assert status == 0, err
+
+
+# ---- one writer of one place
+
+
+def _photographs(folder: Path) -> None:
+    for name in ("JPEGImages", "attention"):
+        (folder / name).mkdir()
+    for name in "ab":
+        jpeg(folder / "JPEGImages" / f"{name}.jpg")
+        cv2.imwrite(str(folder / "attention" / f"{name}_14.png"), np.zeros((40, 60), np.uint8))
+    (folder / "list").write_text("a 14\nb 14\n")
+    (folder / "images").write_text("JPEGImages/a.jpg 1\nJPEGImages/b.jpg 2\n")
+
+
+ONE_WRITER = {
+    "attention": (
+        "out/.attention-1-of-1.lock",
+        [
+            "attention",
+            "--voc",
+            ".",
+            "--list",
+            "list",
+            "--weights",
+            SMALL,
+            "--test-size",
+            "32",
+            "--out",
+            "out",
+        ],
+    ),
+    "proxy-labels": (
+        "out/.proxy-labels.lock",
+        ["proxy-labels", "--attention", "attention", "--list", "list", "--out", "out", "--workers", "1"],
+    ),
+    "shapes": (
+        "out/.shapes.lock",
+        ["shapes", "--out", "out", "--number", "2", "--size", "64", "--workers", "1"],
+    ),
+    "convert_imageset": (".out.lock", ["convert_imageset", "./", "images", "out"]),
+}
+
+
+@pytest.mark.parametrize("command", ONE_WRITER)
+def test_a_second_process_is_refused(
+    command: str, tmp_path: Path, seenet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _photographs(tmp_path)
+    lock, arguments = ONE_WRITER[command]
+    with only_writer(tmp_path / lock, "out"):
+        status, _, err = seenet(*arguments)
+        told = [line for line in err.splitlines() if line.startswith("error:")]
+        assert status == 2 and len(told) == 1 and f"process {os.getpid()} on " in told[0], err
+    assert seenet(*arguments)[0] == 0
+    assert not [path for path in tmp_path.rglob(".*") if path.name.startswith(".")]
+
+
+def test_what_a_killed_writer_of_a_database_leaves(
+    tmp_path: Path, seenet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _photographs(tmp_path)
+    (tmp_path / ".out.partial-abcdefgh").mkdir()
+    (tmp_path / ".out.partial-abcdefgh" / "data.mdb").write_bytes(bytes(100))
+    (tmp_path / ".other.partial-abcdefgh").mkdir()
+    assert seenet("convert_imageset", "./", "images", "out")[0] == 0
+    assert {path.name for path in tmp_path.glob(".*")} == {".other.partial-abcdefgh"}
+
+
+def test_a_lock_needs_no_room(tmp_path: Path) -> None:
+    """On a full disk it was left behind, empty."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with only_writer(tmp_path / ".lock", "the folder"):
+            assert (tmp_path / ".lock").is_file()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("start", [("-m", "port.cli"), ("-m", "port.tools")])
+def test_a_stopped_tool_leaves_nothing(number: int, start: tuple[str, str], tmp_path: Path) -> None:
+    _photographs(tmp_path)
+    (tmp_path / "images").write_text("JPEGImages/a.jpg 1\n" * 200_000)
+    process = subprocess.Popen(
+        [sys.executable, *start, "convert_imageset", "./", "images", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not list(tmp_path.glob(".out.partial-*/data.mdb")):
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(60) == (130 if "cli" in start[1] else -number)
+    assert not list(tmp_path.glob(".*")) and not (tmp_path / "out").exists()
