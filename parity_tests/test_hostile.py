@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import h5py
@@ -30,6 +31,8 @@ from port.report.pages import table
 from port.training.snapshots import SIDECAR, _sealed, _unsealed, check_prefix, only_run
 from port.voc.classes import class_index
 from port.voc.lists import read_entries, read_names
+from port.voc.saliency import make_saliency
+from port.voc.segment import Segmenting, segment_dataset
 from port.voc.stages import _newest_whole
 from prototxt.errors import InputError, printable
 from prototxt.files import open_ordinary, read_ordinary
@@ -874,6 +877,21 @@ def test_a_second_process_is_refused(
         assert status == 2 and len(told) == 1 and f"process {os.getpid()} on " in told[0], err
     assert seenet(*arguments)[0] == 0
     assert not [path for path in tmp_path.rglob(".*") if path.name.startswith(".")]
+
+
+def test_a_second_saliency_or_segmentation_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _photographs(tmp_path)
+    net = SimpleNamespace(paths=(SMALL, SMALL))
+    images = [tmp_path / "JPEGImages" / "a.jpg"]
+    with only_writer(tmp_path / "out" / ".saliency.lock", "out"):
+        refused(lambda: make_saliency(images, net, tmp_path / "out", False, 1), f"process {os.getpid()} on ")
+    monkeypatch.setattr("port.voc.segment._open", lambda settings, device: None)
+    settings = Segmenting(SMALL, SMALL)
+    with only_writer(tmp_path / "out" / ".segment.lock", "out"):
+        arguments = (tmp_path, tmp_path / "list", tmp_path / "out", settings)
+        refused(lambda: segment_dataset(*arguments), f"process {os.getpid()} on ")
 
 
 def test_what_a_killed_writer_of_a_database_leaves(
