@@ -20,6 +20,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
 from parity_tests.recordings import GOLDEN
@@ -39,12 +40,15 @@ from prototxt.files import open_ordinary, read_ordinary
 from prototxt.plan import plan_net
 from prototxt.read import parse_net
 from runtime.c_random import CRandom
+from runtime.data.detections import _names, read_sizes
 from runtime.data.lmdb_file import LmdbFile
+from runtime.data.mat import MatBlobs
 from runtime.data.reading import read_labelled_list, read_pixels
 from runtime.data.reading import read_names as read_file_names
 from runtime.pycaffe.draw import net_graph
 from runtime.rng import CaffeRNG
 from weights import LayerWeights, read_solverstate, read_weights, write_solverstate, write_weights
+from weights.arrays import read_mat, read_npz
 from weights.files import atomic_path, only_writer, remove_partial
 from weights.tensors import read_safetensors
 
@@ -91,6 +95,13 @@ def no_file(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return os.path.join(tmp_path, request.param)
 
 
+def mat_blob(path: str) -> np.ndarray:
+    """What MatRead takes from a file of this name."""
+    source = MatBlobs.__new__(MatBlobs)
+    source._path = lambda index, top: path
+    return source._read(0, 0)
+
+
 READERS = {
     "weights": read_weights,
     "state": read_solverstate,
@@ -98,6 +109,11 @@ READERS = {
     "list": read_labelled_list,
     "names": read_file_names,
     "image": lambda path: read_pixels(path, True, None, "list:1"),
+    "npz": read_npz,
+    "mat": read_mat,
+    "mat data": mat_blob,
+    "label map": _names,
+    "sizes": read_sizes,
     "voc list": lambda path: read_entries(Path(path)),
     "voc data": lambda path: VocImages(settings_of(repr({"list": path})), error=InputError),
     "photograph": lambda path, to_bgr=False: __import__("port.images").images.read_image(path, to_bgr),
@@ -203,6 +219,17 @@ def test_a_full_disk_is_one_line(suffix: str, limit: int, tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_unpack_only_so_much(tmp_path: Path) -> None:
+    """A megabyte of zeros, packed, is a gigabyte; weights hardly pack."""
+    zeros = np.zeros(100_000_000, np.float32)
+    fill = lambda ip: ip.create_dataset("0", data=zeros, chunks=(1 << 20,), compression=9)  # noqa: E731
+    np.savez_compressed(tmp_path / "w.npz", **{"ip.weight": zeros})
+    scipy.io.savemat(tmp_path / "w.mat", {"layers": zeros}, do_compression=True)
+    for path in (hdf5(tmp_path / "w.h5", fill), tmp_path / "w.npz", tmp_path / "w.mat"):
+        assert path.stat().st_size < 2 * MEGABYTE
+        refused(lambda path=path: read_weights(path), str(path))
 
 
 # ---- .pth and .safetensors
@@ -423,9 +450,9 @@ def test_a_png_of_bytes_that_claims_gigabytes(tmp_path: Path) -> None:
     (tmp_path / "lie.png").write_bytes(whole[:place] + b"\xff\xff\xff\xf0" + whole[place + 4 :])
     code = (
         "import resource; from port.images import read_image\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30,) * 2)\n"
         "try: read_image('lie.png')\n"
-        "except ValueError as error: print(error)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "except ValueError as error: print(error)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -434,8 +461,7 @@ def test_a_png_of_bytes_that_claims_gigabytes(tmp_path: Path) -> None:
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    told, peak = done.stdout.splitlines()
-    assert "lie.png: does not decode" in told and int(peak) < 1 << 20
+    assert "lie.png: does not decode" in done.stdout, done.stderr
 
 
 ATTENTION = ("attention", "--weights", SMALL, "--test-size", "64", "--out")
