@@ -174,7 +174,7 @@ def test_mat_files_are_refused(engine: str, folder: Path) -> None:
     for settings, message in [
         ('source: "a"', "must be single"),
         ('source: "b"', "an array named data"),
-        ('source: "names.txt"', "cannot be read"),
+        ('source: "names.txt"', "no such file"),
         ('source: "a" strip: 1', "nothing is left"),
         ("", "give source"),
     ]:

@@ -14,30 +14,41 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
 from parity_tests.recordings import GOLDEN
+from port.attention.settings import parse_shard
 from port.caffe_layers.voc_data import VocImages, settings_of
 from port.last_resort import run_command
+from port.ranks import joined_ranks
+from port.report.pages import table
 from port.training.snapshots import SIDECAR, _sealed, _unsealed, check_prefix, only_run
 from port.voc.classes import class_index
 from port.voc.lists import read_entries, read_names
+from port.voc.saliency import make_saliency
+from port.voc.segment import Segmenting, segment_dataset
 from port.voc.stages import _newest_whole
 from prototxt.errors import InputError, printable
 from prototxt.files import open_ordinary, read_ordinary
+from prototxt.plan import plan_net
 from prototxt.read import parse_net
 from runtime.c_random import CRandom
+from runtime.data.detections import _names, read_sizes
 from runtime.data.lmdb_file import LmdbFile
+from runtime.data.mat import MatBlobs
 from runtime.data.reading import read_labelled_list, read_pixels
 from runtime.data.reading import read_names as read_file_names
 from runtime.pycaffe.draw import net_graph
 from runtime.rng import CaffeRNG
 from weights import LayerWeights, read_solverstate, read_weights, write_solverstate, write_weights
+from weights.arrays import read_mat, read_npz
 from weights.files import atomic_path, only_writer, remove_partial
 from weights.tensors import read_safetensors
 
@@ -84,6 +95,13 @@ def no_file(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return os.path.join(tmp_path, request.param)
 
 
+def mat_blob(path: str) -> np.ndarray:
+    """What MatRead takes from a file of this name."""
+    source = MatBlobs.__new__(MatBlobs)
+    source._path = lambda index, top: path
+    return source._read(0, 0)
+
+
 READERS = {
     "weights": read_weights,
     "state": read_solverstate,
@@ -91,6 +109,11 @@ READERS = {
     "list": read_labelled_list,
     "names": read_file_names,
     "image": lambda path: read_pixels(path, True, None, "list:1"),
+    "npz": read_npz,
+    "mat": read_mat,
+    "mat data": mat_blob,
+    "label map": _names,
+    "sizes": read_sizes,
     "voc list": lambda path: read_entries(Path(path)),
     "voc data": lambda path: VocImages(settings_of(repr({"list": path})), error=InputError),
     "photograph": lambda path, to_bgr=False: __import__("port.images").images.read_image(path, to_bgr),
@@ -196,6 +219,17 @@ def test_a_full_disk_is_one_line(suffix: str, limit: int, tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_unpack_only_so_much(tmp_path: Path) -> None:
+    """A megabyte of zeros, packed, is a gigabyte; weights hardly pack."""
+    zeros = np.zeros(100_000_000, np.float32)
+    fill = lambda ip: ip.create_dataset("0", data=zeros, chunks=(1 << 20,), compression=9)  # noqa: E731
+    np.savez_compressed(tmp_path / "w.npz", **{"ip.weight": zeros})
+    scipy.io.savemat(tmp_path / "w.mat", {"layers": zeros}, do_compression=True)
+    for path in (hdf5(tmp_path / "w.h5", fill), tmp_path / "w.npz", tmp_path / "w.mat"):
+        assert path.stat().st_size < 2 * MEGABYTE
+        refused(lambda path=path: read_weights(path), str(path))
 
 
 # ---- .pth and .safetensors
@@ -407,6 +441,27 @@ def test_images_that_claim_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert READERS["photograph"](tmp_path / "small.jpg").shape == (40, 60, 3)
     monkeypatch.setenv("SEENET_MAX_PIXELS", "many")
     refused(lambda: READERS["photograph"](tmp_path / "small.jpg"), "give a number of pixels")
+
+
+def test_a_png_of_bytes_that_claims_gigabytes(tmp_path: Path) -> None:
+    """OpenCV took 4 GB for a chunk's length before it saw that the file ends."""
+    whole = cv2.imencode(".png", np.zeros((4, 5, 3), np.uint8))[1].tobytes()
+    place = whole.index(b"IDAT") - 4
+    (tmp_path / "lie.png").write_bytes(whole[:place] + b"\xff\xff\xff\xf0" + whole[place + 4 :])
+    code = (
+        "import resource; from port.images import read_image\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30,) * 2)\n"
+        "try: read_image('lie.png')\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert "lie.png: does not decode" in done.stdout, done.stderr
 
 
 ATTENTION = ("attention", "--weights", SMALL, "--test-size", "64", "--out")
@@ -737,3 +792,174 @@ def test_images_hold_what_they_claim(tmp_path: Path) -> None:
     path = jpeg(tmp_path / "lie.jpg", (9000, 9000))
     refused(lambda: READERS["photograph"](path), "81,000,000 pixels, which its", "cannot hold")
     assert READERS["photograph"](png_bomb(tmp_path / "black.png", 3000), True).shape == (3000, 3000, 3)
+
+
+# ---- what other forms of the above came to
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"WORLD_SIZE": "0"}, {"WORLD_SIZE": "2", "RANK": "2"}, {"WORLD_SIZE": "x"}, {"RANK": "-1"}],
+)
+def test_a_torn_environment_is_one_line(environment: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    refused(lambda: parse_shard("1/1"), "torchrun sets")
+    if "WORLD_SIZE" in environment:
+        refused(lambda: joined_ranks("cpu").__enter__(), "torchrun")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "é" * 150, "a/" * 1500 + "b"])
+def test_lists_hold_no_name_that_no_file_can_have(name: str, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(f"good 1\n{name} 14\n")
+    entries, failed = read_entries(tmp_path / "list")
+    assert [entry.name for entry in entries] == ["good"] and "too long" in str(failed[0])
+
+
+def test_a_page_shows_names_that_are_no_text(tmp_path: Path) -> None:
+    text = table(["name"], [["caf\udce9 <b>"]])
+    (tmp_path / "page").write_text(text, encoding="utf-8")
+    assert "caf\\udce9 &lt;b&gt;" in text
+
+
+def test_blobs_of_one_memory_are_listed_once() -> None:
+    """20,000 tops of a Split took 3 GB and two minutes."""
+    tops = " ".join(f'top: "t{i}"' for i in range(5000))
+    net = parse_net(
+        'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 } } }'
+        f'layer {{ name: "s" type: "Split" bottom: "d" {tops} }}'
+    )
+    with within(20):
+        mates = plan_net(net, 1).memory_mates
+    assert len(mates) == 5001 and len({id(together) for together in mates.values()}) == 1
+
+
+def test_a_chain_is_written_in_short_statements(tmp_path: Path, seenet) -> None:
+    """Python reads no more than about a hundred brackets within each other."""
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "l0" type: "Input" top: "t0" input_param { shape { dim: 1 dim: 2 } } }'
+        + "".join(
+            f'layer {{ name: "l{i}" type: "TanH" bottom: "t{i - 1}" top: "t{i}" }}' for i in range(1, 300)
+        )
+    )
+    status, _, err = seenet("translate", tmp_path / "net.prototxt", "--out", tmp_path / "out")
+    assert status == 0, err
+
+
+# ---- one writer of one place
+
+
+def _photographs(folder: Path) -> None:
+    for name in ("JPEGImages", "attention"):
+        (folder / name).mkdir()
+    for name in "ab":
+        jpeg(folder / "JPEGImages" / f"{name}.jpg")
+        cv2.imwrite(str(folder / "attention" / f"{name}_14.png"), np.zeros((40, 60), np.uint8))
+    (folder / "list").write_text("a 14\nb 14\n")
+    (folder / "images").write_text("JPEGImages/a.jpg 1\nJPEGImages/b.jpg 2\n")
+
+
+ONE_WRITER = {
+    "attention": (
+        "out/.attention-1-of-1.lock",
+        [
+            "attention",
+            "--voc",
+            ".",
+            "--list",
+            "list",
+            "--weights",
+            SMALL,
+            "--test-size",
+            "32",
+            "--out",
+            "out",
+        ],
+    ),
+    "proxy-labels": (
+        "out/.proxy-labels.lock",
+        ["proxy-labels", "--attention", "attention", "--list", "list", "--out", "out", "--workers", "1"],
+    ),
+    "shapes": (
+        "out/.shapes.lock",
+        ["shapes", "--out", "out", "--number", "2", "--size", "64", "--workers", "1"],
+    ),
+    "convert_imageset": (".out.lock", ["convert_imageset", "./", "images", "out"]),
+}
+
+
+@pytest.mark.parametrize("command", ONE_WRITER)
+def test_a_second_process_is_refused(
+    command: str, tmp_path: Path, seenet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _photographs(tmp_path)
+    lock, arguments = ONE_WRITER[command]
+    with only_writer(tmp_path / lock, "out"):
+        status, _, err = seenet(*arguments)
+        told = [line for line in err.splitlines() if line.startswith("error:")]
+        assert status == 2 and len(told) == 1 and f"process {os.getpid()} on " in told[0], err
+    assert seenet(*arguments)[0] == 0
+    assert not [path for path in tmp_path.rglob(".*") if path.name.startswith(".")]
+
+
+def test_a_second_saliency_or_segmentation_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _photographs(tmp_path)
+    net = SimpleNamespace(paths=(SMALL, SMALL))
+    images = [tmp_path / "JPEGImages" / "a.jpg"]
+    with only_writer(tmp_path / "out" / ".saliency.lock", "out"):
+        refused(lambda: make_saliency(images, net, tmp_path / "out", False, 1), f"process {os.getpid()} on ")
+    monkeypatch.setattr("port.voc.segment._open", lambda settings, device: None)
+    settings = Segmenting(SMALL, SMALL)
+    with only_writer(tmp_path / "out" / ".segment.lock", "out"):
+        arguments = (tmp_path, tmp_path / "list", tmp_path / "out", settings)
+        refused(lambda: segment_dataset(*arguments), f"process {os.getpid()} on ")
+
+
+def test_what_a_killed_writer_of_a_database_leaves(
+    tmp_path: Path, seenet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _photographs(tmp_path)
+    (tmp_path / ".out.partial-abcdefgh").mkdir()
+    (tmp_path / ".out.partial-abcdefgh" / "data.mdb").write_bytes(bytes(100))
+    (tmp_path / ".other.partial-abcdefgh").mkdir()
+    assert seenet("convert_imageset", "./", "images", "out")[0] == 0
+    assert {path.name for path in tmp_path.glob(".*")} == {".other.partial-abcdefgh"}
+
+
+def test_a_lock_needs_no_room(tmp_path: Path) -> None:
+    """On a full disk it was left behind, empty."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with only_writer(tmp_path / ".lock", "the folder"):
+            assert (tmp_path / ".lock").is_file()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("start", [("-m", "port.cli"), ("-m", "port.tools")])
+def test_a_stopped_tool_leaves_nothing(number: int, start: tuple[str, str], tmp_path: Path) -> None:
+    _photographs(tmp_path)
+    (tmp_path / "images").write_text("JPEGImages/a.jpg 1\n" * 200_000)
+    process = subprocess.Popen(
+        [sys.executable, *start, "convert_imageset", "./", "images", "out"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 60
+    while time.monotonic() < until and not list(tmp_path.glob(".out.partial-*/data.mdb")):
+        time.sleep(0.02)
+    process.send_signal(number)
+    assert process.wait(60) == (130 if "cli" in start[1] else -number)
+    assert not list(tmp_path.glob(".*")) and not (tmp_path / "out").exists()

@@ -83,7 +83,7 @@ class Blobs(dict[int, Tensor]):
         if blob in self._weights:
             self._weights[blob].data.copy_(value)
         for mate in self._mates.get(blob, ()):
-            if mate in self:
+            if mate != blob and mate in self:
                 self[mate] = _Overwritten.apply(self[mate], value)
         if self._memory[blob] in self._now:
             self._now[self._memory[blob]] = value.detach()

@@ -46,16 +46,19 @@ def run_command(app: Callable[[], object]) -> None:
     except InputError as error:
         status = _tell(str(error), BAD_INPUT)
     except Exception as error:
-        if (known := _known(error)) is not None:
-            status = _tell(known, BAD_INPUT)
-        elif show_faults:
+        if show_faults and _known(error) is None:
             raise
-        else:
-            status = _tell(_fault(error), FAULT)
+        status = tell_error(error)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     sys.exit(status)
+
+
+def tell_error(error: Exception) -> int:
+    """Tell in one line of what no command expects; the exit status that goes with it."""
+    known = _known(error)
+    return _tell(_fault(error), FAULT) if known is None else _tell(known, BAD_INPUT)
 
 
 def _run(app: Callable[[], object]) -> int:

@@ -6,12 +6,15 @@ starts the processes.
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from prototxt.errors import InputError
 
 
 def solver_count() -> int:
@@ -24,19 +27,46 @@ def solver_rank() -> int:
     return dist.get_rank() if _together() else 0
 
 
+def from_environment(name: str, otherwise: int) -> int:
+    """A number that torchrun sets; `otherwise` where it is not set.
+
+    Raises:
+        InputError: something else than a number.
+    """
+    text = os.environ.get(name)
+    if text is None:
+        return otherwise
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise InputError(f'{name}="{text}": torchrun sets a number there: unset it')
+    return int(text)
+
+
 @contextlib.contextmanager
 def joined_ranks(device: str) -> Iterator[torch.device]:
-    """Train together with the processes that `torchrun` started, if it did; gives this one's device."""
+    """Train together with the processes that `torchrun` started, if it did; gives this one's device.
+
+    Raises:
+        InputError: what torchrun sets is not whole, or the processes cannot join.
+    """
     if "WORLD_SIZE" not in os.environ:
         yield torch.device(device)
         return
     here = torch.device(device)
     if here.type == "cuda":
-        here = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        here = torch.device("cuda", from_environment("LOCAL_RANK", 0))
         torch.cuda.set_device(here)
-        dist.init_process_group("nccl", device_id=here)
-    else:
-        dist.init_process_group("gloo")
+    if from_environment("RANK", 0) >= from_environment("WORLD_SIZE", 1):
+        raise InputError("RANK must be below WORLD_SIZE: torchrun sets both: unset them")
+    try:
+        if here.type == "cuda":
+            dist.init_process_group("nccl", device_id=here)
+        else:
+            dist.init_process_group("gloo")
+    except (ValueError, RuntimeError) as error:
+        told = " ".join(str(error).split())
+        raise InputError(
+            f"WORLD_SIZE is set, and the processes cannot join ({told}): start them with torchrun, or unset it"
+        ) from error
     try:
         yield here
     finally:

@@ -150,13 +150,13 @@ class Plan:
 
     @cached_property
     def memory_mates(self) -> dict[int, tuple[int, ...]]:
-        """For each blob that others share memory with, those others."""
+        """For each blob that others share memory with, all that do, itself among them."""
         mates: defaultdict[int, list[int]] = defaultdict(list)
         for blob, first in enumerate(self.memory):
             mates[first].append(blob)
         return {
-            blob: tuple(other for other in together if other != blob)
-            for together in mates.values()
+            blob: together
+            for together in map(tuple, mates.values())
             if len(together) > 1
             for blob in together
         }

@@ -9,7 +9,9 @@ import numpy as np
 from prototxt.errors import InputError
 from weights.files import atomic_path
 from weights.layer_weights import LayerWeights, stored_blobs
+from weights.mat5 import check_mat
 from weights.names import from_state_dict, to_state_dict
+from weights.opening import ZIP_MAGIC, check_unpacked, first_bytes, not_a
 
 
 def read_npz(path: str | os.PathLike) -> list[LayerWeights]:
@@ -18,15 +20,16 @@ def read_npz(path: str | os.PathLike) -> list[LayerWeights]:
     Raises:
         InputError: no .npz, or arrays of another kind.
     """
+    first_bytes(path)
     try:
+        with zipfile.ZipFile(path) as archive:
+            check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
         with np.load(path, allow_pickle=False) as arrays:
             return from_state_dict({name: arrays[name] for name in arrays.files}, path)
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as .npz ({error}): is it whole?") from error
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: is no .npz of numbers ({error})") from error
+    except InputError:
+        raise
+    except Exception as error:  # NumPy and zlib raise whatever the bytes lead them to
+        raise not_a(".npz of numbers", path, error, ZIP_MAGIC) from error
 
 
 def write_npz(
@@ -54,7 +57,9 @@ def read_mat(path: str | os.PathLike) -> list[LayerWeights]:
     """
     from scipy.io import loadmat
 
+    first_bytes(path)
     try:
+        check_mat(path)
         found = loadmat(path)["layers"].ravel()
         return [
             LayerWeights(

@@ -14,7 +14,7 @@ import numpy as np
 from prototxt.errors import InputError
 from weights.files import atomic_path
 from weights.layer_weights import LayerWeights, stored_blobs
-from weights.opening import HDF5_MAGIC, first_bytes, not_a
+from weights.opening import HDF5_MAGIC, check_unpacked, first_bytes, not_a
 from weights.wire import MAX_AXES
 
 
@@ -109,6 +109,7 @@ def read_dataset(group: h5py.Group, name: str) -> np.ndarray:
     if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu" or dataset.shape is None:
         raise ValueError(f"{group.name}/{name} is no array of numbers")
     check_stored(dataset)
+    check_unpacked(dataset.file.filename, dataset.nbytes)
     return dataset.astype(np.float64 if dataset.dtype == np.float64 else np.float32)[()]
 
 
@@ -143,7 +144,12 @@ def read_hdf5(path: str | os.PathLike, *, with_empty: bool = False) -> list[Laye
         if not isinstance(data, h5py.Group):
             raise not_a("caffemodel.h5", path, "it has no group /data", HDF5_MAGIC)
         seen = {_identity(data)}
-        layers = [layer for name in data for layer in _layers(name, member(data, name), seen)]
+        layers, size = [], 0
+        for name in data:
+            for layer in _layers(name, member(data, name), seen):
+                layers.append(layer)
+                size += sum(blob.nbytes for blob in layer.present)
+                check_unpacked(path, size)
     return [layer for layer in layers if layer.blobs or with_empty]
 
 

@@ -59,6 +59,17 @@ def is_hdf5(path: str | os.PathLike) -> bool:
     return first_bytes(path).startswith(HDF5_MAGIC)
 
 
+MOST_UNPACKED, FREE = 10, 1 << 28
+"""How often a file of weights may unpack its own size, and bytes that count for nothing: weights hardly pack."""
+
+
+def check_unpacked(path: str | os.PathLike, size: int) -> None:
+    """Raises ValueError where a file of weights would unpack `size` bytes, far more than it has."""
+    there = os.path.getsize(path)
+    if size > max(MOST_UNPACKED * there, FREE):
+        raise ValueError(f"{there} bytes would unpack to {size}")
+
+
 def map_file(path: str | os.PathLike) -> memoryview:
     """The whole file as read-only memory that the system pages in as it is read.
 

@@ -396,9 +396,9 @@ class _Runner:
                 if done_by[memory[bottom]] < layer.index and self.origins[bottom] in blobs:
                     net._blobs[bottom].data[...] = blobs[self.origins[bottom]]
             self.forward_layer("reference", net, layer.index)
-            for top in layer.tops:
+            for top in {memory[top]: top for top in layer.tops}.values():
                 if done_by[memory[top]] == layer.index:
-                    for blob in (top, *self.plan.memory_mates.get(top, ())):
+                    for blob in self.plan.memory_mates.get(top, (top,)):
                         name = self.names.get(blob)
                         if name in blobs:
                             differences[name] = _difference(blobs[name], net._blobs[blob].data)

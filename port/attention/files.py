@@ -13,11 +13,12 @@ from rich.table import Table
 
 from port.attention.figures import attention_figure
 from port.attention.maps import check_request, eight_bits, fused_maps, label_scores, prepared_views
-from port.attention.settings import AttentionSettings, from_environment, parse_shard
+from port.attention.settings import AttentionSettings, parse_shard
 from port.devices import batch_that_fits
 from port.images import read_image, write_png
 from port.models.fast import with_engine
 from port.models.seenet import SeeNet
+from port.ranks import from_environment
 from port.voc.classes import CLASSES
 from port.voc.lists import Entry, read_entries
 from port.voc.stream import keep_settings, present_files, stream

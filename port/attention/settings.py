@@ -1,12 +1,12 @@
 """How attention is computed: what `seenet attention`, the pipeline and the studies pass on."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from port.devices import check_device, check_engine
+from port.ranks import from_environment
 from prototxt.errors import InputError
 from prototxt.files import sha256_of
 
@@ -73,18 +73,6 @@ def parse_shard(shard: str) -> tuple[int, int]:
     if not told or not 1 <= int(told[1]) <= int(told[2]):
         raise InputError(f'--shard "{shard}": must be I/N, with I from 1 to N')
     ranks, rank = from_environment("WORLD_SIZE", 1), from_environment("RANK", 0)
+    if rank >= ranks:
+        raise InputError(f"RANK={rank} must be below WORLD_SIZE={ranks}: torchrun sets both: unset them")
     return int(told[1]) - 1 + int(told[2]) * rank, int(told[2]) * ranks
-
-
-def from_environment(name: str, otherwise: int) -> int:
-    """A number that torchrun sets; `otherwise` where it is not set.
-
-    Raises:
-        InputError: something else than a number.
-    """
-    text = os.environ.get(name)
-    if text is None:
-        return otherwise
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise InputError(f'{name}="{text}": torchrun sets a number there: unset it')
-    return int(text)

@@ -39,7 +39,9 @@ def render(template: Path, **values: Any) -> Markup:
         keep_trailing_newline=True,
     )
     common = {"common_style": file_text(_HERE / "page.css"), "style": "", "script": ""}
-    return Markup(environment.get_template(template.name).render({**common, **values}))
+    text = environment.get_template(template.name).render({**common, **values})
+    # A file's name may be bytes that are no text: they are shown escaped.
+    return Markup(text.encode("utf-8", "backslashreplace").decode())
 
 
 def file_text(path: Path) -> Markup:

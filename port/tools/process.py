@@ -8,9 +8,11 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from port.last_resort import tell_error
 from port.tools import SCRIPTS, TOOLS
 from port.training.caffe_log import CaffeLog
 from prototxt.errors import InputError
+from prototxt.native_output import keep_own_stderr
 
 NOT_CAFFES = "seenet:0"
 """The place in the log of what Caffe's source does not say."""
@@ -42,6 +44,8 @@ def tool_main(name: str, arguments: Sequence[str]) -> int:
     ends it by SIGPIPE.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _terminate)
+    keep_own_stderr()
     try:
         return run_tool(name, arguments)
     except InputError as error:
@@ -53,9 +57,27 @@ def tool_main(name: str, arguments: Sequence[str]) -> int:
         print("*** Check failure stack trace: ***", file=sys.stderr, flush=True)
         abort()
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
+        _end_by(signal.SIGINT)
+    except _Terminated:
+        _end_by(signal.SIGTERM)
+    except Exception as error:
+        return tell_error(error)
     return 1
+
+
+class _Terminated(BaseException):
+    """SIGTERM: what is half written is removed before the process ends, as with SIGINT."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise _Terminated
+
+
+def _end_by(number: int) -> None:
+    """End this process by a signal, as if nothing had caught it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def abort() -> None:

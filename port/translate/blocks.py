@@ -71,6 +71,10 @@ class Instance:
         return self.lines[-1].makes[0]
 
 
+_MOST_IN_A_LINE = 20
+"""Operations within operations: Python reads about a hundred brackets, people fewer."""
+
+
 def lines_of(graph: Graph) -> list[Line]:
     """The operations, each on a line of its own but for those that follow another."""
     lines: list[Line] = []
@@ -84,6 +88,7 @@ def lines_of(graph: Graph) -> list[Line]:
             and op.reads[0].users == [op]
             and op.reads[0] not in kept
             and op.text.count("{0}") == 1
+            and len(before.ops) < _MOST_IN_A_LINE
             and (before.ops[-1].module or before.ops[-1].infix or before.ops[-1].follows)
             and (not op.text.startswith("{0}.") or _width(before, op) <= WIDTH)
         ):

@@ -69,7 +69,7 @@ class _Builder:
         """A layer in place whose bottom's memory other layers still read: PyTorch has no such thing."""
         for top in set(layer.tops) & set(layer.bottoms):
             for mate in self.plan.memory_mates.get(top, ()):
-                if mate in self.values and self.last_read.get(mate, -1) > layer.index:
+                if mate != top and mate in self.values and self.last_read.get(mate, -1) > layer.index:
                     raise InputError(
                         f'it works in place on "{self.plan.blobs[top]}", whose memory "{self.plan.blobs[mate]}" '
                         "shares and a later layer reads: give its top a name of its own"

@@ -36,7 +36,7 @@ def read_names(path: Path) -> tuple[list[Entry], list[InputError]]:
     entries, failed = [], []
     for where, words in _lines(path):
         name = Path(words[0]).stem
-        if name in ("", "..") or not name.isprintable():
+        if name in ("", "..") or not name.isprintable() or _too_long(name):
             failed.append(
                 InputError(f"{where}: {words[0]}: is no name of an image: correct or remove the line")
             )
@@ -59,7 +59,9 @@ def read_entries(path: Path) -> tuple[list[Entry], list[InputError]]:
     entries, failed = [], []
     for where, (name, *labels) in _lines(path):
         wrong = [label for label in labels if class_number(label) is None]
-        if PurePath(name).is_absolute() or ".." in PurePath(name).parts or not name.isprintable():
+        if _too_long(name):
+            failed.append(InputError(f"{where}: {name[:50]}…: is too long for the name of a file"))
+        elif PurePath(name).is_absolute() or ".." in PurePath(name).parts or not name.isprintable():
             failed.append(InputError(f"{where}: {name}: leads out of the folder: give a name within it"))
         elif not labels:
             failed.append(InputError(f"{where}: {name}: names no class: write {name} CLASS [CLASS …]"))
@@ -71,6 +73,14 @@ def read_entries(path: Path) -> tuple[list[Entry], list[InputError]]:
             entries.append(Entry(name, tuple(dict.fromkeys(map(int, labels))), where))
     entries, again = _unique(entries)
     return entries, failed + again
+
+
+_MOST_OF_NAME = 200
+"""Bytes of a name: with what is put behind it, a file's has at most 255."""
+
+
+def _too_long(name: str) -> bool:
+    return any(len(part.encode()) > _MOST_OF_NAME for part in PurePath(name).parts) or len(name) > 2000
 
 
 def list_line(name: str, labels: tuple[int, ...]) -> str:

@@ -11,6 +11,7 @@ from port.voc.label_images import read_map, same_size, write_label_image
 from port.voc.lists import Entry, read_entries
 from port.voc.settings import Fusion
 from prototxt.errors import InputError
+from weights.files import only_writer, remove_partial
 
 
 def make_proxy_labels(
@@ -31,11 +32,13 @@ def make_proxy_labels(
     entries, failed = read_entries(list_)
     shares = []
     work = partial(_label_one, attention, saliency, out, rule)
-    for _, result in for_each(work, entries, workers, "proxy labels"):
-        if isinstance(result, InputError):
-            failed.append(result)
-        else:
-            shares.append(result)
+    with only_writer(out / ".proxy-labels.lock", f"{out}"):
+        remove_partial(out)
+        for _, result in for_each(work, entries, workers, "proxy labels"):
+            if isinstance(result, InputError):
+                failed.append(result)
+            else:
+                shares.append(result)
     return len(shares), float(np.mean(shares)) if shares else 0.0, failed
 
 

@@ -12,11 +12,13 @@ import torch
 from port.images import read_image, write_png
 from port.net import CaffeNet
 from port.voc.crf import load_crf
+from port.voc.lists import check_stems
 from port.voc.stream import keep_settings, present_files, stream
 from prototxt.errors import InputError
 from prototxt.files import sha256_of
 from prototxt.read import read_net
 from weights import check_finite, read_weights
+from weights.files import only_writer
 
 MEAN_BGR = (104.00698793, 116.66876762, 122.67891434)
 """Subtracted from BGR pixels in 0 … 255 (DSS's notebook)."""
@@ -144,24 +146,25 @@ def make_saliency(
     Raises:
         InputError: two images of one name; a folder with maps of other weights or settings.
     """
+    check_stems(images)
     names = [f"{path.stem}.png" for path in images]
-    twice = (
-        next((name for name in names if names.count(name) > 1), None)
-        if len(set(names)) < len(names)
-        else None
-    )
-    if twice:
-        raise InputError(f"two images would be written as {twice}: run them apart")
     settings = {
         "prototxt_sha256": sha256_of(net.paths[0]),
         "weights_sha256": sha256_of(net.paths[1]),
         "crf": vars(SaliencyCrf()) if crf else None,
         "to_bgr": to_bgr,
     }
-    keep_settings(out / SETTINGS, names, settings, "saliency maps")
-    present = present_files(out, set(names))
-    todo = [path for path in images if f"{path.stem}.png" not in present]
-    done = Done(before=len(images) - len(todo))
+    with only_writer(out / ".saliency.lock", f"{out}"):
+        keep_settings(out / SETTINGS, names, settings, "saliency maps")
+        present = present_files(out, set(names))
+        todo = [path for path in images if f"{path.stem}.png" not in present]
+        return _make(todo, net, out, crf, workers, to_bgr, Done(before=len(images) - len(todo)))
+
+
+def _make(
+    todo: Sequence[Path], net: SaliencyNet, out: Path, crf: bool, workers: int, to_bgr: bool, done: Done
+) -> Done:
+    """Make the maps that are missing, and add to `done` what came of each."""
 
     def load(path: Path) -> tuple[Path, np.ndarray]:
         return path, read_image(path, to_bgr)

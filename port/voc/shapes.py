@@ -19,7 +19,7 @@ from port.voc.lists import list_line
 from port.voc.settings import KINDS
 from port.voc.shapes_drawing import Picture, draw_picture
 from prototxt.errors import InputError
-from weights.files import atomic_path
+from weights.files import atomic_path, only_writer
 from weights.progress import plain_console
 
 VAL_EVERY = 5
@@ -51,11 +51,12 @@ def make_shapes(
     """
     work = partial(_make_one, out, seed, size, saliency_iou, crops, kind)
     made, failed = [], []
-    for index, result in for_each(work, range(number), workers, "drawing"):
-        if isinstance(result, InputError):
-            failed.append(result)
-        else:
-            made.append((index, result))
+    with only_writer(out / ".shapes.lock", f"{out}"):
+        for index, result in for_each(work, range(number), workers, "drawing"):
+            if isinstance(result, InputError):
+                failed.append(result)
+            else:
+                made.append((index, result))
     facts = _facts([result for _, result in made], number, seed, size, saliency_iou, kind)
     if made:
         _write_lists(out, [(index, result["labels"]) for index, result in made])

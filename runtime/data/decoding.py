@@ -27,7 +27,7 @@ def decode_image(data: bytes, flags: int) -> np.ndarray | None:
     Raises:
         InputError: an image of more than `MAX_PIXELS`, by its header, or one that memory does not suffice for.
     """
-    if not data:
+    if not data or not _chunks_fit(data):
         return None
     check_pixels(data)
     try:
@@ -37,6 +37,22 @@ def decode_image(data: bytes, flags: int) -> np.ndarray | None:
         if error.code == cv2.Error.StsNoMem:
             raise InputError("is too large an image for the memory") from error
         return None  # a header that lies: OpenCV's own limits
+
+
+def _chunks_fit(data: bytes) -> bool:
+    """Whether no chunk of a PNG claims to be longer than the file: OpenCV takes that memory before it looks."""
+    place, size = len(_PNG), len(data)
+    if not data.startswith(_PNG):
+        return True
+    while place + 8 <= size:
+        length = int.from_bytes(data[place : place + 4], "big")
+        if length > size:
+            return False
+        place += 12 + length
+    return True
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def check_pixels(data: bytes) -> None:

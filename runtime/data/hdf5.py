@@ -7,6 +7,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
+from prototxt.limits import max_memory
 from runtime.c_random import process_random
 from runtime.data.prefetch import Share
 from runtime.data.reading import naming, read_names
@@ -150,4 +151,8 @@ def _dataset(file: h5py.File, name: str, path: str) -> np.ndarray:
     if not found.shape:
         raise InputError(f'{path}: dataset "{name}" is a single number: it needs a first axis, of rows')
     check_stored(found)
+    if 4 * found.size > max_memory():
+        raise InputError(
+            f'{path}: dataset "{name}" takes {4 * found.size} bytes of memory: more than allowed'
+        )
     return found.astype(np.float32)[...]

@@ -16,6 +16,8 @@ from prototxt.layers.declare import legacy_shape
 from runtime.data.prefetch import Tops
 from runtime.data.reading import read_lines
 from weights.files import atomic_path, plain_os_errors
+from weights.mat5 import check_mat
+from weights.opening import first_bytes
 
 
 def _names(param: MatReadParameter | MatWriteParameter) -> list[str]:
@@ -86,8 +88,12 @@ class MatBlobs:
     def _read(self, index: int, top: int) -> np.ndarray:
         path = self._path(index, top)
         try:
+            first_bytes(path)
+            check_mat(path)
             data = scipy.io.loadmat(path, variable_names=["data"])["data"]
-        except (OSError, KeyError, ValueError, NotImplementedError, TypeError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # scipy raises whatever the bytes lead it to
             raise InputError(
                 f"{path}: cannot be read as a MATLAB file with an array named data ({error})"
             ) from error

@@ -1,6 +1,7 @@
 """Writing an LMDB as Caffe's tools do: a new folder, keys in the order given, a commit now and then."""
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from types import TracebackType
 import lmdb
 
 from prototxt.errors import InputError
+from weights.files import only_writer
 
 MAP_SIZE = 10 << 20
 """LMDB's own default, with which Caffe starts; doubled whenever it is full."""
@@ -21,12 +23,15 @@ LOCK_SIZE = 8192
 LONGEST_KEY = 511
 """Bytes."""
 
+_PARTIAL = ".partial-"
+
 
 class NewDatabase:
     """An LMDB that is being made, inside a `with`.
 
     It is written beside its name and renamed at the end, so that a killed process or a full disk leaves
-    nothing of that name. What was committed before an error of the class `keeps` stays, as in Caffe.
+    nothing of that name. What was committed before an error of the class `keeps` stays, as in Caffe. Two processes
+    never make one: the second is refused.
 
     Raises:
         InputError: where the folder cannot be written to, or the disk is full.
@@ -38,10 +43,16 @@ class NewDatabase:
 
     def __enter__(self) -> "NewDatabase":
         target = Path(self.path)
-        with self._told():
-            self._beside = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
-            self._reserve_lock()
-            self._environment = lmdb.open(self._beside, map_size=MAP_SIZE, mode=0o664, lock=True)
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(only_writer(target.with_name(f".{target.name}.lock"), self.path))
+            with self._told():
+                for left in target.parent.glob(f".{glob.escape(target.name)}{_PARTIAL}*"):
+                    shutil.rmtree(left, ignore_errors=True)  # a killed process's: nobody else is at it now
+                self._beside = tempfile.mkdtemp(prefix=f".{target.name}{_PARTIAL}", dir=target.parent)
+                opened.callback(shutil.rmtree, self._beside, ignore_errors=True)
+                self._reserve_lock()
+                self._environment = lmdb.open(self._beside, map_size=MAP_SIZE, mode=0o664, lock=True)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
@@ -57,16 +68,12 @@ class NewDatabase:
                     os.rename(self._beside, self.path)
         finally:
             self._environment.close()
-            shutil.rmtree(self._beside, ignore_errors=True)
+            self._opened.close()
 
     def _reserve_lock(self) -> None:
         """LMDB maps its lock file into memory: on a full disk, the first touch would end the process."""
         with open(os.path.join(self._beside, "lock.mdb"), "xb") as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, LOCK_SIZE)
-            except OSError:
-                shutil.rmtree(self._beside)
-                raise
+            os.posix_fallocate(file.fileno(), 0, LOCK_SIZE)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Keep an item for the next commit. Raises InputError for a key that is longer than LMDB takes."""
