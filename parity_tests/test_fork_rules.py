@@ -206,6 +206,15 @@ CASES = [
         (2, 14, 2, 3),
         backward=False,
     ),
+    _case("cosin_add_m", 'type: "CosinAddm" cosin_add_m_param { m: 0.5 }', (5, 4), ((5,), "labels", 4)),
+    _case(
+        "adacos",
+        'type: "AdaCosAddmScale" adacos_add_m_scale_param { m: 0.4 num_classes: 6 }',
+        (5, 6),
+        ((5,), "labels", 6),
+        exact=False,  # the scale hangs on the cosines, and has no gradient
+        passes=3,
+    ),
     _case("eltwise_of_one", 'type: "Eltwise" eltwise_param { operation: SUM coeff: 0.625 }', MAP),
     _case("padding", 'type: "Padding" padding_param { pad_beg: 1 pad_end: 2 }', MAP),
     _case("padding_crop", 'type: "Padding" padding_param { pad_beg: -1 pad_end: -2 }', MAP),

@@ -339,3 +339,35 @@ def test_yolo_detection_output(caffe: ModuleType) -> None:
     net.blobs["b0"].data[:, 4] = -20
     net.forward()
     np.testing.assert_array_equal(net.blobs["y"].data[0, 0], [[0] + [-1] * 6, [1] + [-1] * 6])
+
+
+# ---- arcface
+
+
+def test_cosin_add_m(caffe: ModuleType) -> None:
+    """Angles of 60 and 170 degrees, and a cosine above 1; the margin is 30 degrees."""
+    margin, far = math.radians(30), math.cos(math.radians(170))
+    net = net_of(
+        caffe,
+        f'type: "CosinAddm" cosin_add_m_param {{ m: {margin} }}',
+        [[0.5, 0.1], [0.2, far], [1.25, 0]],
+        [0, 1, 0],
+    )
+    net.blobs["b1"].data[...] = [0, 1, 0]
+    net.forward()
+    wanted = [[0, 0.1], [0.2, far - 0.5 * margin], [math.cos(margin), 0]]
+    np.testing.assert_allclose(net.blobs["y"].data, wanted, atol=1e-6)
+
+
+def test_adacos(caffe: ModuleType) -> None:
+    """All cosines 0: a mean angle of 90 degrees counts as 45, and each of the three exponentials is 1."""
+    net = net_of(
+        caffe,
+        'type: "AdaCosAddmScale" adacos_add_m_scale_param { m: 0.5 num_classes: 3 }',
+        [[0, 0, 0], [0, 0, 0]],
+        [1, -1],
+    )
+    net.forward()
+    scale = math.log(3) / math.cos(math.pi / 4)
+    wanted = np.array([[0, -math.sin(0.5), 0], [0, 0, 0]]) * scale
+    np.testing.assert_allclose(net.blobs["y"].data, wanted, atol=1e-6)
