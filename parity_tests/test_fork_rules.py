@@ -189,6 +189,32 @@ CASES = [
         (2, 2, 3, 3),
         ((6, 3), "places", 2),
     ),
+    _case(
+        "yolo_detection_output",
+        'type: "YoloDetectionOutput" yolo_detection_output_param { num_classes: 3 num_box: 2 confidence_threshold: 0.2 '
+        "biases: 1 biases: 1.5 biases: 3 biases: 2 }",
+        (2, 16, 4, 4),
+        (2, 16, 3, 3),
+        backward=False,
+    ),
+    _case(
+        "yolov3_detection_output",
+        'type: "Yolov3DetectionOutput" yolov3_detection_output_param { num_classes: 2 num_box: 2 '
+        "confidence_threshold: 0.3 biases: 10 biases: 15 biases: 30 biases: 20 biases: 60 biases: 40 biases: 9 "
+        "biases: 9 mask: 2 mask: 3 mask: 0 mask: 1 anchors_scale: 16 anchors_scale: 32 }",
+        (2, 14, 4, 5),
+        (2, 14, 2, 3),
+        backward=False,
+    ),
+    _case("cosin_add_m", 'type: "CosinAddm" cosin_add_m_param { m: 0.5 }', (5, 4), ((5,), "labels", 4)),
+    _case(
+        "adacos",
+        'type: "AdaCosAddmScale" adacos_add_m_scale_param { m: 0.4 num_classes: 6 }',
+        (5, 6),
+        ((5,), "labels", 6),
+        exact=False,  # the scale hangs on the cosines, and has no gradient
+        passes=3,
+    ),
     _case("eltwise_of_one", 'type: "Eltwise" eltwise_param { operation: SUM coeff: 0.625 }', MAP),
     _case("padding", 'type: "Padding" padding_param { pad_beg: 1 pad_end: 2 }', MAP),
     _case("padding_crop", 'type: "Padding" padding_param { pad_beg: -1 pad_end: -2 }', MAP),

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import random
 import re
 import shlex
 import sys
@@ -476,6 +477,44 @@ def test_a_proto_that_does_not_parse(tmp_path: Path, text: str, line: int, told:
     with pytest.raises(InputError) as refused:
         read_proto(tmp_path / "a.proto")
     assert str(refused.value).startswith(f"{tmp_path / 'a.proto'}:{line}: ") and told in str(refused.value)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_broken_proto_is_one_line(tmp_path: Path, seed: int) -> None:
+    """Pieces of a file left out, doubled, exchanged or cut off: it is read, or refused in one line."""
+    draw = random.Random(seed)
+    pieces = re.findall(r"\w+|\S|\s+", WHOLE)
+    for _ in range(draw.randint(1, 4)):
+        at = draw.randrange(len(pieces))
+        change = draw.choice(["leave out", "put in", "put in", "exchange", "cut off"])
+        if change != "put in":
+            del pieces[at : at + 1 if change != "cut off" else None]
+        if change in ("put in", "exchange"):
+            pieces.insert(at, draw.choice([*pieces, "99999999999", "-1", "0x", '"\\x"', "\0", "é", "1e999"]))
+        if not pieces:
+            break
+    (tmp_path / "a.proto").write_text("".join(pieces))
+    try:
+        read_proto(tmp_path / "a.proto")
+    except InputError as error:
+        assert "\n" not in str(error) and str(tmp_path / "a.proto") in str(error)
+
+
+WHOLE = r"""
+syntax = "proto2"; package p;
+message A {
+  enum K { ONE = 1; TWO = -2; } optional K k = 1 [default = TWO, deprecated = true];
+  repeated float v = 2 [packed = true]; map<string, A> m = 3; oneof w { int32 l = 4; A r = 5; }
+  repeated group It = 6 { optional int32 y = 1; } optional bytes b = 7 [default = "\x00a"]; extensions 100 to max;
+}
+service S { rpc F (A) returns (A) {} } extend A { optional int32 z = 100; }
+"""
+
+
+def test_messages_too_deep_in_each_other(tmp_path: Path) -> None:
+    (tmp_path / "a.proto").write_text("message A { " * 5000 + "}" * 5000)
+    with pytest.raises(InputError, match=r"a.proto:1: messages lie more than 60 deep"):
+        read_proto(tmp_path / "a.proto")
 
 
 def test_summary_of_a_net_in_python(folder: Path) -> None:

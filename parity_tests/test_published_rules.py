@@ -310,3 +310,64 @@ def test_rand_bi_refuses_pixels_outside(caffe: ModuleType) -> None:
     )
     with pytest.raises(InputError, match="a pixel lies outside of a map of 1 images, 2×2 at rate 1"):
         net.forward()
+
+
+# ---- MobileNet-YOLO
+
+
+def test_yolov3_detection_output(caffe: ModuleType) -> None:
+    """Two cells of one anchor: the first box of two classes loses its second, the second overlaps too little."""
+    maps = np.zeros((1, 7, 1, 2))  # x, y, log width, log height, object, two classes
+    maps[0, 4], maps[0, 5], maps[0, 6] = 20, (2, -20), (1, 1)
+    settings = "num_classes: 2 num_box: 1 mask_group_num: 1 mask: 1 anchors_scale: 8"
+    settings += " biases: 1 biases: 1 biases: 8 biases: 4"
+    net = net_of(caffe, f'type: "Yolov3DetectionOutput" yolov3_detection_output_param {{ {settings} }}', maps)
+    net.forward()
+    first, second = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(-1))  # and the object's is 1
+    wanted = [[0, 1, first, 0, 0.25, 0.5, 0.75], [0, 2, second, 0.5, 0.25, 1, 0.75]]
+    np.testing.assert_allclose(net.blobs["y"].data[0, 0], wanted, atol=1e-6)
+
+
+def test_yolo_detection_output(caffe: ModuleType) -> None:
+    """The best class alone counts; boxes that overlap by nms_threshold go, of whatever class and image."""
+    maps = np.zeros((2, 7, 1, 1))
+    maps[:, 4], maps[0, 5], maps[1, 6] = 20, math.log(3), math.log(4)  # softmax 0.75 and 0.8
+    settings = "num_classes: 2 num_box: 1 biases: 0.5 biases: 0.5"
+    net = net_of(caffe, f'type: "YoloDetectionOutput" yolo_detection_output_param {{ {settings} }}', maps)
+    net.forward()
+    np.testing.assert_allclose(net.blobs["y"].data[0, 0], [[0, 2, 0.8, 0.25, 0.25, 0.75, 0.75]], atol=1e-6)
+    net.blobs["b0"].data[:, 4] = -20
+    net.forward()
+    np.testing.assert_array_equal(net.blobs["y"].data[0, 0], [[0] + [-1] * 6, [1] + [-1] * 6])
+
+
+# ---- arcface
+
+
+def test_cosin_add_m(caffe: ModuleType) -> None:
+    """Angles of 60 and 170 degrees, and a cosine above 1; the margin is 30 degrees."""
+    margin, far = math.radians(30), math.cos(math.radians(170))
+    net = net_of(
+        caffe,
+        f'type: "CosinAddm" cosin_add_m_param {{ m: {margin} }}',
+        [[0.5, 0.1], [0.2, far], [1.25, 0]],
+        [0, 1, 0],
+    )
+    net.blobs["b1"].data[...] = [0, 1, 0]
+    net.forward()
+    wanted = [[0, 0.1], [0.2, far - 0.5 * margin], [math.cos(margin), 0]]
+    np.testing.assert_allclose(net.blobs["y"].data, wanted, atol=1e-6)
+
+
+def test_adacos(caffe: ModuleType) -> None:
+    """All cosines 0: a mean angle of 90 degrees counts as 45, and each of the three exponentials is 1."""
+    net = net_of(
+        caffe,
+        'type: "AdaCosAddmScale" adacos_add_m_scale_param { m: 0.5 num_classes: 3 }',
+        [[0, 0, 0], [0, 0, 0]],
+        [1, -1],
+    )
+    net.forward()
+    scale = math.log(3) / math.cos(math.pi / 4)
+    wanted = np.array([[0, -math.sin(0.5), 0], [0, 0, 0]]) * scale
+    np.testing.assert_allclose(net.blobs["y"].data, wanted, atol=1e-6)

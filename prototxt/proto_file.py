@@ -35,6 +35,8 @@ _TOKEN = re.compile(
     r"""|(?P<token>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[-+]?\.?\d[\w.]*(?:(?<=[eE])[-+]\d+)?|\.?[A-Za-z_][\w.]*|[^\s"'/])""",
     re.DOTALL,
 )
+_AHEAD = 3  # tokens that are looked at before they are taken
+_DEEP = 60
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{1,2}|[0-7]{1,3}|.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
 
@@ -124,7 +126,7 @@ class _Parser:
                 self.tokens.append((match["token"], line))
             line += match[0].count("\n")
             start = match.end()
-        self.tokens.append(("", line))
+        self.tokens += [("", line)] * (1 + _AHEAD)
 
     # ---- tokens
 
@@ -161,6 +163,12 @@ class _Parser:
             return _integer(token)
         except ValueError:
             raise self.error(f"a number is expected, not {token!r}", self.at - 1) from None
+
+    def ranged(self, least: int, most: int) -> int:
+        at, number = self.at, self.number()
+        if not least <= number <= most:
+            raise self.error(f"{number} is not from {least} to {most}", at)
+        return number
 
     def string(self) -> str:
         if self.token[:1] not in ("'", '"') or not self.token:
@@ -228,6 +236,8 @@ class _Parser:
         self.body(message, (*scope, message.name))
 
     def body(self, message: DescriptorProto, scope: tuple[str, ...]) -> None:
+        if len(scope) > _DEEP:
+            raise self.error(f"messages lie more than {_DEEP} deep in each other")
         self.next("{")
         taken: dict[str | int, str] = {}
         while self.token != "}":
@@ -282,7 +292,7 @@ class _Parser:
         type_name = "" if entry else self.name()
         new.name = self.name()
         self.next("=")
-        new.number = self.number()
+        new.number = self.ranged(1, (1 << 29) - 1)
         for what in (new.name, new.number):
             if what in taken:
                 kind = (
@@ -396,7 +406,7 @@ class _Parser:
                 continue
             name = self.name()
             self.next("=")
-            enum.value.add(name=name, number=self.number())
+            enum.value.add(name=name, number=self.ranged(-(1 << 31), (1 << 31) - 1))
             if self.token == "[":
                 while self.next() != "]":
                     pass
@@ -465,7 +475,7 @@ def _float_text(text: str) -> str:
 
 def _unescaped(match: re.Match) -> str:
     code = match[1]
-    if code[0] == "x":
+    if code[0] == "x" and len(code) > 1:
         return chr(int(code[1:], 16))
     if code[0] in "01234567":
         return chr(int(code, 8))

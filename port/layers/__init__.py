@@ -34,6 +34,7 @@ from port.layers import (
     upsampling,
     volumes,
     yolo,
+    yolo_output,
 )
 from port.own_layers import register
 from prototxt.caffe_pb2 import FillerParameter
@@ -81,4 +82,5 @@ __all__ = [
     "use_proto",
     "volumes",
     "yolo",
+    "yolo_output",
 ]

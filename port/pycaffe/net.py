@@ -21,6 +21,9 @@ from runtime.set_up import Opened
 
 _device = torch.device("cpu")
 
+_KEEP_STATISTICS = ("BatchNorm", "BN", "DenseBlock")
+"""Layers whose forward pass updates weights of theirs."""
+
 
 class Net(_Net):
     """A net computed in PyTorch; see `runtime.Net`.
@@ -75,7 +78,7 @@ class _BlobLayer:
         for blob, result, constant in zip(top, tops, self._constants, strict=True):
             if constant is None:
                 self._keep(blob, result.detach())
-        if self.type == "BatchNorm" and _device.type != "cpu":  # its running sums were updated there
+        if self.type in _KEEP_STATISTICS and _device.type != "cpu":  # which were updated there
             for weight, blob in zip(self.module.blobs, self.blobs, strict=True):
                 torch.from_numpy(blob.data).copy_(weight)
 

@@ -35,6 +35,7 @@ from prototxt.layers import (
     upsampling,
     volumes,
     yolo,
+    yolo_output,
 )
 
 __all__ = [
@@ -72,4 +73,5 @@ __all__ = [
     "upsampling",
     "volumes",
     "yolo",
+    "yolo_output",
 ]

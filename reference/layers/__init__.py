@@ -33,6 +33,7 @@ from reference.layers import (
     upsampling,
     volumes,
     yolo,
+    yolo_output,
 )
 
 __all__ = [
@@ -68,4 +69,5 @@ __all__ = [
     "upsampling",
     "volumes",
     "yolo",
+    "yolo_output",
 ]

@@ -148,3 +148,50 @@ class RandBI(Layer):
             sides.append([(low, 1 - part), (high, part)])
         check_pixels(sides[0][1][0].max(), sides[1][1][0].max(), image.min(), image.max(), shape, rate)
         return [(image, y, x, by_y * by_x) for y, by_y in sides[0] for x, by_x in sides[1]]
+
+
+@layer("CosinAddm", "AdaCosAddmScale")
+class AddedAngle(Layer):
+    """cos(angle + m) in place of the label's cosine (cosin_add_m_layer.cpp, adacos_add_m_scale_layer.cpp of arcface).
+
+    Past pi - m the cosine loses m sin(pi - m) instead, and keeps the slope 1; so it does at a cosine of 1. AdaCos
+    scales the result, by what the cosines of all classes but the label's, and their mean angle, make of the last
+    scale. Labels get no gradient.
+    """
+
+    def set_up(self) -> None:
+        self.adaptive = self.type == "AdaCosAddmScale"
+        param = self.param.adacos_add_m_scale_param if self.adaptive else self.param.cosin_add_m_param
+        self.m, self.scale = self.dtype.type(param.m), self.dtype.type(1)
+        if self.adaptive:
+            self.scale = self.dtype.type(np.sqrt(2) * np.log(param.num_classes - 1))
+
+    def run(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        top = flat_from(x, 1).copy()
+        labels = labels.reshape(-1)[: len(top)]
+        items = np.flatnonzero(labels.astype(np.int64) >= 0) if self.adaptive else np.arange(len(top))
+        places, _ = class_indices(labels[items], top.shape[1])
+        with np.errstate(invalid="ignore"):
+            cosine = np.minimum(top[items, places], self.dtype.type(1))
+            sine = np.sqrt(1 - cosine * cosine)
+            moved = cosine * np.cos(self.m) - sine * np.sin(self.m)
+            far = cosine <= self.dtype.type(np.cos(np.pi - np.float64(self.m)))
+            less = self.dtype.type(np.sin(np.pi - np.float64(self.m)) * self.m)
+            ratio = np.divide(cosine, sine, out=np.zeros_like(cosine), where=sine > 0)
+        self.slopes = np.ones_like(top)
+        slope = np.cos(self.m) + np.sin(self.m) * ratio
+        self.slopes[items, places] = np.where(far | (sine == 0), self.dtype.type(1), slope)
+        if self.adaptive:
+            self._rescale(top.copy(), items, places)
+            self.slopes *= self.scale
+        top[items, places] = np.where(far, cosine - less, moved)
+        return (top * self.scale).reshape(x.shape) if self.adaptive else top.reshape(x.shape)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        return [top_diffs[0] * self.slopes.reshape(top_diffs[0].shape), None]
+
+    def _rescale(self, cosines: np.ndarray, items: np.ndarray, places: np.ndarray) -> None:
+        angle = min(float(np.arccos(cosines).mean(dtype=np.float64)), np.pi / 4)
+        cosines[items, places] = 0
+        total = np.exp(self.scale * cosines).sum(dtype=np.float64)
+        self.scale = self.dtype.type(np.log(total / len(cosines)) / np.cos(angle))
