@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -156,14 +156,14 @@ def _with_output(function: Callable[..., Any], tables: bool) -> Callable[..., An
     if tables:
         help_ = "Also write the tables there, as JSON."
         added["tables"] = (Annotated[Path | None, typer.Option("--json", metavar="FILE", help=help_)], None)
-    signature = inspect.signature(function)
+    signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
+    own = [parameter.replace(annotation=hints[name]) for name, parameter in signature.parameters.items()]
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default) in added.items()
     ]
-    asked = signature.replace(parameters=[*signature.parameters.values(), *more])
-    run.__signature__ = asked  # type: ignore[attr-defined]
-    run.__annotations__ = {**function.__annotations__, **{name: kind for name, (kind, _) in added.items()}}
+    run.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    run.__annotations__ = {**hints, **{name: kind for name, (kind, _) in added.items()}}
     return run
 
 
