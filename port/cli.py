@@ -131,7 +131,7 @@ class _Commands(TyperGroup):
         if args[0] in {**TOOLS, **SCRIPTS} and not ctx.resilient_parsing:  # not where a shell completes
             sys.exit(run_tool(args[0], args[1:]))
         name, listed, rest = super().resolve_command(ctx, args)
-        return name, load_command(name) if listed is not None else None, rest
+        return name, load_command(name) if name in COMMANDS else listed, rest
 
 
 def load_command(name: str) -> Any:
