@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 QUIET = --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 # The main job: SeeNet's attention on a photograph, and the table that shows Caffe's numbers.
 demo: $(VENV)/ready
@@ -12,6 +12,13 @@ demo: $(VENV)/ready
 # What takes minutes or gigabytes is apart:  .venv/bin/pytest -m slow
 test: $(VENV)/ready lint
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# The API reference, from the docstrings, in out/docs.
+API = port port.net port.layer port.pycaffe port.attention.attend port.attention.maps port.models.seenet \
+	port.models.crelu port.models.deeplab prototxt prototxt.read prototxt.plan prototxt.layers.declare prototxt.errors \
+	weights runtime runtime.net runtime.python_layer reference.pycaffe
+docs: $(VENV)/ready
+	$(BIN)/pdoc --docformat google --output-directory out/docs $(API)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from port.cli import COMMANDS
+from port.cli import COMMANDS, load_command
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "scipy", "matplotlib", "h5py")
@@ -220,3 +221,68 @@ def test_memory_is_a_setting_of_every_command() -> None:
         [["--max-memory", "1", "summary", net], ["--max-memory", "1", "parse_log", "--help"]]
     )[0]
     assert allowed[0] == tool[0] == 0 and "parse_log" in tool[1]
+
+
+NO_TABLES = ("explain", "launchers", "proxy-labels", "saliency", "train", "translate")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_quiet_and_json_are_spelt_alike(command: str) -> None:
+    """Each command has --quiet, each that prints tables --json."""
+    options = {option for parameter in load_command(command).params for option in parameter.opts}
+    assert "--quiet" in options
+    assert ("--json" in options) != (command in NO_TABLES)
+
+
+def test_a_command_without_a_word_and_its_table(tmp_path: Path) -> None:
+    net, told = str(ROOT / "prototxt" / "shapes" / "deploy.prototxt"), tmp_path / "told.json"
+    runs = [["summary", net, "--quiet", "--json", str(told)], ["summary", "--prototxt", net]]
+    quiet, loud = run(runs)[0]
+    assert quiet == [0, "", ""] and loud[0] == 0
+    ((title, rows),) = [table.values() for table in json.loads(told.read_text())]
+    assert title and title in loud[1]
+    first = next(row for row in rows if row["layer"] == "conv1_1")
+    assert (first["type"], first["output"], first["parameters"]) == ("Convolution", "1×8×500×500", 224)
+
+
+@pytest.mark.parametrize("command", ["summary", "translate", "parity"])
+def test_the_net_is_given_by_place_or_by_name(command: str) -> None:
+    out = ["--out", "out"] if command == "translate" else []
+    refused = run([[command, *out], [command, "a", "--prototxt", "b", *out]])[0]
+    assert [status for status, _, _ in refused] == [2, 2]
+    assert "give the net" in refused[0][2] and "give the net once" in refused[1][2]
+    by_place, by_name = run(
+        [[command, "none.prototxt", *out], [command, "--prototxt", "none.prototxt", *out]]
+    )[0]
+    assert by_place == by_name and by_place[0] == 2 and "none.prototxt" in by_place[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [("persn", "person"), ("Bycicle", "bicycle"), ("tvmonitr", "tv/monitor")]
+)
+def test_the_nearest_class_is_offered(text: str, meant: str) -> None:
+    ((status, _, err),), _ = run([["attention", "a.png", *WEIGHTS, "--labels", text]])
+    assert status == 2 and f"did you mean {meant}?" in err
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("seenet att", ["attention"]),
+        ("seenet attention --lab", ["--labels", "--label-state"]),
+        ("seenet caffe t", []),
+    ],
+)
+def test_a_shell_completes(typed: str, offered: list[str]) -> None:
+    """Also behind the name of a tool of Caffe's, which is not run."""
+    asked = {"_SEENET_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    script = "import sys; sys.argv = ['seenet']; from port.cli import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.split() == offered and not ran.stderr

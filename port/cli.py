@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -24,7 +24,7 @@ COMMANDS = {
     ),
     "bench": (
         "parity_tests.bench.command:bench_command",
-        "Time and memory of SeeNet here, side by side with other engines; weights are rebuilt from a seed.",
+        "Time and memory of SeeNet, or of other nets, here, side by side with other engines.",
     ),
     "convert": (
         "weights.convert:convert_command",
@@ -131,7 +131,7 @@ class _Commands(TyperGroup):
         if args[0] in {**TOOLS, **SCRIPTS} and not ctx.resilient_parsing:  # not where a shell completes
             sys.exit(run_tool(args[0], args[1:]))
         name, listed, rest = super().resolve_command(ctx, args)
-        return name, load_command(name) if listed is not None else None, rest
+        return name, load_command(name) if name in COMMANDS else listed, rest
 
 
 def load_command(name: str) -> Any:
@@ -156,14 +156,14 @@ def _with_output(function: Callable[..., Any], tables: bool) -> Callable[..., An
     if tables:
         help_ = "Also write the tables there, as JSON."
         added["tables"] = (Annotated[Path | None, typer.Option("--json", metavar="FILE", help=help_)], None)
-    signature = inspect.signature(function)
+    signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
+    own = [parameter.replace(annotation=hints[name]) for name, parameter in signature.parameters.items()]
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default) in added.items()
     ]
-    asked = signature.replace(parameters=[*signature.parameters.values(), *more])
-    run.__signature__ = asked  # type: ignore[attr-defined]
-    run.__annotations__ = {**function.__annotations__, **{name: kind for name, (kind, _) in added.items()}}
+    run.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
+    run.__annotations__ = {**hints, **{name: kind for name, (kind, _) in added.items()}}
     return run
 
 

@@ -613,7 +613,7 @@ def _eltwise(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     if param.operation == EltwiseParameter.PROD:
         return Expression(" * ".join(f"{{{i}}}" for i in range(count)), infix=True)
     coeffs = list(param.coeff) or [1.0] * count
-    if sum(map(len, layer.param.bottom)) > 60:  # no formatter breaks a long sum well
+    if count > 2 and sum(map(len, layer.param.bottom)) > 60:  # no formatter breaks a long sum well
         factors = ["" if c == 1 else "-" if c == -1 else f"{number(c)} * " for c in coeffs]
         return Expression(f"total({', '.join(f'{factor}{{{i}}}' for i, factor in enumerate(factors))})")
     text = ""
