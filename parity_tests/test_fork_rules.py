@@ -344,6 +344,25 @@ CASES = [
         ((2, 1, 5, 6), "labels", 4),
         backward=False,
     ),
+    *(
+        _case(
+            f"softmax_loss_weights_{name}",
+            f'type: "SoftmaxWithLoss" loss_param {{ {more} }} propagate_down: true propagate_down: false '
+            "propagate_down: false",
+            MAP,
+            ((2, 1, 5, 6), "labels", 3),
+            ((2, 1, 5, 6), "labels", 4),
+        )
+        for name, more in (("sum", "ignore_label: 1"), ("batch", "normalize: false"))
+    ),
+    _case(
+        "smooth_l1_one_weight",
+        'type: "SmoothL1Loss" loss_weight: 1 propagate_down: true propagate_down: true propagate_down: false',
+        MAP,
+        MAP,
+        (MAP, "labels", 3),
+        exact=False,
+    ),
     _case("ctc", 'type: "WarpCTCLoss"', (7, 4, 5), ((4, 3), "labels", 5), exact=False),  # the sum's gradient
     _case(
         "ctc_blank",
@@ -618,6 +637,33 @@ def test_eltwise_accuracy_by_hand() -> None:
                 _net(engine, case), case, [scores, np.array(labels, np.float32).reshape(1, 1, 1, 5)]
             )
             np.testing.assert_allclose(share.ravel(), expected, rtol=1e-6)
+
+
+def test_losses_with_weights_by_hand() -> None:
+    scores = np.log(np.float32([[0.25, 0.75], [0.5, 0.5], [0.1, 0.9]]))
+    x = np.float32([[[[2, 0.5]], [[0, 3]]]])
+    for engine in ENGINES:
+        for labels, weights, settings, expected in (
+            ([0, 1, 1], [2, 1, 0], "", (2 * np.log(4) + np.log(2)) / 3),
+            ([0, 1, 1], [2, 1, 0], "ignore_label: 0", np.log(2)),
+            ([0, 1, 1], [0, 0, 0], "", 0),
+            ([0, 1, 1], [2, 1, 0], "normalize: false", (2 * np.log(4) + np.log(2)) / 3),
+            ([0, 1, 1], [2, 2, 2], "normalize: false", 2 * (np.log(4) + np.log(2) - np.log(0.9)) / 3),
+        ):
+            layer = f'type: "SoftmaxWithLoss" loss_param {{ {settings} }}'
+            case = Case("by_hand", layer, ((3, 2), (3, 1), (3, 1)), backward=False)
+            inputs = [scores, *(np.float32(values).reshape(3, 1) for values in (labels, weights))]
+            (loss,) = _run(_net(engine, case), case, inputs)
+            np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-7)
+        # One item of two places: half the sum of f(w · x), and the gradient f'(w · x) without the w.
+        case = Case("by_hand", 'type: "SmoothL1Loss"', (x.shape,) * 3)
+        net = _net(engine, case)
+        (loss,) = _run(net, case, [x, np.zeros_like(x), np.float32([1, 0.5, 1, 0.1]).reshape(x.shape)])
+        np.testing.assert_allclose(loss, (1.5 + 0.25**2 / 2 + 0 + 0.3**2 / 2) / 2, rtol=1e-6)
+        net.blobs["y0"].diff[...] = 2
+        net.backward()
+        np.testing.assert_allclose(net.blobs["b0"].diff.ravel(), [1, 0.25, 0, 0.3], rtol=1e-6)
+        np.testing.assert_allclose(net.blobs["b1"].diff.ravel(), [-1, -0.25, 0, -0.3], rtol=1e-6)
 
 
 def test_edit_distance() -> None:

@@ -420,7 +420,7 @@ def meaning(layer: LayerParameter) -> str:
     if kind == "Upsample":
         return "SegNet" if len(layer.bottom) == 2 else "MobileNet-YOLO"
     if kind == "SmoothL1Loss":
-        rcnn = len(layer.bottom) == 4 or layer.HasField("smooth_l1_loss_param")
+        rcnn = len(layer.bottom) > 2 or layer.HasField("smooth_l1_loss_param")
         return "Faster R-CNN" if rcnn else "SSD"
     if kind == "SoftmaxWithLoss":
         weighs = layer.loss_param.HasField("weight_by_label_freqs") or layer.loss_param.class_weighting

@@ -17,7 +17,7 @@ from port.layer import Layer, as_tuple, layer
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
 from prototxt.forks import meaning
 from prototxt.layers.declare import Shape, legacy_shape
-from prototxt.layers.losses import check_matrix, focal_settings
+from prototxt.layers.losses import check_matrix, focal_settings, normalises
 from prototxt.layers.windows import canonical_axis
 from weights.binaryproto import read_binaryproto
 
@@ -92,10 +92,13 @@ class SigmoidCrossEntropyLoss(Loss):
 class SoftmaxWithLoss(Loss):
     """Minus the logarithm of the label's softmax probability, over the number of labels unless told else.
 
-    A second top has the probabilities; the gradient that comes back to it is ignored.
+    A second top has the probabilities; the gradient that comes back to it is ignored. With weights, a third bottom,
+    it is divided by the sum of those that count; if that is 0, so is the loss (ShaoqingRen/caffe).
     """
 
-    def loss(self, x: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def loss(
+        self, x: Tensor, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         param, axis = self.param.loss_param, self._axis(tuple(x.shape))
         outer, classes, inner = around(x.shape, axis)
         ignored = ignored_label(param)
@@ -106,6 +109,12 @@ class SoftmaxWithLoss(Loss):
         )
         # Caffe's gradient goes on below the floor.
         losses = with_slope(losses, losses.detach().clamp(max=-math.log(FLOOR)), lambda: 1.0)
+        if weights is not None:
+            weights = weights.detach().reshape(outer, inner)
+            counted = torch.ones_like(numbers, dtype=torch.bool) if ignored is None else numbers != ignored
+            total = weights[counted].sum() if normalises(self.param) else weights.new_tensor(outer)
+            loss = (losses * weights).sum() / total.masked_fill(total == 0, math.inf)
+            return (loss, x.detach().softmax(axis))[: len(self.plan.tops)]
         mode = param.normalization
         if not param.HasField("normalization") and param.HasField("normalize"):
             mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE

@@ -28,7 +28,8 @@ def smooth_l1(difference: np.ndarray, sigma: float = 1) -> tuple[np.ndarray, np.
 class SmoothL1Loss(Layer):
     """The function of the differences, summed, divided by the number of items.
 
-    In the R-CNN line: of w_in · (a - b), times w_out, where those are given.
+    In the R-CNN line: of w_in · (a - b), times w_out, where those are given. With one weight it is ShaoqingRen/caffe's,
+    by its GPU code, the only one: divided by the places too, and its gradient leaves the w of the chain rule out.
     """
 
     def run(self, a: np.ndarray, b: np.ndarray, *weights: np.ndarray) -> np.floating:
@@ -39,15 +40,16 @@ class SmoothL1Loss(Layer):
         if weights:
             difference = weights[0].reshape(a.shape) * difference
         values, self.slopes = smooth_l1(difference, sigma)
-        if weights:
+        if len(weights) > 1:
             values = weights[1].reshape(a.shape) * values
+        num, _, height, width = legacy_shape(a.shape)
         whole = of_rcnn(self.param) and self.param.loss_param.normalization == LossParameter.NONE
-        self.size = self.dtype.type(1 if whole else legacy_shape(a.shape)[0])
+        self.size = self.dtype.type(1 if whole else num * height * width if len(weights) == 1 else num)
         return values.sum(dtype=self.dtype) / self.size
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         da = self.slopes * (top_diffs[0] / self.size)
-        for weight in bottoms[2:]:
+        for weight in bottoms[2:] if len(bottoms) == 4 else ():
             da = da * weight.reshape(da.shape)
         return [da, -da.reshape(bottoms[1].shape), None, None][: len(bottoms)]
 
