@@ -412,6 +412,20 @@ CASES = [
         (4, 3, 5),
     ),
     _case(
+        "lstm_rows",
+        'type: "Lstm" lstm_param { num_output: 4 batch_size: 3 weight_filler { type: "xavier" } '
+        'bias_filler { type: "constant" value: 0.2 } }',
+        (12, 5),
+    ),
+    _case(
+        "lstm_rows_markers",
+        'type: "Lstm" lstm_param { num_output: 4 batch_size: 2 weight_filler { type: "xavier" } }',
+        (8, 5),
+        ((8, 1), "markers", 2),
+        exact=False,
+        passes=2,
+    ),
+    _case(
         "lstm_clipped",
         'type: "Lstm" lstm_param { num_output: 4 clipping_threshold: 0.05 weight_filler { type: "xavier" } }',
         (4, 3, 5),
@@ -664,6 +678,27 @@ def test_losses_with_weights_by_hand() -> None:
         net.backward()
         np.testing.assert_allclose(net.blobs["b0"].diff.ravel(), [1, 0.25, 0, 0.3], rtol=1e-6)
         np.testing.assert_allclose(net.blobs["b1"].diff.ravel(), [-1, -0.25, 0, -0.3], rtol=1e-6)
+
+
+def test_an_lstms_rows_are_steps_of_streams() -> None:
+    """And of n streams at step t caffe-lstm reads marker t + n."""
+    weights = np.random.RandomState(1).uniform(-1, 1, (7, 2, 3)).astype(np.float32)
+    markers = np.float32([0, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1])
+    filler = 'weight_filler { type: "xavier" }'
+    for engine in ENGINES:
+        tops = []
+        for layer, shapes, inputs in (
+            ("batch_size: 2", ((14, 3), (14,)), [weights.reshape(14, 3), markers]),
+            ("", ((7, 2, 3), (14,)), [weights, np.stack([markers[:7], markers[1:8]], 1).ravel()]),
+        ):
+            case = Case(
+                "rows",
+                f'type: "Lstm" lstm_param {{ num_output: 4 {layer} {filler} }}',
+                shapes,
+                backward=False,
+            )
+            tops.append(_run(_net(engine, case), case, inputs)[0])
+        np.testing.assert_array_equal(tops[0].reshape(7, 2, 4), tops[1])
 
 
 def test_edit_distance() -> None:

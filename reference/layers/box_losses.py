@@ -66,10 +66,10 @@ class SmoothL1LossOHEM(Layer):
         for weight in weights:
             difference = weight.reshape(a.shape) * difference
         values, self.slopes = smooth_l1(difference)
-        num, _, height, width = legacy_shape(a.shape)
+        num, channels, height, width = legacy_shape(a.shape)
         places = height * width
         self.size = self.dtype.type(ohem_normalizer(self.param, num, places, num * places))
-        each = values.reshape(num, -1, places).sum(axis=1, dtype=self.dtype)
+        each = values.reshape(num, channels, places).sum(axis=1, dtype=self.dtype)
         tops = [values.sum(dtype=self.dtype) / self.size, each.reshape(num, 1, height, width)]
         return tops[: len(self.plan.tops)]
 
@@ -91,10 +91,11 @@ class SoftmaxWithLossOHEM(Layer):
         axis = canonical_axis(self.param.softmax_param.axis, scores.ndim)
         outer = int(np.prod(scores.shape[:axis]))
         prob = softmax(scores, axis)
-        self.prob = prob.reshape(outer, scores.shape[axis], -1)
+        inner = int(np.prod(scores.shape[axis + 1 :]))
+        self.prob = prob.reshape(outer, scores.shape[axis], inner)
         param = self.param.loss_param
         ignored = param.ignore_label if param.HasField("ignore_label") else None
-        self.labels, self.counted = class_indices(labels.reshape(outer, -1), self.prob.shape[1], ignored)
+        self.labels, self.counted = class_indices(labels.reshape(outer, inner), self.prob.shape[1], ignored)
         picked = np.take_along_axis(self.prob, self.labels[:, None], 1)[:, 0]
         losses = -np.log(np.maximum(picked, self.dtype.type(FLT_MIN)))
         diff = bottom[0].diff.reshape(-1)
