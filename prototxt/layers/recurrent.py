@@ -82,7 +82,7 @@ def junhyuk_lstm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
         )
     if rows:
         shape = (shape[0] // param.batch_size, param.batch_size, *shape[1:])
-    if len(shape) < 3 or shape[0] < 1:
+    if len(shape) < 3 or min(shape[:2]) < 1:
         raise InputError(f"the first bottom must be (steps, streams, …), not {text(shape)}")
     if len(shapes) > 1 and math.prod(shapes[1]) != shape[0] * shape[1]:
         raise InputError(
