@@ -363,6 +363,29 @@ CASES = [
         (MAP, "labels", 3),
         exact=False,
     ),
+    *(
+        _case(
+            f"normalize_{kind.lower()}_{name}",
+            f'type: "Normalize" normalize_param {{ normalize_type: "{kind}" {more} }}',
+            MAP,
+            tops=tops,
+        )
+        for kind in ("L1", "L2")
+        for name, more, tops in (("alone", "", 1), ("norm", "bp_norm: true", 2))
+    ),
+    _case(
+        "inner_product_normalize",
+        'type: "InnerProduct" inner_product_param { num_output: 4 normalize: true weight_filler { type: "xavier" } }',
+        (3, 2, 4),
+        exact=False,  # each pass normalises the weight
+    ),
+    _case(
+        "sigmoid_loss_weights",
+        'type: "SigmoidCrossEntropyLoss" propagate_down: true propagate_down: false propagate_down: false',
+        MAP,
+        (MAP, "labels", 2),
+        (MAP, "labels", 3),
+    ),
     _case("ctc", 'type: "WarpCTCLoss"', (7, 4, 5), ((4, 3), "labels", 5), exact=False),  # the sum's gradient
     _case(
         "ctc_blank",
@@ -699,6 +722,54 @@ def test_an_lstms_rows_are_steps_of_streams() -> None:
             )
             tops.append(_run(_net(engine, case), case, inputs)[0])
         np.testing.assert_array_equal(tops[0].reshape(7, 2, 4), tops[1])
+
+
+def test_normalize_and_its_norm_by_hand() -> None:
+    """The norm's gradient comes to the norm's slope: with bp_norm alone."""
+    x = np.float32([3, -4]).reshape(1, 2, 1, 1)
+    for kind, norm, slopes in (("L2", 5, (0.6, -0.8)), ("L1", 7, (1, -1))):
+        for counts in (False, True):
+            layer = f'type: "Normalize" normalize_param {{ normalize_type: "{kind}" bp_norm: {str(counts).lower()} }}'
+            case = Case("by_hand", layer, (x.shape,), tops=2)
+            for engine in ENGINES:
+                net = _net(engine, case)
+                top, told = _run(net, case, [x])
+                np.testing.assert_allclose(top.ravel(), x.ravel() / norm, rtol=1e-6)
+                np.testing.assert_allclose(told, norm, rtol=1e-6)
+                net.blobs["y0"].diff[...] = 0
+                net.blobs["y1"].diff[...] = 2
+                net.backward()
+                np.testing.assert_allclose(
+                    net.blobs["b0"].diff.ravel(), [2 * counts * slope for slope in slopes], rtol=1e-6
+                )
+
+
+def test_an_inner_product_keeps_its_unit_weights() -> None:
+    case = Case(
+        "unit", 'type: "InnerProduct" inner_product_param { num_output: 1 normalize: true }', ((1, 2),)
+    )
+    for engine in ENGINES:
+        net = _net(engine, case)
+        net.params["l"][0].data[...] = 3, 4
+        (top,) = _run(net, case, [np.float32([[1, 2]])])
+        np.testing.assert_allclose(top, [[0.6 + 1.6]], rtol=1e-6)
+        np.testing.assert_allclose(net.params["l"][0].data, [[0.6, 0.8]], rtol=1e-6)
+
+
+def test_sigmoid_losses_without_weight_keep_the_last_loss() -> None:
+    """As published: the top is not written, and the gradient has neither the sum nor the loss weight in it."""
+    layer = 'type: "SigmoidCrossEntropyLoss" loss_weight: 5 propagate_down: true propagate_down: false'
+    case = Case("by_hand", layer + " propagate_down: false", ((1, 2),) * 3)
+    x, targets = np.float32([[0, 2]]), np.float32([[1, 0]])
+    losses = [np.log(2), np.log1p(np.exp(2))]
+    for engine in ENGINES:
+        net = _net(engine, case)
+        (loss,) = _run(net, case, [x, targets, np.float32([[1, 3]])])
+        np.testing.assert_allclose(loss, (losses[0] + 3 * losses[1]) / 4, rtol=1e-6)
+        (again,) = _run(net, case, [x * 2, targets, np.float32([[2, -2]])])
+        np.testing.assert_array_equal(again, loss)
+        net.backward()
+        np.testing.assert_allclose(net.blobs["b0"].diff, [[-1, -2 / (1 + np.exp(-4))]], rtol=1e-6)
 
 
 def test_edit_distance() -> None:

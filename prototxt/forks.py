@@ -368,6 +368,7 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
     "ImageDataParameter.sampling_rate": ("VideoData",),
     "ImageDataParameter.use_image": ("VideoData",),
     "ImageDataParameter.use_temporal_jitter": ("VideoData",),
+    "InnerProductParameter.normalize": ("InnerProduct",),
     "LossParameter.class_weighting": ("SoftmaxWithLoss",),
     "LossParameter.normalization": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
     "LossParameter.pre_fixed_normalizer": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
@@ -438,5 +439,5 @@ def meaning(layer: LayerParameter) -> str:
             return "TSN"
         return "C3D" if settings.source or layer.HasField("image_data_param") else "SSD"
     if kind == "Normalize":
-        return "happynear" if layer.HasField("normalize_param") else "SSD"
+        return "happynear" if layer.HasField("normalize_param") or len(layer.top) == 2 else "SSD"
     return ""

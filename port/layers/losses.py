@@ -70,9 +70,16 @@ LOG_THRESHOLD = float(np.float32(1e-20))
 
 @layer("SigmoidCrossEntropyLoss")
 class SigmoidCrossEntropyLoss(Loss):
-    """Cross-entropy of sigmoid(x) with targets from 0 to 1, over the number of images unless told else."""
+    """Cross-entropy of sigmoid(x) with targets from 0 to 1, over the number of images unless told else.
 
-    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
+    Weights, a third bottom (caffe-mnc's), and over their sum. If that is not above 0, the loss is the last pass's, and
+    what goes back is neither over the sum nor times the loss weight.
+    """
+
+    def set_up(self) -> None:
+        self._last: Tensor | None = None
+
+    def loss(self, x: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         param, valid = self.param.loss_param, None
         targets = targets.detach().reshape(x.shape)
         positive = x >= 0
@@ -82,10 +89,33 @@ class SigmoidCrossEntropyLoss(Loss):
         if ignored is not None:
             counted = targets.trunc() != ignored
             losses, valid = losses.where(counted, 0), counted.sum()
+        if weights is not None:
+            weights = weights.detach().reshape(x.shape)
+            total = weights.sum()
+            if not total > 0:
+                last = x.new_zeros(()) if self._last is None else self._last
+                return _Unscaled.apply(x, last, (x.detach().sigmoid() - targets) * weights)
+            loss = (losses * weights).sum() / total
+            self._last = loss.detach()
+            return loss
         mode = param.normalization
         if not param.HasField("normalization"):
             mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
         return normalised(losses.sum(), mode, x.shape[0], math.prod(x.shape[1:]), valid)
+
+
+class _Unscaled(torch.autograd.Function):
+    """A value with a gradient of its own, whatever comes back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return *ctx.saved_tensors, None, None
 
 
 @layer("SoftmaxWithLoss")

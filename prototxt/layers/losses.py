@@ -26,9 +26,15 @@ def _check_first_axis(first: Shape, second: Shape) -> None:
         raise InputError(f"the bottoms {text(first)} and {text(second)} must have the same first axis")
 
 
-@layer_type("SigmoidCrossEntropyLoss", **_LABELLED)
+@layer_type("SigmoidCrossEntropyLoss", bottoms=(2, 3), loss=True, no_forced_gradient=(1,))
 def sigmoid_cross_entropy(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    scores, targets = shapes
+    """A third bottom, caffe-mnc's, has a weight for each value."""
+    scores, targets, *weights = shapes
+    for shape in weights:
+        if math.prod(shape) != math.prod(scores):
+            raise InputError(f"scores {text(scores)} and weights {text(shape)} must hold as many values")
+        if layer.loss_param.ListFields():
+            raise InputError("SigmoidCrossEntropyLoss with weights, a third bottom, takes no loss_param")
     _check_first_axis(scores, targets)
     if math.prod(scores) != math.prod(targets):
         raise InputError(f"scores {text(scores)} and targets {text(targets)} must hold as many values")

@@ -53,10 +53,16 @@ class _Loss(Layer):
 
 @layer("SigmoidCrossEntropyLoss")
 class SigmoidCrossEntropyLoss(_Loss):
-    """Cross-entropy of sigmoids against targets of 0 … 1, divided by the batch size unless told otherwise."""
+    """Cross-entropy of sigmoids against targets of 0 … 1, divided by the batch size unless told otherwise.
 
-    def run(self, x: np.ndarray, target: np.ndarray) -> np.floating:
+    With weights (bottom 2, caffe-mnc's) by their sum. Where that is not above 0 the top keeps what it held, and the
+    gradient heeds neither the sum nor the loss weight.
+    """
+
+    def run(self, x: np.ndarray, target: np.ndarray, *weights: np.ndarray) -> np.floating | None:
         target = target.reshape(x.shape)
+        for weight in weights:
+            return self._weighed(x, target, weight.reshape(x.shape))
         # Targets are truncated before they are compared: 255.5 is ignored as 255, and -0.5 as 0.
         ignored = self.ignored()
         counted = np.ones(x.shape, bool) if ignored is None else np.trunc(target) != ignored
@@ -69,7 +75,15 @@ class SigmoidCrossEntropyLoss(_Loss):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         refuse_gradient(self, 1, "targets")
-        return [self.errors * (top_diffs[0] / self.count), None]
+        if len(bottoms) > 2 and not self.count > 0:
+            return [self.errors, None, None]
+        return [self.errors * (top_diffs[0] / self.count), None, None][: len(bottoms)]
+
+    def _weighed(self, x: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.floating | None:
+        losses = weights * (np.log1p(np.exp(-np.abs(x))) - x * (target - (x >= 0)))
+        self.errors = (sigmoid(x) - target) * weights
+        self.count = added_up(weights.reshape(-1))
+        return added_up(losses.reshape(-1)) / self.count if self.count > 0 else None
 
 
 class _OfSoftmax(_Loss):
