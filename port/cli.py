@@ -156,14 +156,14 @@ def _with_output(function: Callable[..., Any], tables: bool) -> Callable[..., An
     if tables:
         help_ = "Also write the tables there, as JSON."
         added["tables"] = (Annotated[Path | None, typer.Option("--json", metavar="FILE", help=help_)], None)
-    signature = inspect.signature(function)
+    signature = inspect.signature(function, eval_str=True)  # a module may keep its annotations as text
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default) in added.items()
     ]
     asked = signature.replace(parameters=[*signature.parameters.values(), *more])
     run.__signature__ = asked  # type: ignore[attr-defined]
-    run.__annotations__ = {**function.__annotations__, **{name: kind for name, (kind, _) in added.items()}}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in asked.parameters.values()}
     return run
 
 
