@@ -386,6 +386,20 @@ CASES = [
         (MAP, "labels", 2),
         (MAP, "labels", 3),
     ),
+    *(
+        _case(
+            name,
+            f'type: "{name}" {more}',
+            (6, 5),
+            ((6,), "labels", 5),
+            exact=name == "CosinAddm",
+            passes=passes,
+        )
+        for name, more, passes in (
+            ("CosinAddm", "", 1),
+            ("AdaCosAddmScale", "adacos_add_m_scale_param { num_classes: 5 m: 0.3 }", 3),
+        )
+    ),
     _case("ctc", 'type: "WarpCTCLoss"', (7, 4, 5), ((4, 3), "labels", 5), exact=False),  # the sum's gradient
     _case(
         "ctc_blank",
@@ -770,6 +784,33 @@ def test_sigmoid_losses_without_weight_keep_the_last_loss() -> None:
         np.testing.assert_array_equal(again, loss)
         net.backward()
         np.testing.assert_allclose(net.blobs["b0"].diff, [[-1, -2 / (1 + np.exp(-4))]], rtol=1e-6)
+
+
+def test_margins_by_hand() -> None:
+    """The label's cosine becomes that of an angle that is larger by m; beyond π - m it is less m · sin m."""
+    angles, m = np.array([0.3, 1.2, 3.0]), 0.5
+    x = np.float32(np.stack([np.cos(angles), np.full(3, 0.2)], axis=1))
+    moved = np.array([np.cos(0.8), np.cos(1.7), np.cos(3.0) - 0.5 * np.sin(0.5)])
+    slopes = np.array([np.sin(0.8) / np.sin(0.3), np.sin(1.7) / np.sin(1.2), 1])
+    scale = np.sqrt(2) * np.log(9)
+    for engine in ENGINES:
+        case = Case("by_hand", 'type: "CosinAddm"', ((3, 2), (3,)))
+        net = _net(engine, case)
+        (top,) = _run(net, case, [x, np.zeros(3, np.float32)])
+        np.testing.assert_allclose(top, np.stack([moved, [0.2] * 3], axis=1), rtol=1e-5)
+        net.blobs["y0"].diff[...] = 2
+        net.backward()
+        np.testing.assert_allclose(net.blobs["b0"].diff, np.stack([2 * slopes, [2] * 3], axis=1), rtol=1e-4)
+        layer = f'type: "AdaCosAddmScale" adacos_add_m_scale_param {{ num_classes: 10 m: {m} }}'
+        case = Case("by_hand", layer, ((3, 2), (3,)))
+        net = _net(engine, case)
+        first = scale
+        for _ in range(2):  # the middle angle is π/4 at most; item 2 has no label
+            (top,) = _run(net, case, [x, np.float32([0, 0, -1])])
+            others = 2 * (1 + np.exp(first * 0.2)) + np.exp(first * np.cos(3.0)) + np.exp(first * 0.2)
+            first = np.log(others / 3) / np.cos(np.pi / 4)
+            due = np.stack([[moved[0], moved[1], np.cos(3.0)], [0.2] * 3], axis=1)
+            np.testing.assert_allclose(top, first * due, rtol=1e-5)
 
 
 def test_edit_distance() -> None:

@@ -373,8 +373,9 @@ def _with_inputs(
         shapes = [list(s.dim) for s in layer.input_param.shape] if layer.type == "Input" else []
         if len(shapes) == 1:
             shapes = [list(shapes[0]) for _ in layer.top]
+        lead = {shape[0] for shape in shapes if len(shape) == 4}
         for shape in shapes:
-            if batch is not None and len(shape) == 4:
+            if batch is not None and shape and shape[0] in lead:
                 shape[0] = batch
         if not shapes:
             told = told_shapes(layer, batch=batch)
