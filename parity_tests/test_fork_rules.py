@@ -400,6 +400,20 @@ CASES = [
             ("AdaCosAddmScale", "adacos_add_m_scale_param { num_classes: 5 m: 0.3 }", 3),
         )
     ),
+    _case("voxel_softmax", 'type: "VoxelSoftmax"', (2, 3, 2, 3, 4)),
+    _case(
+        "voxel_softmax_loss",
+        'type: "VoxelSoftmaxWithLoss"',
+        (2, 3, 2, 3, 4),
+        ((2, 1, 2, 3, 4), "labels", 3),
+    ),
+    _case(
+        "voxel_softmax_loss_unknown",
+        'type: "VoxelSoftmaxWithLoss"',
+        (2, 3, 2, 3, 4),
+        ((2, 1, 2, 3, 4), "labels", 5),
+        exact=False,  # an unknown label costs nothing, but has a gradient
+    ),
     _case("ctc", 'type: "WarpCTCLoss"', (7, 4, 5), ((4, 3), "labels", 5), exact=False),  # the sum's gradient
     _case(
         "ctc_blank",
@@ -811,6 +825,19 @@ def test_margins_by_hand() -> None:
             first = np.log(others / 3) / np.cos(np.pi / 4)
             due = np.stack([[moved[0], moved[1], np.cos(3.0)], [0.2] * 3], axis=1)
             np.testing.assert_allclose(top, first * due, rtol=1e-5)
+
+
+def test_voxels_without_a_class_have_a_gradient() -> None:
+    case = Case("voxels", 'type: "VoxelSoftmaxWithLoss"', ((1, 2, 1, 1, 2), (1, 1, 1, 1, 2)))
+    for engine in ENGINES:
+        net = _net(engine, case)
+        x = np.log(np.float32([0.25, 0.5, 0.75, 0.5])).reshape(1, 2, 1, 1, 2)
+        (loss,) = _run(net, case, [x, np.float32([0, 9]).reshape(1, 1, 1, 1, 2)])
+        np.testing.assert_allclose(loss, np.log(4) / 2, rtol=1e-6)
+        net.backward()
+        np.testing.assert_allclose(
+            net.blobs["b0"].diff.ravel(), np.array([-0.75, 0.5, 0.75, 0.5]) / 2, rtol=1e-6
+        )
 
 
 def test_edit_distance() -> None:

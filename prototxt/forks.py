@@ -391,6 +391,7 @@ supported: by these layer types, by all if none is named. The layer type itself 
 
 _TSN = ("fix_crop", "is_flow", "max_distort", "more_fix_crop", "multi_scale", "scale_ratios")
 _C3D = ("is_flow", "use_label", "use_byte_input")
+_VOXELS = ("is_flow", "mean_value", "num_truth_channels", "truth_scale")
 
 UNREAD_FIELDS: dict[str, tuple[str, ...]] = {
     "DataParameter.shuffle": ("Data",),
@@ -398,6 +399,14 @@ UNREAD_FIELDS: dict[str, tuple[str, ...]] = {
     "TransformationParameter.random_resize_param": ("Data", "ImageData"),
     **{f"TransformationParameter.{name}": ("VideoData",) for name in _TSN},
     **{f"ImageDataParameter.{name}": ("VideoData",) for name in _C3D},
+    **{
+        f"ImageDataParameter.{name}": (
+            "VideoSegmentationData",
+            "VideoWithVoxelTruthData",
+            *("VideoData" for known in _C3D if known == name),
+        )
+        for name in _VOXELS
+    },
 }
 """Fields of data layers that change what is read. Nets with them are planned; a data layer refuses them as it opens
 its files."""
