@@ -183,6 +183,8 @@ _FITTING = {
     "DetectionAccuracy": lambda x: [(x[0], 6, *x[2:])],
     "DetectionLoss": lambda x: [(x[0], 6, *x[2:])],
     "ProposalTarget": lambda x: [(2, 7)],
+    "SmoothL1Loss": lambda x: [x, x, x],
+    "SoftmaxWithLoss": lambda x: [(*x[:1], 1, *x[2:]), (*x[:1], 1, *x[2:])],
     "Filter": lambda x: [x, x[:1]][-1:] if len(x) == 1 else [x[:1]],
     "Python": lambda x: [x, (x[0], 3, *x[2:]), (x[0], 3)],
 }

@@ -376,8 +376,9 @@ _MULTIBOX = _PRIORS + _layer("MultiBoxLoss", "loc conf prior gt", more=_BOXES)
             "reduce_boxes is a fork's setting",
         ),
         (
-            _inputs(a=(2, 3), b=(2, 3), w=(2, 3)) + _layer("SmoothL1Loss", "a b w"),
-            "2 bottoms, or 4",
+            _inputs(a=(2, 3), b=(2, 3), w=(2, 3))
+            + _layer("SmoothL1Loss", "a b w", more="smooth_l1_loss_param { sigma: 3 }"),
+            "a third bottom, has no smooth_l1_loss_param",
         ),
         (
             _inputs(x=(2, 3)) + _layer("Permute", "x", more="permute_param { order: 1 order: 1 }"),

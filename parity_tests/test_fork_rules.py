@@ -370,6 +370,76 @@ CASES = [
         ((2, 1, 5, 6), "labels", 4),
         backward=False,
     ),
+    *(
+        _case(
+            f"softmax_loss_weights_{name}",
+            f'type: "SoftmaxWithLoss" loss_param {{ {more} }} propagate_down: true propagate_down: false '
+            "propagate_down: false",
+            MAP,
+            ((2, 1, 5, 6), "labels", 3),
+            ((2, 1, 5, 6), "labels", 4),
+        )
+        for name, more in (("sum", "ignore_label: 1"), ("batch", "normalize: false"))
+    ),
+    _case(
+        "smooth_l1_one_weight",
+        'type: "SmoothL1Loss" loss_weight: 1 propagate_down: true propagate_down: true propagate_down: false',
+        MAP,
+        MAP,
+        (MAP, "labels", 3),
+        exact=False,
+    ),
+    *(
+        _case(
+            f"normalize_{kind.lower()}_{name}",
+            f'type: "Normalize" normalize_param {{ normalize_type: "{kind}" {more} }}',
+            MAP,
+            tops=tops,
+        )
+        for kind in ("L1", "L2")
+        for name, more, tops in (("alone", "", 1), ("norm", "bp_norm: true", 2))
+    ),
+    _case(
+        "inner_product_normalize",
+        'type: "InnerProduct" inner_product_param { num_output: 4 normalize: true weight_filler { type: "xavier" } }',
+        (3, 2, 4),
+        exact=False,  # each pass normalises the weight
+    ),
+    _case(
+        "sigmoid_loss_weights",
+        'type: "SigmoidCrossEntropyLoss" propagate_down: true propagate_down: false propagate_down: false',
+        MAP,
+        (MAP, "labels", 2),
+        (MAP, "labels", 3),
+    ),
+    *(
+        _case(
+            name,
+            f'type: "{name}" {more}',
+            (6, 5),
+            ((6,), "labels", 5),
+            exact=name == "CosinAddm",
+            passes=passes,
+        )
+        for name, more, passes in (
+            ("CosinAddm", "", 1),
+            ("AdaCosAddmScale", "adacos_add_m_scale_param { num_classes: 5 m: 0.3 }", 3),
+        )
+    ),
+    _case("voxel_softmax", 'type: "VoxelSoftmax"', (2, 3, 2, 3, 4)),
+    _case(
+        "voxel_softmax_loss",
+        'type: "VoxelSoftmaxWithLoss"',
+        (2, 3, 2, 3, 4),
+        ((2, 1, 2, 3, 4), "labels", 3),
+    ),
+    _case(
+        "voxel_softmax_loss_unknown",
+        'type: "VoxelSoftmaxWithLoss"',
+        (2, 3, 2, 3, 4),
+        ((2, 1, 2, 3, 4), "labels", 5),
+        exact=False,  # an unknown label costs nothing, but has a gradient
+    ),
     _case("ctc", 'type: "WarpCTCLoss"', (7, 4, 5), ((4, 3), "labels", 5), exact=False),  # the sum's gradient
     _case(
         "ctc_blank",
@@ -417,6 +487,20 @@ CASES = [
         'type: "Lstm" lstm_param { num_output: 4 weight_filler { type: "xavier" } '
         'bias_filler { type: "constant" value: 0.2 } }',
         (4, 3, 5),
+    ),
+    _case(
+        "lstm_rows",
+        'type: "Lstm" lstm_param { num_output: 4 batch_size: 3 weight_filler { type: "xavier" } '
+        'bias_filler { type: "constant" value: 0.2 } }',
+        (12, 5),
+    ),
+    _case(
+        "lstm_rows_markers",
+        'type: "Lstm" lstm_param { num_output: 4 batch_size: 2 weight_filler { type: "xavier" } }',
+        (8, 5),
+        ((8, 1), "markers", 2),
+        exact=False,
+        passes=2,
     ),
     _case(
         "lstm_clipped",
@@ -644,6 +728,142 @@ def test_eltwise_accuracy_by_hand() -> None:
                 _net(engine, case), case, [scores, np.array(labels, np.float32).reshape(1, 1, 1, 5)]
             )
             np.testing.assert_allclose(share.ravel(), expected, rtol=1e-6)
+
+
+def test_losses_with_weights_by_hand() -> None:
+    scores = np.log(np.float32([[0.25, 0.75], [0.5, 0.5], [0.1, 0.9]]))
+    x = np.float32([[[[2, 0.5]], [[0, 3]]]])
+    for engine in ENGINES:
+        for labels, weights, settings, expected in (
+            ([0, 1, 1], [2, 1, 0], "", (2 * np.log(4) + np.log(2)) / 3),
+            ([0, 1, 1], [2, 1, 0], "ignore_label: 0", np.log(2)),
+            ([0, 1, 1], [0, 0, 0], "", 0),
+            ([0, 1, 1], [2, 1, 0], "normalize: false", (2 * np.log(4) + np.log(2)) / 3),
+            ([0, 1, 1], [2, 2, 2], "normalize: false", 2 * (np.log(4) + np.log(2) - np.log(0.9)) / 3),
+        ):
+            layer = f'type: "SoftmaxWithLoss" loss_param {{ {settings} }}'
+            case = Case("by_hand", layer, ((3, 2), (3, 1), (3, 1)), backward=False)
+            inputs = [scores, *(np.float32(values).reshape(3, 1) for values in (labels, weights))]
+            (loss,) = _run(_net(engine, case), case, inputs)
+            np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-7)
+        # One item of two places: half the sum of f(w · x), and the gradient f'(w · x) without the w.
+        case = Case("by_hand", 'type: "SmoothL1Loss"', (x.shape,) * 3)
+        net = _net(engine, case)
+        (loss,) = _run(net, case, [x, np.zeros_like(x), np.float32([1, 0.5, 1, 0.1]).reshape(x.shape)])
+        np.testing.assert_allclose(loss, (1.5 + 0.25**2 / 2 + 0 + 0.3**2 / 2) / 2, rtol=1e-6)
+        net.blobs["y0"].diff[...] = 2
+        net.backward()
+        np.testing.assert_allclose(net.blobs["b0"].diff.ravel(), [1, 0.25, 0, 0.3], rtol=1e-6)
+        np.testing.assert_allclose(net.blobs["b1"].diff.ravel(), [-1, -0.25, 0, -0.3], rtol=1e-6)
+
+
+def test_an_lstms_rows_are_steps_of_streams() -> None:
+    """And of n streams at step t caffe-lstm reads marker t + n."""
+    weights = np.random.RandomState(1).uniform(-1, 1, (7, 2, 3)).astype(np.float32)
+    markers = np.float32([0, 1, 0, 1, 1, 1, 0, 1, 1, 1, 0, 1, 1, 1])
+    filler = 'weight_filler { type: "xavier" }'
+    for engine in ENGINES:
+        tops = []
+        for layer, shapes, inputs in (
+            ("batch_size: 2", ((14, 3), (14,)), [weights.reshape(14, 3), markers]),
+            ("", ((7, 2, 3), (14,)), [weights, np.stack([markers[:7], markers[1:8]], 1).ravel()]),
+        ):
+            case = Case(
+                "rows",
+                f'type: "Lstm" lstm_param {{ num_output: 4 {layer} {filler} }}',
+                shapes,
+                backward=False,
+            )
+            tops.append(_run(_net(engine, case), case, inputs)[0])
+        np.testing.assert_array_equal(tops[0].reshape(7, 2, 4), tops[1])
+
+
+def test_normalize_and_its_norm_by_hand() -> None:
+    """The norm's gradient comes to the norm's slope: with bp_norm alone."""
+    x = np.float32([3, -4]).reshape(1, 2, 1, 1)
+    for kind, norm, slopes in (("L2", 5, (0.6, -0.8)), ("L1", 7, (1, -1))):
+        for counts in (False, True):
+            layer = f'type: "Normalize" normalize_param {{ normalize_type: "{kind}" bp_norm: {str(counts).lower()} }}'
+            case = Case("by_hand", layer, (x.shape,), tops=2)
+            for engine in ENGINES:
+                net = _net(engine, case)
+                top, told = _run(net, case, [x])
+                np.testing.assert_allclose(top.ravel(), x.ravel() / norm, rtol=1e-6)
+                np.testing.assert_allclose(told, norm, rtol=1e-6)
+                net.blobs["y0"].diff[...] = 0
+                net.blobs["y1"].diff[...] = 2
+                net.backward()
+                np.testing.assert_allclose(
+                    net.blobs["b0"].diff.ravel(), [2 * counts * slope for slope in slopes], rtol=1e-6
+                )
+
+
+def test_an_inner_product_keeps_its_unit_weights() -> None:
+    case = Case(
+        "unit", 'type: "InnerProduct" inner_product_param { num_output: 1 normalize: true }', ((1, 2),)
+    )
+    for engine in ENGINES:
+        net = _net(engine, case)
+        net.params["l"][0].data[...] = 3, 4
+        (top,) = _run(net, case, [np.float32([[1, 2]])])
+        np.testing.assert_allclose(top, [[0.6 + 1.6]], rtol=1e-6)
+        np.testing.assert_allclose(net.params["l"][0].data, [[0.6, 0.8]], rtol=1e-6)
+
+
+def test_sigmoid_losses_without_weight_keep_the_last_loss() -> None:
+    """As published: the top is not written, and the gradient has neither the sum nor the loss weight in it."""
+    layer = 'type: "SigmoidCrossEntropyLoss" loss_weight: 5 propagate_down: true propagate_down: false'
+    case = Case("by_hand", layer + " propagate_down: false", ((1, 2),) * 3)
+    x, targets = np.float32([[0, 2]]), np.float32([[1, 0]])
+    losses = [np.log(2), np.log1p(np.exp(2))]
+    for engine in ENGINES:
+        net = _net(engine, case)
+        (loss,) = _run(net, case, [x, targets, np.float32([[1, 3]])])
+        np.testing.assert_allclose(loss, (losses[0] + 3 * losses[1]) / 4, rtol=1e-6)
+        (again,) = _run(net, case, [x * 2, targets, np.float32([[2, -2]])])
+        np.testing.assert_array_equal(again, loss)
+        net.backward()
+        np.testing.assert_allclose(net.blobs["b0"].diff, [[-1, -2 / (1 + np.exp(-4))]], rtol=1e-6)
+
+
+def test_margins_by_hand() -> None:
+    """The label's cosine becomes that of an angle that is larger by m; beyond π - m it is less m · sin m."""
+    angles, m = np.array([0.3, 1.2, 3.0]), 0.5
+    x = np.float32(np.stack([np.cos(angles), np.full(3, 0.2)], axis=1))
+    moved = np.array([np.cos(0.8), np.cos(1.7), np.cos(3.0) - 0.5 * np.sin(0.5)])
+    slopes = np.array([np.sin(0.8) / np.sin(0.3), np.sin(1.7) / np.sin(1.2), 1])
+    scale = np.sqrt(2) * np.log(9)
+    for engine in ENGINES:
+        case = Case("by_hand", 'type: "CosinAddm"', ((3, 2), (3,)))
+        net = _net(engine, case)
+        (top,) = _run(net, case, [x, np.zeros(3, np.float32)])
+        np.testing.assert_allclose(top, np.stack([moved, [0.2] * 3], axis=1), rtol=1e-5)
+        net.blobs["y0"].diff[...] = 2
+        net.backward()
+        np.testing.assert_allclose(net.blobs["b0"].diff, np.stack([2 * slopes, [2] * 3], axis=1), rtol=1e-4)
+        layer = f'type: "AdaCosAddmScale" adacos_add_m_scale_param {{ num_classes: 10 m: {m} }}'
+        case = Case("by_hand", layer, ((3, 2), (3,)))
+        net = _net(engine, case)
+        first = scale
+        for _ in range(2):  # the middle angle is π/4 at most; item 2 has no label
+            (top,) = _run(net, case, [x, np.float32([0, 0, -1])])
+            others = 2 * (1 + np.exp(first * 0.2)) + np.exp(first * np.cos(3.0)) + np.exp(first * 0.2)
+            first = np.log(others / 3) / np.cos(np.pi / 4)
+            due = np.stack([[moved[0], moved[1], np.cos(3.0)], [0.2] * 3], axis=1)
+            np.testing.assert_allclose(top, first * due, rtol=1e-5)
+
+
+def test_voxels_without_a_class_have_a_gradient() -> None:
+    case = Case("voxels", 'type: "VoxelSoftmaxWithLoss"', ((1, 2, 1, 1, 2), (1, 1, 1, 1, 2)))
+    for engine in ENGINES:
+        net = _net(engine, case)
+        x = np.log(np.float32([0.25, 0.5, 0.75, 0.5])).reshape(1, 2, 1, 1, 2)
+        (loss,) = _run(net, case, [x, np.float32([0, 9]).reshape(1, 1, 1, 1, 2)])
+        np.testing.assert_allclose(loss, np.log(4) / 2, rtol=1e-6)
+        net.backward()
+        np.testing.assert_allclose(
+            net.blobs["b0"].diff.ravel(), np.array([-0.75, 0.5, 0.75, 0.5]) / 2, rtol=1e-6
+        )
 
 
 def test_edit_distance() -> None:

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -156,14 +156,14 @@ def _with_output(function: Callable[..., Any], tables: bool) -> Callable[..., An
     if tables:
         help_ = "Also write the tables there, as JSON."
         added["tables"] = (Annotated[Path | None, typer.Option("--json", metavar="FILE", help=help_)], None)
-    signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
-    own = [parameter.replace(annotation=hints[name]) for name, parameter in signature.parameters.items()]
+    signature = inspect.signature(function, eval_str=True)  # a module may keep its annotations as text
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
         for name, (kind, default) in added.items()
     ]
-    run.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
-    run.__annotations__ = {**hints, **{name: kind for name, (kind, _) in added.items()}}
+    asked = signature.replace(parameters=[*signature.parameters.values(), *more])
+    run.__signature__ = asked  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in asked.parameters.values()}
     return run
 
 

@@ -368,6 +368,7 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
     "ImageDataParameter.sampling_rate": ("VideoData",),
     "ImageDataParameter.use_image": ("VideoData",),
     "ImageDataParameter.use_temporal_jitter": ("VideoData",),
+    "InnerProductParameter.normalize": ("InnerProduct",),
     "LossParameter.class_weighting": ("SoftmaxWithLoss",),
     "LossParameter.normalization": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
     "LossParameter.pre_fixed_normalizer": ("SmoothL1LossOHEM", "SoftmaxWithLossOHEM"),
@@ -390,6 +391,7 @@ supported: by these layer types, by all if none is named. The layer type itself 
 
 _TSN = ("fix_crop", "is_flow", "max_distort", "more_fix_crop", "multi_scale", "scale_ratios")
 _C3D = ("is_flow", "use_label", "use_byte_input")
+_VOXELS = ("is_flow", "mean_value", "num_truth_channels", "truth_scale")
 
 UNREAD_FIELDS: dict[str, tuple[str, ...]] = {
     "DataParameter.shuffle": ("Data",),
@@ -397,6 +399,14 @@ UNREAD_FIELDS: dict[str, tuple[str, ...]] = {
     "TransformationParameter.random_resize_param": ("Data", "ImageData"),
     **{f"TransformationParameter.{name}": ("VideoData",) for name in _TSN},
     **{f"ImageDataParameter.{name}": ("VideoData",) for name in _C3D},
+    **{
+        f"ImageDataParameter.{name}": (
+            "VideoSegmentationData",
+            "VideoWithVoxelTruthData",
+            *("VideoData" for known in _C3D if known == name),
+        )
+        for name in _VOXELS
+    },
 }
 """Fields of data layers that change what is read. Nets with them are planned; a data layer refuses them as it opens
 its files."""
@@ -420,7 +430,7 @@ def meaning(layer: LayerParameter) -> str:
     if kind == "Upsample":
         return "SegNet" if len(layer.bottom) == 2 else "MobileNet-YOLO"
     if kind == "SmoothL1Loss":
-        rcnn = len(layer.bottom) == 4 or layer.HasField("smooth_l1_loss_param")
+        rcnn = len(layer.bottom) > 2 or layer.HasField("smooth_l1_loss_param")
         return "Faster R-CNN" if rcnn else "SSD"
     if kind == "SoftmaxWithLoss":
         weighs = layer.loss_param.HasField("weight_by_label_freqs") or layer.loss_param.class_weighting
@@ -438,5 +448,5 @@ def meaning(layer: LayerParameter) -> str:
             return "TSN"
         return "C3D" if settings.source or layer.HasField("image_data_param") else "SSD"
     if kind == "Normalize":
-        return "happynear" if layer.HasField("normalize_param") else "SSD"
+        return "happynear" if layer.HasField("normalize_param") or len(layer.top) == 2 else "SSD"
     return ""

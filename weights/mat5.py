@@ -19,7 +19,7 @@ def check_mat(path: str | os.PathLike) -> None:
         ValueError: a file that would unpack to far more than it has; damaged compressed data.
     """
     data = map_file(path)
-    order = ">" if data[126:128] == b"MI" else "<"
+    order = ">" if bytes(data[126:128]) == b"MI" else "<"
     place, size = _HEADER, 0
     while place + 8 <= len(data):
         kind, length = struct.unpack_from(f"{order}II", data, place)

@@ -28,7 +28,8 @@ def huber(difference: Tensor, sigma: float = 1) -> Tensor:
 class SmoothL1Loss(Loss):
     """The sum of `huber` of the differences, over the number of items.
 
-    The R-CNN line's weighs the differences before (third bottom), and what comes of them (fourth).
+    The R-CNN line's weighs the differences before (third bottom), and what comes of them (fourth). With the third
+    alone it is ShaoqingRen/caffe's: over the places, too, and its gradient is not times the weight.
     """
 
     no_gradient: ClassVar[dict[int, str]] = {}
@@ -38,6 +39,10 @@ class SmoothL1Loss(Loss):
     ) -> Tensor:
         rcnn = of_rcnn(self.param)
         difference = a - b.reshape(a.shape)
+        if inside is not None and outside is None:
+            weighted = difference.detach() * inside.detach().reshape(a.shape)
+            num, _, height, width = legacy_shape(tuple(a.shape))
+            return huber(with_slope(difference, weighted, lambda: 1.0)).sum() / (num * height * width)
         if inside is not None:
             difference = difference * inside.detach().reshape(a.shape)
         losses = huber(difference, self.param.smooth_l1_loss_param.sigma if rcnn else 1)

@@ -14,15 +14,23 @@ from prototxt.layers.inner_product import annealed, margin_settings
 from prototxt.layers.windows import canonical_axis
 
 
+@torch.no_grad()
+def _make_unit(rows: Tensor) -> None:
+    """Divide a weight's rows by their lengths, in place, as happynear's code does."""
+    rows /= (rows.square().sum(1, keepdim=True) + 1e-6).sqrt()
+
+
 @layer("InnerProduct")
 class InnerProduct(Layer):
-    """A matrix product over the axes from `axis` on, flattened."""
+    """A matrix product over the axes from `axis` on, flattened. `normalize` makes the weight's rows of length 1."""
 
     def set_up(self) -> None:
         self.axis = canonical_axis(self.param.inner_product_param.axis, len(self.plan.bottom_shapes[0]))
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = (*self.blobs, None)[:2]
+        if self.param.inner_product_param.normalize:
+            _make_unit(weight)
         if self.param.inner_product_param.transpose:
             weight = weight.T
         return F.linear(x.flatten(self.axis), weight, bias)
@@ -50,8 +58,7 @@ class InnerDistance(Layer):
         if centers is None:
             centers = self.blobs[0]
             if param.normalize:  # for good, as published
-                with torch.no_grad():
-                    centers /= (centers.square().sum(1, keepdim=True) + 1e-6).sqrt()
+                _make_unit(centers)
         rows = centers.flatten(1)
         difference = x.reshape(math.prod(shape[:-1]), 1, rows.shape[1]) - rows
         return (

@@ -17,7 +17,7 @@ from port.layer import Layer, as_tuple, layer
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
 from prototxt.forks import meaning
 from prototxt.layers.declare import Shape, legacy_shape
-from prototxt.layers.losses import check_matrix, focal_settings
+from prototxt.layers.losses import check_matrix, focal_settings, normalises
 from prototxt.layers.windows import canonical_axis
 from weights.binaryproto import read_binaryproto
 
@@ -70,9 +70,16 @@ LOG_THRESHOLD = float(np.float32(1e-20))
 
 @layer("SigmoidCrossEntropyLoss")
 class SigmoidCrossEntropyLoss(Loss):
-    """Cross-entropy of sigmoid(x) with targets from 0 to 1, over the number of images unless told else."""
+    """Cross-entropy of sigmoid(x) with targets from 0 to 1, over the number of images unless told else.
 
-    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
+    Weights, a third bottom (caffe-mnc's), and over their sum. If that is not above 0, the loss is the last pass's, and
+    what goes back is neither over the sum nor times the loss weight.
+    """
+
+    def set_up(self) -> None:
+        self._last: Tensor | None = None
+
+    def loss(self, x: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         param, valid = self.param.loss_param, None
         targets = targets.detach().reshape(x.shape)
         positive = x >= 0
@@ -82,20 +89,46 @@ class SigmoidCrossEntropyLoss(Loss):
         if ignored is not None:
             counted = targets.trunc() != ignored
             losses, valid = losses.where(counted, 0), counted.sum()
+        if weights is not None:
+            weights = weights.detach().reshape(x.shape)
+            total = weights.sum()
+            if not total > 0:
+                last = x.new_zeros(()) if self._last is None else self._last
+                return _Unscaled.apply(x, last, (x.detach().sigmoid() - targets) * weights)
+            loss = (losses * weights).sum() / total
+            self._last = loss.detach()
+            return loss
         mode = param.normalization
         if not param.HasField("normalization"):
             mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE
         return normalised(losses.sum(), mode, x.shape[0], math.prod(x.shape[1:]), valid)
 
 
+class _Unscaled(torch.autograd.Function):
+    """A value with a gradient of its own, whatever comes back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return *ctx.saved_tensors, None, None
+
+
 @layer("SoftmaxWithLoss")
 class SoftmaxWithLoss(Loss):
     """Minus the logarithm of the label's softmax probability, over the number of labels unless told else.
 
-    A second top has the probabilities; the gradient that comes back to it is ignored.
+    A second top has the probabilities; the gradient that comes back to it is ignored. With weights, a third bottom,
+    it is divided by the sum of those that count; if that is 0, so is the loss (ShaoqingRen/caffe).
     """
 
-    def loss(self, x: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def loss(
+        self, x: Tensor, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         param, axis = self.param.loss_param, self._axis(tuple(x.shape))
         outer, classes, inner = around(x.shape, axis)
         ignored = ignored_label(param)
@@ -106,6 +139,12 @@ class SoftmaxWithLoss(Loss):
         )
         # Caffe's gradient goes on below the floor.
         losses = with_slope(losses, losses.detach().clamp(max=-math.log(FLOOR)), lambda: 1.0)
+        if weights is not None:
+            weights = weights.detach().reshape(outer, inner)
+            counted = torch.ones_like(numbers, dtype=torch.bool) if ignored is None else numbers != ignored
+            total = weights[counted].sum() if normalises(self.param) else weights.new_tensor(outer)
+            loss = (losses * weights).sum() / total.masked_fill(total == 0, math.inf)
+            return (loss, x.detach().softmax(axis))[: len(self.plan.tops)]
         mode = param.normalization
         if not param.HasField("normalization") and param.HasField("normalize"):
             mode = LossParameter.VALID if param.normalize else LossParameter.BATCH_SIZE

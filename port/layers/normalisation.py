@@ -272,14 +272,44 @@ class Normalize(Layer):
     """SSD's: x over its norm, times a learnt scale, one for all or one for each channel.
 
     The norm, with eps under its root, is an image's, or with `across_spatial: false` that of the channels at a place.
+
+    happynear's: over the norm (L2 or L1, 1e-6 added to the sum) of the channels at each place. A second top is that
+    norm; with `bp_norm` its gradient goes back too.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if meaning(self.param) != "SSD":
+            absolute = self.param.normalize_param.normalize_type == "L1"
+            x = x.reshape(legacy_shape(tuple(x.shape)))
+            tops = _Unit.apply(x, absolute, self.param.normalize_param.bp_norm)
+            return tops[: len(self.plan.tops)]
         param = self.param.norm_param
         axes = tuple(range(1, x.ndim)) if param.across_spatial else (1,)
         norm = (x.detach().square().sum(axes, keepdim=True) + param.eps).sqrt()
         (scale,) = self.blobs
         return _Normalized.apply(x, scale, norm, axes)
+
+
+class _Unit(torch.autograd.Function):
+    """Its backward reads the bottom (L1) and both tops again, as Caffe's does."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, absolute: bool, counts: bool) -> tuple[Tensor, Tensor]:
+        norm = x.abs().sum(1, keepdim=True) + 1e-6
+        if not absolute:
+            norm = (x.square().sum(1, keepdim=True) + 1e-6).sqrt()
+        top = x / norm
+        ctx.save_for_backward(x, top, norm)
+        ctx.absolute, ctx.counts = absolute, counts
+        return top, norm
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, of_norm: Tensor) -> tuple[Tensor, None, None]:
+        x, top, norm = ctx.saved_tensors
+        slope = x.sign() if ctx.absolute else top
+        dx = (grad - slope * (top * grad).sum(1, keepdim=True)) / norm
+        return dx + of_norm * slope if ctx.counts else dx, None, None
 
 
 class _Normalized(torch.autograd.Function):

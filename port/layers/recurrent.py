@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from port.gradient import refuse_gradient, with_slope
 from port.layer import Layer, layer
 from prototxt.layers.declare import Shape
+from prototxt.layers.recurrent import in_rows
 
 
 class _Recurrent(Layer):
@@ -127,6 +128,8 @@ class JunhyukLSTM(Layer):
 
     With markers the state goes on from pass to pass; without, each pass is a sequence of its own. Each stream has
     its own recurrent input, as in the published GPU code; the CPU code gives the first one's to all.
+
+    caffe-lstm's own has steps and streams along one axis, and reads stream n's marker of step t at t + n.
     """
 
     def set_up(self) -> None:
@@ -134,11 +137,16 @@ class JunhyukLSTM(Layer):
         self.register_buffer("state", None, persistent=False)
 
     def forward(self, x: Tensor, cont: Tensor | None = None) -> Tensor:
+        rows = in_rows(self.param, tuple(x.shape))
+        if rows:
+            x = x.unflatten(0, (-1, self.param.lstm_param.batch_size))
         steps, streams = x.shape[:2]
         size = self.param.lstm_param.num_output
         if cont is None:
             markers = torch.ones(steps, streams, 1, dtype=x.dtype, device=x.device)
             markers[0] = 0
+        elif rows:
+            markers = cont.detach().flatten().unfold(0, streams, 1)[:steps, :, None]
         else:
             markers = cont.detach().reshape(steps, streams, 1)
         state = self.state
@@ -147,7 +155,7 @@ class JunhyukLSTM(Layer):
         limit = self.param.lstm_param.clipping_threshold
         top, cells = _Lstm.apply(x.flatten(2), *self.blobs, markers, state, limit)
         self.state = torch.stack([top[-1].detach(), cells[-1]])
-        return top
+        return top.flatten(0, 1) if rows else top
 
 
 class _Lstm(torch.autograd.Function):

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from port.gradient import refuse_gradient, with_slope
+from port.gradient import refuse_gradient
 from port.labels import class_numbers
 from port.layer import Layer, layer
 from prototxt.layers.declare import legacy_shape
@@ -130,63 +130,3 @@ def _between(place: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     before, behind = place.floor().long().clamp(min=0), place.ceil().long().clamp(min=0)
     share = torch.where(before == behind, 0, place.double() - before)
     return before, behind, share
-
-
-@layer("CosinAddm")
-class CosinAddm(Layer):
-    """The cosines, with m added to the angle of each item's label; below cos(pi - m), sin(pi - m) m less instead.
-
-    A cosine above 1 counts as 1. Where the sine is 0 the gradient is passed on as it is.
-    """
-
-    negative_labels = False
-
-    def set_up(self) -> None:
-        self.m = float(self.param.cosin_add_m_param.m)
-
-    def forward(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        return self._added(cosines, labels.detach())
-
-    def _added(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        rows = cosines.reshape(len(cosines), -1)
-        numbers = labels.flatten()[: len(rows)]
-        chosen = numbers >= 0 if self.negative_labels else torch.ones_like(numbers, dtype=torch.bool)
-        index = class_numbers(numbers.where(chosen, 0), rows.shape[1])[:, None]
-        picked = rows.gather(1, index)
-        cosine = picked.detach().clamp(max=1)
-        sine = (1 - cosine.square()).sqrt()
-        far = cosine <= math.cos(math.pi - self.m)
-        value = torch.where(
-            far,
-            cosine - math.sin(math.pi - self.m) * self.m,
-            cosine * math.cos(self.m) - sine * math.sin(self.m),
-        )
-        slope = torch.where(
-            far | (sine == 0), 1, math.cos(self.m) + math.sin(self.m) * cosine / sine.where(sine != 0, 1)
-        )
-        moved = with_slope(picked, value, lambda slope: slope, slope)
-        return rows.scatter(1, index, moved.where(chosen[:, None], picked)).reshape(cosines.shape)
-
-
-@layer("AdaCosAddmScale")
-class AdaCosAddmScale(CosinAddm):
-    """As CosinAddm, times a scale that each pass finds anew from the last one's and all cosines (AdaCos).
-
-    A label below 0 is none. The labelled places count as cosines of 0 in the scale.
-    """
-
-    negative_labels = True
-
-    def set_up(self) -> None:
-        param = self.param.adacos_add_m_scale_param
-        self.m, self.scale = float(param.m), math.sqrt(2) * math.log(param.num_classes - 1)
-
-    def forward(self, cosines: Tensor, labels: Tensor) -> Tensor:
-        added = self._added(cosines, labels.detach())
-        rows = cosines.detach().reshape(len(cosines), -1)
-        middle = math.cos(min(float(rows.acos().double().mean()), math.pi / 4))
-        numbers = labels.detach().flatten()[: len(rows)].long()
-        known = (numbers >= 0).nonzero().flatten()
-        others = rows.index_put((known, numbers[known]), rows.new_zeros(()))
-        self.scale = math.log(float((self.scale * others).exp().double().sum()) / len(rows)) / middle
-        return added * self.scale

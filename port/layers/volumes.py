@@ -1,5 +1,6 @@
 """C3D's convolution, its transpose and pooling, over length, height and width."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
@@ -8,10 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from port.gradient import with_gradient
 from port.layer import Layer, being_exported, layer
+from port.layers.losses import FLOOR, Loss
 from prototxt.layers.declare import Shape
 from prototxt.layers.volumes import averages, convolution3d_window, pooled3d_sizes, pooling3d_window
 from prototxt.layers.windows import Window
+from runtime.labels import LabelError
 
 _LEAST = torch.finfo(torch.float32).min
 """What MAX gives for a window behind the map, in Caffe's doubles too."""
@@ -102,3 +106,34 @@ def _reached(x: Tensor, window: Window, out: Sequence[int], value: float) -> Ten
     for n, s, k, p, size in zip(out, window.stride, window.kernel, window.pad, x.shape[2:], strict=True):
         pads = [p, max(p, (n - 1) * s + k - p - size), *pads]
     return F.pad(x, pads, value=value) if any(pads) else x
+
+
+@layer("VoxelSoftmax")
+class VoxelSoftmax(Layer):
+    """Softmax over the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.softmax(1)
+
+
+@layer("VoxelSoftmaxWithLoss")
+class VoxelSoftmaxWithLoss(Loss):
+    """Minus the logarithms of the labels' probabilities, over all places; labels without a class count as 0.
+
+    Their places have a gradient all the same, as published: that of no class being right.
+    """
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        numbers = labels.detach()[:, :1].long()
+        if (numbers < 0).any():
+            raise LabelError(int(numbers.min()), x.shape[1])
+        known = numbers < x.shape[1]
+        logs = x.detach().log_softmax(1)
+        picked = logs.gather(1, numbers.where(known, 0)).clamp(min=math.log(FLOOR))
+        loss = -picked[known].sum() / numbers.numel()
+
+        def gradient() -> Tensor:
+            right = torch.zeros_like(logs).scatter_(1, numbers.where(known, 0), known.to(logs))
+            return (logs.exp() - right) / numbers.numel()
+
+        return with_gradient(x, loss, gradient)

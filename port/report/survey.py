@@ -310,29 +310,41 @@ def _run(
 def _small(net: NetParameter, phase: int, batch: int | None) -> tuple[NetParameter, str]:
     """The net with inputs in the place of its data layers, weights of zeros, and `batch` images in a pass.
 
-    Where settings do not tell the size of the data, it is the first of `GUESSES` with which the net is planned. And a
-    remark on that.
+    Where settings do not tell the size of the data, it is the first of `GUESSES` with which the net is planned. A net
+    that is not planned with its DummyData as it is may be with `batch` items of that, too. And a remark on a guess.
     """
     from prototxt.errors import InputError
     from prototxt.limits import TooLargeError
     from prototxt.plan import plan_net
 
-    first = None
-    for guess in GUESSES:
-        small, guessed = _with_inputs(net, phase, batch, guess)
-        found = small, f' (the data of "{guessed}" taken as {"×".join(map(str, guess))})' if guessed else ""
-        if not guessed:
-            return found
-        try:
-            plan_net(small, phase)
-        except TooLargeError:
-            return found
-        except InputError:
-            first = first or found
-            continue
-        return found
-    assert first is not None
-    return first
+    found: list[tuple[NetParameter, str]] = []
+    for shorter in (False, True):
+        for guess in GUESSES:
+            small, guessed = _with_inputs(net, phase, batch, guess)
+            if shorter and not _shorten_dummies(small, batch):
+                return found[0]
+            found.append(
+                (small, f' (the data of "{guessed}" taken as {"×".join(map(str, guess))})' * bool(guessed))
+            )
+            try:
+                plan_net(small, phase)
+                return found[-1]
+            except TooLargeError:
+                break
+            except InputError:
+                if not guessed:
+                    break
+    return found[0]
+
+
+def _shorten_dummies(net: NetParameter, batch: int | None) -> bool:
+    """Leave at most `batch` items of each DummyData; whether there was one with more."""
+    shortened = False
+    for layer in net.layer:
+        for shape in layer.dummy_data_param.shape if layer.HasField("dummy_data_param") and batch else ():
+            if len(shape.dim) and shape.dim[0] > batch:
+                shape.dim[0], shortened = batch, True
+    return shortened
 
 
 def _with_inputs(
@@ -361,8 +373,9 @@ def _with_inputs(
         shapes = [list(s.dim) for s in layer.input_param.shape] if layer.type == "Input" else []
         if len(shapes) == 1:
             shapes = [list(shapes[0]) for _ in layer.top]
+        lead = {shape[0] for shape in shapes if len(shape) == 4}
         for shape in shapes:
-            if batch is not None and len(shape) == 4:
+            if batch is not None and shape and shape[0] in lead:
                 shape[0] = batch
         if not shapes:
             told = told_shapes(layer, batch=batch)

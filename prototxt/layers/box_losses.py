@@ -35,11 +35,11 @@ def _check_alike(shapes: Shapes) -> None:
 def smooth_l1(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """Two bottoms, and in the R-CNN line two more: the weights inside and outside of the function.
 
-    The R-CNN line's has no default loss weight.
+    The R-CNN line's has no default loss weight. With one weight, inside, it is ShaoqingRen/caffe's.
     """
     refuse_other_fields("smooth_l1_loss_param", layer.smooth_l1_loss_param, "sigma")
-    if len(shapes) == 3:
-        raise InputError("SmoothL1Loss takes 2 bottoms, or 4 with weights inside and outside, not 3")
+    if len(shapes) == 3 and layer.HasField("smooth_l1_loss_param"):
+        raise InputError("SmoothL1Loss with one weight, a third bottom, has no smooth_l1_loss_param")
     if layer.smooth_l1_loss_param.sigma == 0:
         raise InputError("smooth_l1_loss_param: sigma must not be 0")
     _check_alike(shapes)

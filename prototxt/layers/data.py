@@ -103,6 +103,8 @@ def told_shapes(
     video = meaning(layer) if layer.type == "VideoData" else ""
     if video == "C3D":
         return _clip_shapes(layer, image, batch)
+    if layer.type in ("VideoSegmentationData", "VideoWithVoxelTruthData"):
+        return _voxel_shapes(layer, image, batch)
     where = "video_data_param" if video == "TSN" else _SETTINGS.get(layer.type, "data_param")
     batch = batch or getattr(layer, where).batch_size or (1 if image else 0)
     if not batch:
@@ -181,6 +183,17 @@ _CLIPS_1_0 = ("scale", "mean_file", "mean_value", "crop_size", "mirror")
 _CLIPS_1_1 = (
     *("root_folder", "max_sampling_rate", "use_sampling_rate_jitter", "use_multiple_label", "num_of_labels"),
 )
+
+
+def _voxel_shapes(layer: LayerParameter, image: Shape | None, batch: int | None) -> list[Shape] | None:
+    """C3D's videos with a truth for each voxel; how long they are is in their files: 16 frames where it is guessed."""
+    param, size = layer.image_data_param, layer.transform_param.crop_size
+    if image is None or not (batch or param.batch_size):
+        return None
+    volume = (16, size or image[1], size or image[2])
+    items = batch or param.batch_size
+    shapes: list[Shape] = [(items, 3, *volume), (items, param.num_truth_channels, *volume)]
+    return shapes[: len(layer.top)]
 
 
 def _clip_shapes(layer: LayerParameter, image: Shape | None, batch: int | None) -> list[Shape] | None:

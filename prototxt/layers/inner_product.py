@@ -18,6 +18,10 @@ def inner_product(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     axis = canonical_axis(param.axis, len(shape))
     if param.num_output < 1:
         raise InputError("inner_product_param: num_output must be at least 1")
+    if (
+        param.normalize and param.transpose
+    ):  # happynear's code takes rows of the memory then, which mixes the outputs
+        raise InputError("inner_product_param: normalize with transpose is not supported")
     sizes = (param.num_output, math.prod(shape[axis:]))
     weights = [Weight(sizes[::-1] if param.transpose else sizes, param.weight_filler)]
     if param.bias_term:

@@ -26,20 +26,36 @@ def _check_first_axis(first: Shape, second: Shape) -> None:
         raise InputError(f"the bottoms {text(first)} and {text(second)} must have the same first axis")
 
 
-@layer_type("SigmoidCrossEntropyLoss", **_LABELLED)
+@layer_type("SigmoidCrossEntropyLoss", bottoms=(2, 3), loss=True, no_forced_gradient=(1,))
 def sigmoid_cross_entropy(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    scores, targets = shapes
+    """A third bottom, caffe-mnc's, has a weight for each value."""
+    scores, targets, *weights = shapes
+    for shape in weights:
+        if math.prod(shape) != math.prod(scores):
+            raise InputError(f"scores {text(scores)} and weights {text(shape)} must hold as many values")
+        if layer.loss_param.ListFields():
+            raise InputError("SigmoidCrossEntropyLoss with weights, a third bottom, takes no loss_param")
     _check_first_axis(scores, targets)
     if math.prod(scores) != math.prod(targets):
         raise InputError(f"scores {text(scores)} and targets {text(targets)} must hold as many values")
     return Declared([()])
 
 
-@layer_type("SoftmaxWithLoss", **_LABELLED, tops=(1, 2))
+@layer_type("SoftmaxWithLoss", bottoms=(2, 3), loss=True, no_forced_gradient=(1,), tops=(1, 2))
 def softmax_with_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    scores, labels = shapes
+    """A third bottom, ShaoqingRen/caffe's (Faster R-CNN in MATLAB), has a weight for each label."""
+    scores, labels, *weights = shapes
     _check_first_axis(scores, labels)
     axis = canonical_axis(layer.softmax_param.axis, len(scores))
+    for shape in weights:
+        if legacy_shape(shape) != legacy_shape(labels) or legacy_shape(labels)[1] != 1:
+            raise InputError(
+                f"labels {text(labels)} and weights {text(shape)} must be (num, 1, height, width) both"
+            )
+        if axis != 1 or layer.loss_param.HasField("normalization") or layer.loss_param.weight_by_label_freqs:
+            raise InputError(
+                "SoftmaxWithLoss with weights, a third bottom, takes normalize alone, and classes along axis 1"
+            )
     check_label_count(scores, labels, axis)
     given = len(layer.loss_param.class_weighting)
     if layer.loss_param.weight_by_label_freqs and given != scores[axis]:
@@ -65,6 +81,11 @@ def focal(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 def focal_settings(param: FocalLossParameter) -> tuple[float, float]:
     """alpha and gamma, with the fork's defaults."""
     return param.alpha if param.HasField("alpha") else 0.25, param.gamma if param.HasField("gamma") else 2
+
+
+def normalises(layer: LayerParameter) -> bool:
+    """ShaoqingRen/caffe's `normalize`, which is true unless it is given."""
+    return layer.loss_param.normalize or not layer.loss_param.HasField("normalize")
 
 
 @layer_type("InfogainLoss", bottoms=(2, 3), tops=(1, 2), loss=True, no_forced_gradient=(1,))

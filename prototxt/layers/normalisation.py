@@ -109,13 +109,21 @@ def norm_l2(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([legacy_shape(shapes[0])])
 
 
-@layer_type("Normalize", reads_bottoms=True, reads_tops=True, weight_names=("weight",))
+@layer_type("Normalize", tops=(1, 2), reads_bottoms=True, reads_tops=True, weight_names=("weight",))
 def normalize(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    """SSD's (weiliu89/caffe): the norm of an image, or of each of its places, is brought to a learnt scale."""
+    """SSD's (weiliu89/caffe): the norm of an image, or of each of its places, is brought to a learnt scale.
+
+    happynear's, which has normalize_param or a second top, makes each place's norm 1; the second top has what it was.
+    """
     if meaning(layer) != "SSD":
-        raise InputError(
-            "Normalize with normalize_param, happynear's, is not supported: SSD's has norm_param"
-        )
+        given = layer.normalize_param
+        refuse_other_fields("normalize_param", given, "normalize_type", "bp_norm")
+        if given.normalize_type not in ("L1", "L2"):
+            raise InputError(
+                f'normalize_param: normalize_type must be "L2" or "L1", not "{given.normalize_type}"'
+            )
+        num, channels, height, width = legacy_shape(shapes[0])
+        return Declared([(num, channels, height, width), (num, 1, height, width)][:tops])
     param, (shape,) = layer.norm_param, shapes
     refuse_other_fields("norm_param", param, "across_spatial", "scale_filler", "channel_shared", "eps")
     legacy_shape(shape)

@@ -70,9 +70,19 @@ def lstm_unit(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 
 @layer_type("Lstm", bottoms=(1, 2), no_forced_gradient=(1,), reads_bottoms=True, reads_tops=True)
 def junhyuk_lstm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    """caffe-lstm's and CTPN's: weights for the input, for the last output, and biases; gates i, f, o, g."""
+    """caffe-lstm's and CTPN's: weights for the input, for the last output, and biases; gates i, f, o, g.
+
+    CTPN's bottom is (steps, streams, …), caffe-lstm's own (steps · streams, …), batch_size being the streams.
+    """
     param, shape = layer.lstm_param, shapes[0]
-    if len(shape) < 3 or shape[0] < 1:
+    rows = in_rows(layer, shape)
+    if rows and (not shape or shape[0] < 1 or not param.batch_size or shape[0] % param.batch_size):
+        raise InputError(
+            f"lstm_param: batch_size {param.batch_size} must divide the {text(shape[:1])} rows, steps times streams"
+        )
+    if rows:
+        shape = (shape[0] // param.batch_size, param.batch_size, *shape[1:])
+    if len(shape) < 3 or min(shape[:2]) < 1:
         raise InputError(f"the first bottom must be (steps, streams, …), not {text(shape)}")
     if len(shapes) > 1 and math.prod(shapes[1]) != shape[0] * shape[1]:
         raise InputError(
@@ -86,4 +96,9 @@ def junhyuk_lstm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
         Weight((4 * size, size), param.weight_filler),
         Weight((4 * size,), param.bias_filler),
     ]
-    return Declared([(*shape[:2], size)], weights)
+    return Declared([(math.prod(shape[:2]), size) if rows else (*shape[:2], size)], weights)
+
+
+def in_rows(layer: LayerParameter, shape: Shape) -> bool:
+    """Whether a Lstm's bottom has steps and streams along one axis."""
+    return layer.lstm_param.HasField("batch_size") or len(shape) == 2

@@ -71,14 +71,3 @@ def rand_bi(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
             f"{len(param.compression_rate)}"
         )
     return Declared([(pixels[0], sum(legacy_shape(shape)[1] for shape in maps))])
-
-
-@layer_type("CosinAddm", "AdaCosAddmScale", bottoms=(2, 2))
-def added_angle(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    """arcface's: the angle of each item's label grows by `m`. `transform_test` is not obeyed, in the fork neither."""
-    scores, labels = shapes
-    if not scores or math.prod(labels) < scores[0]:
-        raise InputError(f"give one label for each item of {text(scores)}, not {text(labels)}")
-    if layer.type == "AdaCosAddmScale" and layer.adacos_add_m_scale_param.num_classes < 3:
-        raise InputError("adacos_add_m_scale_param: num_classes must be at least 3")
-    return Declared([scores])

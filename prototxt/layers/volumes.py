@@ -3,6 +3,7 @@
 Version 1.0 writes their settings into `convolution_param` and `pooling_param`, version 1.1 into messages of their own.
 """
 
+import math
 from collections.abc import Sequence
 
 from prototxt.caffe_pb2 import (
@@ -137,3 +138,19 @@ def _volume(layer: LayerParameter, shape: Shape) -> Shape:
             f"{layer.type} needs 5 axes (num, channels, length, height, width), not {text(shape)}"
         )
     return shape
+
+
+@layer_type("VoxelSoftmax", reads_tops=True)
+def voxel_softmax(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    return Declared([_volume(layer, shapes[0])])
+
+
+@layer_type("VoxelSoftmaxWithLoss", bottoms=(2, 2), loss=True, no_forced_gradient=(1,))
+def voxel_softmax_with_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """The labels are (num, 1 or more, length, height, width), of which the first channel counts."""
+    scores, labels = _volume(layer, shapes[0]), _volume(layer, shapes[1])
+    if (labels[0], *labels[2:]) != (scores[0], *scores[2:]) or not labels[1] or not math.prod(scores):
+        raise InputError(
+            f"labels {text(labels)} and scores {text(scores)} must have as many places, one or more"
+        )
+    return Declared([()])

@@ -28,7 +28,8 @@ def smooth_l1(difference: np.ndarray, sigma: float = 1) -> tuple[np.ndarray, np.
 class SmoothL1Loss(Layer):
     """The function of the differences, summed, divided by the number of items.
 
-    In the R-CNN line: of w_in · (a - b), times w_out, where those are given.
+    In the R-CNN line: of w_in · (a - b), times w_out, where those are given. With one weight it is ShaoqingRen/caffe's,
+    by its GPU code, the only one: divided by the places too, and its gradient leaves the w of the chain rule out.
     """
 
     def run(self, a: np.ndarray, b: np.ndarray, *weights: np.ndarray) -> np.floating:
@@ -39,15 +40,16 @@ class SmoothL1Loss(Layer):
         if weights:
             difference = weights[0].reshape(a.shape) * difference
         values, self.slopes = smooth_l1(difference, sigma)
-        if weights:
+        if len(weights) > 1:
             values = weights[1].reshape(a.shape) * values
+        num, _, height, width = legacy_shape(a.shape)
         whole = of_rcnn(self.param) and self.param.loss_param.normalization == LossParameter.NONE
-        self.size = self.dtype.type(1 if whole else legacy_shape(a.shape)[0])
+        self.size = self.dtype.type(1 if whole else num * height * width if len(weights) == 1 else num)
         return values.sum(dtype=self.dtype) / self.size
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         da = self.slopes * (top_diffs[0] / self.size)
-        for weight in bottoms[2:]:
+        for weight in bottoms[2:] if len(bottoms) == 4 else ():
             da = da * weight.reshape(da.shape)
         return [da, -da.reshape(bottoms[1].shape), None, None][: len(bottoms)]
 
@@ -64,10 +66,10 @@ class SmoothL1LossOHEM(Layer):
         for weight in weights:
             difference = weight.reshape(a.shape) * difference
         values, self.slopes = smooth_l1(difference)
-        num, _, height, width = legacy_shape(a.shape)
+        num, channels, height, width = legacy_shape(a.shape)
         places = height * width
         self.size = self.dtype.type(ohem_normalizer(self.param, num, places, num * places))
-        each = values.reshape(num, -1, places).sum(axis=1, dtype=self.dtype)
+        each = values.reshape(num, channels, places).sum(axis=1, dtype=self.dtype)
         tops = [values.sum(dtype=self.dtype) / self.size, each.reshape(num, 1, height, width)]
         return tops[: len(self.plan.tops)]
 
@@ -89,10 +91,11 @@ class SoftmaxWithLossOHEM(Layer):
         axis = canonical_axis(self.param.softmax_param.axis, scores.ndim)
         outer = int(np.prod(scores.shape[:axis]))
         prob = softmax(scores, axis)
-        self.prob = prob.reshape(outer, scores.shape[axis], -1)
+        inner = int(np.prod(scores.shape[axis + 1 :]))
+        self.prob = prob.reshape(outer, scores.shape[axis], inner)
         param = self.param.loss_param
         ignored = param.ignore_label if param.HasField("ignore_label") else None
-        self.labels, self.counted = class_indices(labels.reshape(outer, -1), self.prob.shape[1], ignored)
+        self.labels, self.counted = class_indices(labels.reshape(outer, inner), self.prob.shape[1], ignored)
         picked = np.take_along_axis(self.prob, self.labels[:, None], 1)[:, 0]
         losses = -np.log(np.maximum(picked, self.dtype.type(FLT_MIN)))
         diff = bottom[0].diff.reshape(-1)

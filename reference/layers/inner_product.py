@@ -10,11 +10,21 @@ from reference.checks import class_indices, refuse_gradient
 from reference.layer import Arrays, Layer, flat_from, layer
 
 
+def of_length_1(weight: np.ndarray) -> None:
+    """Divide the rows by their lengths, where they are."""
+    weight /= np.sqrt((weight * weight).sum(axis=1, keepdims=True) + weight.dtype.type(1e-6))
+
+
 @layer("InnerProduct")
 class InnerProduct(Layer):
-    """All axes from `axis` on, as one vector, times the weights: (num_output, size), or transposed."""
+    """All axes from `axis` on, as one vector, times the weights: (num_output, size), or transposed.
+
+    happynear's `normalize` first makes the weight's rows of length 1, for good.
+    """
 
     def run(self, x: np.ndarray) -> np.ndarray:
+        if self.param.inner_product_param.normalize:
+            of_length_1(self.weight(0))
         y = self._rows(x) @ self._matrix().T
         if len(self.blobs) > 1:
             y += self.weight(1)
@@ -65,8 +75,7 @@ class InnerDistance(Layer):
 
     def run(self, x: np.ndarray, centers: np.ndarray | None = None) -> np.ndarray:
         if centers is None and self.param.inner_distance_param.normalize:
-            weight = self.weight(0)
-            weight /= np.sqrt((weight * weight).sum(axis=1, keepdims=True) + self.dtype.type(1e-6))
+            of_length_1(self.weight(0))
         difference = self._difference(x, centers)
         distances = np.abs(difference) if self._l1() else difference * difference
         (top,) = self.plan.top_shapes(x.shape, *([] if centers is None else [centers.shape]))

@@ -8,7 +8,7 @@ import numpy as np
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
 from prototxt.forks import meaning
 from prototxt.layers.declare import legacy_shape
-from prototxt.layers.losses import check_matrix, focal_settings
+from prototxt.layers.losses import check_matrix, focal_settings, normalises
 from prototxt.layers.windows import canonical_axis
 from reference.arithmetic import added_up, sigmoid
 from reference.checks import class_indices, refuse_gradient
@@ -53,10 +53,16 @@ class _Loss(Layer):
 
 @layer("SigmoidCrossEntropyLoss")
 class SigmoidCrossEntropyLoss(_Loss):
-    """Cross-entropy of sigmoids against targets of 0 … 1, divided by the batch size unless told otherwise."""
+    """Cross-entropy of sigmoids against targets of 0 … 1, divided by the batch size unless told otherwise.
 
-    def run(self, x: np.ndarray, target: np.ndarray) -> np.floating:
+    With weights (bottom 2, caffe-mnc's) by their sum. Where that is not above 0 the top keeps what it held, and the
+    gradient heeds neither the sum nor the loss weight.
+    """
+
+    def run(self, x: np.ndarray, target: np.ndarray, *weights: np.ndarray) -> np.floating | None:
         target = target.reshape(x.shape)
+        for weight in weights:
+            return self._weighed(x, target, weight.reshape(x.shape))
         # Targets are truncated before they are compared: 255.5 is ignored as 255, and -0.5 as 0.
         ignored = self.ignored()
         counted = np.ones(x.shape, bool) if ignored is None else np.trunc(target) != ignored
@@ -69,7 +75,15 @@ class SigmoidCrossEntropyLoss(_Loss):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         refuse_gradient(self, 1, "targets")
-        return [self.errors * (top_diffs[0] / self.count), None]
+        if len(bottoms) > 2 and not self.count > 0:
+            return [self.errors, None, None]
+        return [self.errors * (top_diffs[0] / self.count), None, None][: len(bottoms)]
+
+    def _weighed(self, x: np.ndarray, target: np.ndarray, weights: np.ndarray) -> np.floating | None:
+        losses = weights * (np.log1p(np.exp(-np.abs(x))) - x * (target - (x >= 0)))
+        self.errors = (sigmoid(x) - target) * weights
+        self.count = added_up(weights.reshape(-1))
+        return added_up(losses.reshape(-1)) / self.count if self.count > 0 else None
 
 
 class _OfSoftmax(_Loss):
@@ -89,10 +103,7 @@ class _OfSoftmax(_Loss):
         self.labels, self.counted = class_indices(
             labels.reshape(self.outer, self.inner), self.classes, self.ignored()
         )
-        count = normaliser(
-            self.param.loss_param, LossParameter.VALID, self.outer, self.inner, self.counted.sum()
-        )
-        self.count = self.dtype.type(count)
+        self.count = self.dtype.type(self.divisor(*more))
         loss = added_up(self.losses(*more)[self.counted].reshape(-1)) / self.count
         return [loss, prob][: len(self.plan.tops)]
 
@@ -101,6 +112,11 @@ class _OfSoftmax(_Loss):
         slopes = np.where(self.counted[:, None], self.slopes(*bottoms[2:]), self.dtype.type(0))
         dx = (slopes * (top_diffs[0] / self.count)).reshape(bottoms[0].shape)
         return [dx] + [None] * (len(bottoms) - 1)
+
+    def divisor(self, *more: np.ndarray) -> float:
+        """What the sum is divided by."""
+        valid = self.counted.sum()
+        return normaliser(self.param.loss_param, LossParameter.VALID, self.outer, self.inner, valid)
 
     @abstractmethod
     def losses(self, *more: np.ndarray) -> np.ndarray:
@@ -117,6 +133,9 @@ class SoftmaxWithLoss(_OfSoftmax):
 
     With SegNet's `weight_by_label_freqs` each position's loss is times its label's `class_weighting`; what it is
     divided by is a count all the same, not the sum of the weights.
+
+    With weights (bottom 2, ShaoqingRen/caffe's) it is the sum of those that are not ignored; where that is 0 the loss
+    is, too.
     """
 
     @property
@@ -129,13 +148,25 @@ class SoftmaxWithLoss(_OfSoftmax):
         if param.weight_by_label_freqs:
             self.weights = np.array(param.class_weighting, np.float32).astype(self.dtype)
 
-    def losses(self) -> np.ndarray:
+    def divisor(self, *more: np.ndarray) -> float:
+        if not more:
+            return super().divisor()
+        if not normalises(self.param):
+            return self.outer
+        total = added_up(more[0].reshape(self.counted.shape)[self.counted])
+        return float(total) or math.inf
+
+    def losses(self, *more: np.ndarray) -> np.ndarray:
         picked = np.take_along_axis(self.prob, self.labels[:, None], 1)[:, 0]
         losses = -np.log(np.maximum(picked, self.dtype.type(FLT_MIN)))
+        if more:
+            return losses * more[0].reshape(losses.shape)
         return losses if self.weights is None else losses * self.weights[self.labels]
 
-    def slopes(self) -> np.ndarray:
+    def slopes(self, *more: np.ndarray) -> np.ndarray:
         slopes = self.prob - (np.arange(self.classes)[:, None] == self.labels[:, None])
+        if more:
+            return slopes * more[0].reshape(self.labels.shape)[:, None]
         return slopes if self.weights is None else slopes * self.weights[self.labels][:, None]
 
 

@@ -272,9 +272,15 @@ class Softmax(Layer):
 
 @layer("Normalize")
 class Normalize(Layer):
-    """x / norm · scale: the norm over an image, or over the channels at each place; eps is added under the root."""
+    """x / norm · scale: the norm over an image, or over the channels at each place; eps is added under the root.
 
-    def run(self, x: np.ndarray) -> np.ndarray:
+    happynear's: without a scale, over the channels at each place, of L2 or L1, 1e-6 being added to the sum. Top 1 is
+    the norm, whose gradient counts with `bp_norm`.
+    """
+
+    def run(self, x: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        if meaning(self.param) != "SSD":
+            return self._to_unit(x)
         param = self.param.norm_param
         axes = tuple(range(1, x.ndim)) if param.across_spatial else (1,)
         self.axes = axes
@@ -283,6 +289,8 @@ class Normalize(Layer):
         return x / self.norm * self._scale(x)
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        if meaning(self.param) != "SSD":
+            return self._of_unit(bottoms[0], tops, top_diffs)
         (x,), (y,), (dy,) = bottoms, tops, top_diffs
         if self.wants_weight(0):
             # Caffe divides what it has of the top by the scale again: nothing that is finite where that is 0.
@@ -292,6 +300,24 @@ class Normalize(Layer):
                 self.add_grad(0, np.asarray(sums / self.weight(0), self.dtype))
         along = (x * dy).sum(axis=self.axes, keepdims=True, dtype=self.dtype)
         return (dy - x * (along / self.norm / self.norm)) / self.norm * self._scale(x)
+
+    def _to_unit(self, x: np.ndarray) -> list[np.ndarray]:
+        x = x.reshape(legacy_shape(x.shape))
+        small = self.dtype.type(1e-6)
+        if self.param.normalize_param.normalize_type == "L1":
+            self.norm = np.abs(x).sum(axis=1, keepdims=True, dtype=self.dtype) + small
+        else:
+            self.norm = np.sqrt((x * x).sum(axis=1, keepdims=True, dtype=self.dtype) + small)
+        return [x / self.norm, self.norm][: len(self.plan.tops)]
+
+    def _of_unit(self, x: np.ndarray, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        y, dy, norm = tops[0], top_diffs[0], tops[1] if len(tops) > 1 else self.norm
+        absolute = self.param.normalize_param.normalize_type == "L1"
+        slope = np.sign(x.reshape(y.shape)) if absolute else y
+        dx = (dy - slope * (y * dy).sum(axis=1, keepdims=True, dtype=self.dtype)) / norm
+        if len(tops) > 1 and self.param.normalize_param.bp_norm:
+            dx = dx + top_diffs[1] * slope
+        return dx.reshape(x.shape)
 
     def _scale(self, x: np.ndarray) -> np.ndarray:
         scale = self.weight(0)

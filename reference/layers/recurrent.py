@@ -10,6 +10,7 @@ from abc import abstractmethod
 
 import numpy as np
 
+from prototxt.layers.recurrent import in_rows
 from reference.arithmetic import sigmoid
 from reference.checks import refuse_gradient
 from reference.layer import Arrays, Layer, flat_from, layer
@@ -198,12 +199,17 @@ class JunhyukLSTM(Layer):
     sequence begins; of the state before the first step, it takes the first stream's alone. Gradients before the
     gates' functions are kept within ± `clipping_threshold`. The published CPU code gives all streams the first one's
     recurrent input; its GPU code, and this, give each its own.
+
+    Where steps and streams lie along one axis it is caffe-lstm's own, which of n streams at step t reads marker t + n.
     """
 
     def set_up(self) -> None:
         self.last: tuple[np.ndarray, np.ndarray] | None = None
 
     def run(self, x: np.ndarray, cont: np.ndarray | None = None) -> np.ndarray:
+        self.rows = in_rows(self.param, x.shape)
+        if self.rows:
+            x = x.reshape(-1, self.param.lstm_param.batch_size, *x.shape[1:])
         steps, streams, size = x.shape[0], x.shape[1], self.param.lstm_param.num_output
         self.cont = self._markers(steps, streams, cont)
         zeros = np.zeros((streams, size), self.dtype)
@@ -222,10 +228,10 @@ class JunhyukLSTM(Layer):
             self.c[t + 1] = self.cont[t] * f * self.c[t] + i * g
             self.h[t + 1] = o * np.tanh(self.c[t + 1])
         self.last = self.h[-1].copy(), self.c[-1].copy()
-        return self.h[1:]
+        return self.h[1:].reshape(steps * streams, size) if self.rows else self.h[1:]
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
-        x, dh = bottoms[0], top_diffs[0].copy()
+        x, dh = bottoms[0], top_diffs[0].reshape(self.h[1:].shape).copy()
         limit = self.dtype.type(self.param.lstm_param.clipping_threshold)
         before = np.zeros_like(self.gates)
         dc = np.zeros_like(self.c[0])
@@ -253,6 +259,8 @@ class JunhyukLSTM(Layer):
         return [(flat @ self.weight(0)).reshape(x.shape), None][: len(bottoms)]
 
     def _markers(self, steps: int, streams: int, cont: np.ndarray | None) -> np.ndarray:
+        if cont is not None and self.rows:
+            return cont.reshape(-1)[np.arange(steps)[:, None] + np.arange(streams)][..., None]
         if cont is not None:
             return cont.reshape(steps, streams, 1).copy()
         markers = np.ones((steps, 1, 1), self.dtype)

@@ -7,8 +7,13 @@ import numpy as np
 
 from prototxt.layers.declare import Shape
 from prototxt.layers.volumes import averages, convolution3d_window, pooled3d_sizes, pooling3d_window
+from reference.arithmetic import added_up
+from reference.checks import refuse_gradient
 from reference.layer import Arrays, Layer, flat_from, layer
+from reference.layers.losses import FLT_MIN
+from reference.layers.normalisation import softmax
 from reference.unfolding import col2im, im2col
+from runtime.labels import LabelError
 
 
 @layer("Convolution3D", "Deconvolution3D")
@@ -133,3 +138,39 @@ class Pooling3D(Layer):
             padded[(slice(None), slice(None), *where)] += shares[..., i]
         inside = tuple(slice(p, p + n) for (p, _), n in zip(pads, shape[2:], strict=True))
         return padded[(slice(None), slice(None), *inside)]
+
+
+@layer("VoxelSoftmax")
+class VoxelSoftmax(Layer):
+    """The softmax over the channels of each place."""
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        return softmax(x, 1)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
+        (y,), (dy,) = tops, top_diffs
+        return y * (dy - (dy * y).sum(axis=1, keepdims=True))
+
+
+@layer("VoxelSoftmaxWithLoss")
+class VoxelSoftmaxWithLoss(Layer):
+    """-log of the labels' probabilities over the number of all places.
+
+    A label that no class has costs nothing, but the gradient there is the probabilities all the same, as published.
+    """
+
+    def run(self, x: np.ndarray, labels: np.ndarray) -> np.floating:
+        labels = labels[:, :1].astype(np.int64)
+        if (labels < 0).any():
+            raise LabelError(labels.min(), x.shape[1])
+        prob = softmax(x, 1)
+        known = labels < x.shape[1]
+        picked = np.take_along_axis(prob, np.where(known, labels, 0), 1)
+        self.count = self.dtype.type(labels.size)
+        self.slopes = prob - (np.arange(x.shape[1])[:, None, None, None] == labels)
+        losses = -np.log(np.maximum(picked, self.dtype.type(FLT_MIN)))
+        return added_up(losses[known]) / self.count
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        refuse_gradient(self, 1, "labels")
+        return [self.slopes * (top_diffs[0] / self.count), None]
