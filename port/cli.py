@@ -24,7 +24,7 @@ COMMANDS = {
     ),
     "bench": (
         "parity_tests.bench.command:bench_command",
-        "Time and memory of SeeNet here, side by side with other engines; weights are rebuilt from a seed.",
+        "Time and memory of SeeNet, or of other nets, here, side by side with other engines.",
     ),
     "convert": (
         "weights.convert:convert_command",
