@@ -9,6 +9,7 @@ from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.box_losses import of_rcnn
 from prototxt.layers.declare import Shape
+from prototxt.layers.losses import focal_settings
 from prototxt.layers.windows import canonical_axis
 from prototxt.plan import LayerPlan
 from weights.binaryproto import read_binaryproto
@@ -125,3 +126,13 @@ def _seg_accuracy(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     if not param.reset or len(shapes[0]) != 4:
         raise InputError("SegAccuracy that counts on, with reset: false, has no counterpart here")
     return Expression(f"segmentation_scores({{0}}, {{1}}, {tuple(param.ignore_label)})")
+
+
+@translates("FocalLoss")
+def _focal_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    axis = canonical_axis(layer.param.softmax_param.axis, len(shapes[0]))
+    alpha, gamma = map(number, focal_settings(layer.param.focal_loss_param))
+    param = layer.param.loss_param
+    mode = normalization(param, LossParameter.NormalizationMode.Name(param.normalization))
+    text = f'focal_loss({{0}}, {{1}}, {axis}, {ignored_label(param)}, "{mode}", {alpha}, {gamma})'
+    return _with_softmax(layer, text, axis)

@@ -241,3 +241,29 @@ def segmentation_scores(
         torch.where(union > 0, right / union, 1).mean(),
     ]
     return torch.stack(results).to(scores.dtype).reshape(1, 1, 1, 3)
+
+
+def focal_loss(
+    scores: Tensor,
+    labels: Tensor,
+    axis: int,
+    ignored: int | None,
+    normalization: str,
+    alpha: float,
+    gamma: float,
+) -> Tensor:
+    """Cross-entropy in which the labels that are found easily weigh less."""
+    logs = F.log_softmax(scores, axis).movedim(axis, -1).flatten(0, -2)
+    numbers = labels.detach().long().flatten()
+    counted = torch.ones_like(numbers, dtype=torch.bool)
+    if ignored is not None:
+        counted = numbers != ignored
+    right = logs.gather(1, (numbers * counted)[:, None])[:, 0]
+    losses = -alpha * (1 - right.exp()) ** gamma * right.clamp(min=-87.33654) * counted
+    counts = {
+        "VALID": int(counted.sum()),
+        "FULL": numbers.numel(),
+        "BATCH_SIZE": scores.shape[:axis].numel(),
+        "NONE": 1,
+    }
+    return losses.sum() / max(counts[normalization], 1)
