@@ -267,3 +267,18 @@ def focal_loss(
         "NONE": 1,
     }
     return losses.sum() / max(counts[normalization], 1)
+
+
+@torch.no_grad()
+def pixel_accuracy(
+    scores: Tensor,
+    labels: Tensor,
+    top_k: int,
+    ignored: int | None,
+) -> Tensor:
+    """The share of pixels whose label is among the `top_k` scores, of equal ones the last."""
+    rows, numbers = scores.movedim(1, -1).flatten(0, -2), labels.flatten().long()
+    order = rows.flip(1).argsort(dim=1, descending=True, stable=True)[:, :top_k]
+    right = (rows.shape[1] - 1 - order == numbers[:, None]).any(1)
+    right = right if ignored is None else right[numbers != ignored]
+    return right.to(scores.dtype).mean().reshape(1, 1, 1, 1)
