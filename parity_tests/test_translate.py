@@ -329,6 +329,39 @@ RCNN = (
     + layer("Softmax", "cls_prob", "cls_score")
 )
 
+_3D = 'weight_filler { type: "gaussian" std: 0.2 } bias_filler { value: 0.1 }'
+VIDEO = (
+    data(2, 3, 5, 12, 14)
+    + data(2, name="label")
+    + layer(
+        "Convolution3D",
+        "conv1a",
+        "data",
+        extra=f"convolution3d_param {{ num_output: 4 kernel_size: 3 kernel_depth: 3 pad: 1 temporal_pad: 1 {_3D} }}",
+    )
+    + relu("conv1a")
+    + layer(
+        "Pooling3D",
+        "pool1",
+        "conv1a",
+        extra="pooling3d_param { pool: MAX kernel_size: 3 kernel_depth: 2 stride: 2 temporal_stride: 2 }",
+    )
+    + layer(
+        "Deconvolution3D",
+        "up",
+        "pool1",
+        extra=f"convolution3d_param {{ num_output: 4 kernel_size: 2 kernel_depth: 2 stride: 2 {_3D} }}",
+    )
+    + layer(
+        "Pooling3D",
+        "pool2",
+        "up",
+        extra="pooling3d_param { pool: AVE kernel_size: 3 kernel_depth: 2 stride: 2 temporal_stride: 1 pad: 1 }",
+    )
+    + fc("fc6", "pool2", 4)
+    + layer("FocalLoss", "loss", "fc6 label", extra="focal_loss_param { alpha: 0.5 gamma: 1.5 }")
+)
+
 NETWORKS = {
     "lenet": LENET,
     "alexnet": ALEXNET,
@@ -343,6 +376,7 @@ NETWORKS = {
     "names": NAMES,
     "training": TRAINING,
     "captions": CAPTIONS,
+    "video": VIDEO,
     "rcnn": RCNN,
     "ssd": (NETS / "ssd" / "narrow_deploy.prototxt").read_text(),
     "ssd_training": (NETS / "ssd" / "narrow_train.prototxt").read_text(),

@@ -277,7 +277,8 @@ def _cleaned(wanted: list[str], types: list[str], counted: list[bool]) -> list[s
             break
     shorter = [name[len(prefix) :] for name in wanted]
     words = [[word for word in re.split(r"[_/.\-]+", name) if word] for name in shorter]
-    common = set.intersection(*map(set, words))
+    several = [set(each) for each in words if len(each) > 1]
+    common = set.intersection(*several) if several else set()
     brief = ["_".join(word for word in each if word not in common) for each in words]
     if all(brief) and len(set(brief)) == len(set(shorter)):
         shorter = brief

@@ -110,6 +110,11 @@ def compare(
 
 
 def _blobs(net: CaffeNet, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    for layer in net.layers:  # each pass begins as the first one did
+        if isinstance(getattr(layer, "memory", None), Tensor):
+            layer.memory.zero_()
+        if layer.plan.type == "Lstm":
+            layer.state = None
     values = net.run({i: inputs[net.plan.blobs[i]] for i in net.plan.inputs})
     return {net.plan.blobs[i]: value for i, value in values.items()}
 

@@ -6,6 +6,7 @@ from port.translate.loss_ops import normalization
 from port.translate.ops import Expression, Slot, Text, learned, number, translates, whole
 from prototxt.caffe_pb2 import MultiBoxLossParameter
 from prototxt.errors import InputError
+from prototxt.forks import meaning
 from prototxt.layers.boxes import CENTER_SIZE, CORNER
 from prototxt.layers.declare import Shape
 from prototxt.layers.detection import prior_ratios
@@ -81,6 +82,8 @@ def _detection_output(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 
 @translates("Normalize")
 def _normalize(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    if meaning(layer.param) != "SSD":
+        return _unit(layer, shapes[0])
     param, (shape,) = layer.param.norm_param, shapes
     slots = [Slot("inputs", 1 if param.channel_shared else shape[1])]
     if param.across_spatial:
@@ -91,6 +94,25 @@ def _normalize(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     if param.channel_shared:
         module.state["weight"] = lambda blobs: blobs[0][0].reshape(1)
     return Expression("{m}({0})", module)
+
+
+def _unit(layer: LayerPlan, shape: Shape) -> Expression:
+    """happynear's: each place's channels over their norm; a second top is that norm."""
+    param = layer.param.normalize_param
+    four_axes(layer, shape)
+    if len(layer.tops) > 1 and not param.bp_norm:
+        raise InputError("Normalize whose second top gives no gradient has no counterpart here")
+    absolute = param.normalize_type == "L1"
+    norm = (
+        "({0}.abs().sum(1, keepdim=True) + 1e-6)"
+        if absolute
+        else "({0}.square().sum(1, keepdim=True) + 1e-6).sqrt()"
+    )
+    return (
+        Expression(f"{{0}} / {norm}", infix=True)
+        if len(layer.tops) == 1
+        else Expression(f"({{0}} / {norm}, {norm})")
+    )
 
 
 @translates("ROIPooling")

@@ -4,13 +4,14 @@ import math
 from collections.abc import Sequence
 
 from port.translate.detection_ops import four_axes
-from port.translate.ops import Expression, Slot, learned, number, pooled, translates
+from port.translate.ops import Expression, Slot, bias_slot, learned, number, pooled, translates
 from prototxt.caffe_pb2 import BiasChannelParameter, FlowWarpParameter, ResampleParameter, UnpoolingParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import Shape
 from prototxt.layers.pooling import pyramid
 from prototxt.layers.reshaping import crop_starts
 from prototxt.layers.upsampling import unpooling_window
+from prototxt.layers.volumes import averages, convolution3d_window, pooling3d_window
 from prototxt.layers.windows import canonical_axis, convolution_window
 from prototxt.plan import LayerPlan
 
@@ -226,3 +227,34 @@ def _bias_channel(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     both = param.HasField("background_label") or param.HasField("bg_bias")
     more = f", ({param.background_label}, {number(param.bg_bias)})" if both else ""
     return Expression(f"bias_pixels({{0}}, {{1}}, {others}, {ignored}{more})")
+
+
+# ---- videos
+
+
+@translates("Convolution3D", "Deconvolution3D")
+def _convolution3d(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    window, (channels, outputs) = convolution3d_window(layer.param), (shapes[0][1], layer.declared.tops[0][1])
+    slots = [Slot("inputs", channels), Slot("outputs", outputs), Slot("kernel", window.kernel)]
+    slots += [
+        Slot(role, values, role, (default,) * 3)
+        for role, values, default in (("stride", window.stride, 1), ("padding", window.pad, 0))
+    ]
+    slots.append(bias_slot(len(layer.params) > 1))
+    kind = "nn.Conv3d" if layer.type == "Convolution3D" else "nn.ConvTranspose3d"
+    module = learned(layer, kind, slots)
+    if len(layer.params) > 1:
+        module.state["bias"] = lambda blobs: blobs[0][1].ravel()
+    return Expression("{m}({0})", module)
+
+
+@translates("Pooling3D")
+def _pooling3d(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    window = pooling3d_window(layer.param)
+    sides = zip(window.pad, window.kernel, window.stride, strict=True)
+    if any(2 * p > k or s > k for p, k, s in sides):
+        raise InputError("Pooling3D with strides above the kernel, or such padding, has no counterpart here")
+    kind = "avg" if averages(layer.param) else "max"
+    return Expression(
+        f"F.{kind}_pool3d({{0}}, {window.kernel}, {window.stride}, {window.pad}, ceil_mode=True)"
+    )

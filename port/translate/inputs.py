@@ -27,7 +27,10 @@ def fed(net: NetParameter, phase: int, shapes: dict[str, Shape]) -> NetParameter
         layer.detection_output_param.ClearField("save_output_param")
         reads = not layer.bottom and layer.top and layer.type not in ("Input", "Parameter", "DummyData")
         if reads and layer_included(layer, NetState(phase=phase)):
-            blobs = [BlobShape(dim=shapes.get(top) or _told(layer, i)) for i, top in enumerate(layer.top)]
+            first = shapes.get(layer.top[0], ())
+            blobs = [
+                BlobShape(dim=shapes.get(top) or _told(layer, i, first)) for i, top in enumerate(layer.top)
+            ]
             unused -= set(layer.top)
             layer.type = "Input"
             layer.input_param.CopyFrom(InputParameter(shape=blobs))
@@ -36,16 +39,19 @@ def fed(net: NetParameter, phase: int, shapes: dict[str, Shape]) -> NetParameter
     return changed
 
 
-def _told(layer: LayerParameter, index: int) -> Shape:
-    """The shape of a data layer's top, as far as its message tells it."""
+def _told(layer: LayerParameter, index: int, first: Shape) -> Shape:
+    """The shape of a data layer's top, as far as its message, or the shape of its first top, tells it."""
     if layer.type == "AnnotatedData" and index == 1:
         return (1, 1, 8, 8)  # rows of boxes, any number
-    shapes = told_shapes(layer) if tells_shapes(layer) and layer.type != "HDF5Data" else None
+    tells = tells_shapes(layer) and layer.type != "HDF5Data"
+    image = first[1:] if len(first) == 4 else None
+    shapes = told_shapes(layer, image, first[0] if image else None) if tells else None
     if shapes:
         return shapes[index]
-    name = layer.top[index]
+    name, guess = layer.top[index], told_shapes(layer, (3, 1, 1)) if tells else None
     raise InputError(
-        f'layer "{layer.name}": its message does not tell the shape of "{name}": give --input-shape {name}=1,…'
+        f'layer "{layer.name}": its message does not tell the shape of "{name}": give --input-shape '
+        f"{name}={guess[index][0] if guess else 1},…"
     )
 
 

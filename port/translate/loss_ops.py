@@ -9,6 +9,7 @@ from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.box_losses import of_rcnn
 from prototxt.layers.declare import Shape
+from prototxt.layers.losses import focal_settings
 from prototxt.layers.windows import canonical_axis
 from prototxt.plan import LayerPlan
 from weights.binaryproto import read_binaryproto
@@ -22,8 +23,15 @@ def normalization(param: LossParameter, default: str) -> str:
     return default
 
 
+def _refuse_weights(layer: LayerPlan, shapes: Sequence[Shape]) -> None:
+    """Raises InputError for a third bottom, of weights, which forks of Faster R-CNN have."""
+    if len(shapes) == 3:
+        raise InputError(f"{layer.type} with weights, a third bottom, has no counterpart here")
+
+
 @translates("SoftmaxWithLoss")
 def _softmax_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    _refuse_weights(layer, shapes)
     axis = canonical_axis(layer.param.softmax_param.axis, len(shapes[0]))
     mode = normalization(layer.param.loss_param, "VALID")
     param = layer.param.loss_param
@@ -35,6 +43,7 @@ def _softmax_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 
 @translates("SigmoidCrossEntropyLoss")
 def _sigmoid_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    _refuse_weights(layer, shapes)
     param = layer.param.loss_param
     text = f'sigmoid_loss({{0}}, {{1}}, {ignored_label(param)}, "{normalization(param, "BATCH_SIZE")}")'
     return Expression(text)
@@ -71,6 +80,7 @@ def _accuracy(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 
 @translates("SmoothL1Loss")
 def _smooth_l1_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    _refuse_weights(layer, shapes)
     text = ", ".join(f"{{{i}}}" for i in range(len(shapes)))
     if of_rcnn(layer.param):
         sigma = layer.param.smooth_l1_loss_param.sigma
@@ -125,3 +135,22 @@ def _seg_accuracy(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     if not param.reset or len(shapes[0]) != 4:
         raise InputError("SegAccuracy that counts on, with reset: false, has no counterpart here")
     return Expression(f"segmentation_scores({{0}}, {{1}}, {tuple(param.ignore_label)})")
+
+
+@translates("FocalLoss")
+def _focal_loss(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    axis = canonical_axis(layer.param.softmax_param.axis, len(shapes[0]))
+    alpha, gamma = map(number, focal_settings(layer.param.focal_loss_param))
+    param = layer.param.loss_param
+    mode = normalization(param, LossParameter.NormalizationMode.Name(param.normalization))
+    text = f'focal_loss({{0}}, {{1}}, {axis}, {ignored_label(param)}, "{mode}", {alpha}, {gamma})'
+    return _with_softmax(layer, text, axis)
+
+
+@translates("EltwiseAccuracy")
+def _eltwise_accuracy(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    param = layer.param.eltwise_accuracy_param
+    if len(shapes[0]) != 4:
+        raise InputError("EltwiseAccuracy of fewer than 4 axes has no counterpart here")
+    ignored = param.ignore_label if param.HasField("ignore_label") else None
+    return Expression(f"pixel_accuracy({{0}}, {{1}}, {param.top_k}, {ignored})")

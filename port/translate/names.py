@@ -57,10 +57,17 @@ def common_prefix(names: Sequence[str]) -> str:
 
 
 def without_what_differs(names: Sequence[str]) -> str:
-    """What all names start and end with: "res2a_branch2b", "res3a_branch2b" → "res_branch2b"."""
+    """What all names start and end with: "res2a_branch2b", "res3a_branch2b" → "res_branch2b".
+
+    Where that loses words that all have, those: "x_128_conv1_h", "x_256_conv1" → "x_conv1".
+    """
     start = _common_start(names)
     rest = [name[len(start) :] for name in names]
     end = _common_start([text[::-1] for text in rest])[::-1]
     if all(text.removesuffix(end).isdigit() for text in rest):
         end = re.sub(r"^[a-z](?=[_/])", "", end)
-    return start + end
+    words = [re.split(r"[_/.\-]+", name) for name in names]
+    common = [word for word in words[0] if all(word in others for others in words)]
+    kept = re.split(r"[_/.\-]+", start + end)
+    cut_off = not end and not common and not any(start in others for others in words)
+    return "_".join(common) if cut_off or not set(common) <= set(kept) else start + end

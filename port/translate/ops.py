@@ -21,6 +21,7 @@ from prototxt.layers.combining import joining_axis, slice_sizes
 from prototxt.layers.declare import Shape, legacy_shape
 from prototxt.layers.erasing import literal_params
 from prototxt.layers.inputs import dummy_fillers
+from prototxt.layers.normalisation import statistics_batch
 from prototxt.layers.reshaping import crop_starts, permuted_axes
 from prototxt.layers.windows import canonical_axis, convolution_window, pooling_window
 from prototxt.plan import LayerPlan, ParamPlan
@@ -240,6 +241,8 @@ def batch_norm(layer: LayerPlan, scale: LayerPlan | None, shape: Shape) -> Modul
         raise InputError(f"BatchNorm over {len(shape)} axes has no counterpart in PyTorch")
     if param.eps < 0:
         raise InputError(f"BatchNorm with eps {param.eps:g} has no counterpart in PyTorch")
+    if statistics_batch(layer.param, shape[0]) != shape[0]:
+        raise InputError("BatchNorm with stats_batch_size has no counterpart in PyTorch")
     train = layer.param.phase == 0
     given = param.HasField("use_global_stats")
     stored = param.use_global_stats if given else not train
@@ -375,6 +378,8 @@ def _activation(text: str, *, infix: bool = False) -> Expression:
 @translates("ReLU")
 def _relu(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     slope = layer.param.relu_param.negative_slope
+    if len(layer.tops) > 1:
+        return Expression(f"(F.leaky_relu({{0}}, {number(slope)}), ({{0}} > 0).float())")
     return _activation(f"F.leaky_relu({{0}}, {number(slope)})" if slope else "F.relu({0})")
 
 

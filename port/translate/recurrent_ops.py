@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from port.translate.ops import Expression, Slot, learned, translates
 from prototxt.errors import InputError
 from prototxt.layers.declare import Shape
+from prototxt.layers.recurrent import in_rows
 from prototxt.plan import LayerPlan
 
 
@@ -38,6 +39,8 @@ def _lstm_unit(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 def _published_lstm(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     """caffe-lstm's and CTPN's: the same cell; without markers each call is a sequence of its own."""
     param = layer.param.lstm_param
+    if in_rows(layer.param, shapes[0]):
+        raise InputError("Lstm over rows, with batch_size, has no counterpart here")
     if layer.param.phase == 0 and param.clipping_threshold > 0:
         raise InputError("Lstm that clips its gradients has no counterpart here: set clipping_threshold: 0")
     slots = [Slot("inputs", math.prod(shapes[0][2:])), Slot("outputs", param.num_output)]

@@ -241,3 +241,44 @@ def segmentation_scores(
         torch.where(union > 0, right / union, 1).mean(),
     ]
     return torch.stack(results).to(scores.dtype).reshape(1, 1, 1, 3)
+
+
+def focal_loss(
+    scores: Tensor,
+    labels: Tensor,
+    axis: int,
+    ignored: int | None,
+    normalization: str,
+    alpha: float,
+    gamma: float,
+) -> Tensor:
+    """Cross-entropy in which the labels that are found easily weigh less."""
+    logs = F.log_softmax(scores, axis).movedim(axis, -1).flatten(0, -2)
+    numbers = labels.detach().long().flatten()
+    counted = torch.ones_like(numbers, dtype=torch.bool)
+    if ignored is not None:
+        counted = numbers != ignored
+    right = logs.gather(1, (numbers * counted)[:, None])[:, 0]
+    losses = -alpha * (1 - right.exp()) ** gamma * right.clamp(min=-87.33654) * counted
+    counts = {
+        "VALID": int(counted.sum()),
+        "FULL": numbers.numel(),
+        "BATCH_SIZE": scores.shape[:axis].numel(),
+        "NONE": 1,
+    }
+    return losses.sum() / max(counts[normalization], 1)
+
+
+@torch.no_grad()
+def pixel_accuracy(
+    scores: Tensor,
+    labels: Tensor,
+    top_k: int,
+    ignored: int | None,
+) -> Tensor:
+    """The share of pixels whose label is among the `top_k` scores, of equal ones the last."""
+    rows, numbers = scores.movedim(1, -1).flatten(0, -2), labels.flatten().long()
+    order = rows.flip(1).argsort(dim=1, descending=True, stable=True)[:, :top_k]
+    right = (rows.shape[1] - 1 - order == numbers[:, None]).any(1)
+    right = right if ignored is None else right[numbers != ignored]
+    return right.to(scores.dtype).mean().reshape(1, 1, 1, 1)
