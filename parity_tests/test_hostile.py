@@ -29,6 +29,7 @@ from port.caffe_layers.voc_data import VocImages, settings_of
 from port.last_resort import run_command
 from port.ranks import joined_ranks
 from port.report.pages import table
+from port.training.caffe_log import CaffeLog
 from port.training.snapshots import SIDECAR, _sealed, _unsealed, check_prefix, only_run
 from port.voc.classes import class_index
 from port.voc.lists import read_entries, read_names
@@ -963,3 +964,9 @@ def test_a_stopped_tool_leaves_nothing(number: int, start: tuple[str, str], tmp_
     process.send_signal(number)
     assert process.wait(60) == (130 if "cli" in start[1] else -number)
     assert not list(tmp_path.glob(".*")) and not (tmp_path / "out").exists()
+
+
+def test_the_log_shows_what_terminals_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    CaffeLog()("solver.cpp:1", "Snapshotting to a\x1b[2J\r\n\tsecond line")
+    lines = capsys.readouterr().err.split("\n")
+    assert lines[0].endswith("Snapshotting to a\\x1b[2J\\r") and lines[1:] == ["\tsecond line", ""]
