@@ -7,6 +7,7 @@ import pickle
 import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -46,6 +47,7 @@ from runtime.data.lmdb_file import LmdbFile
 from runtime.data.mat import MatBlobs
 from runtime.data.reading import read_labelled_list, read_pixels
 from runtime.data.reading import read_names as read_file_names
+from runtime.data.video import open_video
 from runtime.pycaffe.draw import net_graph
 from runtime.rng import CaffeRNG
 from weights import LayerWeights, read_solverstate, read_weights, write_solverstate, write_weights
@@ -114,6 +116,7 @@ READERS = {
     "mat": read_mat,
     "mat data": mat_blob,
     "label map": _names,
+    "video": open_video,
     "sizes": read_sizes,
     "voc list": lambda path: read_entries(Path(path)),
     "voc data": lambda path: VocImages(settings_of(repr({"list": path})), error=InputError),
@@ -137,6 +140,15 @@ def test_no_more_is_read_than_makes_sense(tmp_path: Path) -> None:
         read_ordinary(tmp_path / "long", 4999)
     (tmp_path / "link").symlink_to("long")
     open_ordinary(tmp_path / "link").close()
+
+
+def test_a_video_is_no_address() -> None:
+    """OpenCV asks servers, and devices, for what prototxts name."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        refused(lambda: open_video(f"http://127.0.0.1:{server.getsockname()[1]}/video.avi"))
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 # ---- HDF5
