@@ -615,18 +615,40 @@ def test_dot_text_quotes_any_name() -> None:
 # ---- writing
 
 
-def test_parity_writes_no_file_that_a_net_names(seenet, tmp_path: Path) -> None:
-    precious = tmp_path / "precious.txt"
-    precious.write_text("precious")
+WRITERS = {
+    "HDF5Output": 'bottom: "r" bottom: "l" hdf5_output_param { file_name: "leak" }',
+    "MatWrite": 'bottom: "r" mat_write_param { prefix: "leak" }',
+    "DetectionOutput": 'bottom: "loc" bottom: "conf" bottom: "priors" top: "o" detection_output_param { num_classes: 2 '
+    'nms_param { nms_threshold: 0.5 } save_output_param { output_directory: "leak" output_name_prefix: "x" '
+    'output_format: "VOC" label_map_file: "map" name_size_file: "sizes" } }',
+}
+LOOKERS = {
+    "parity": ("--prototxt", "net.prototxt", "--engines", "port,reference"),
+    "translate": ("net.prototxt", "--out", "out"),
+    "summary": ("net.prototxt",),
+    "survey": ("net.prototxt", "--jobs", "1"),
+    "export": ("--prototxt", "net.prototxt", "--weights", "w.caffemodel", "--torchscript", "out"),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("command", LOOKERS)
+def test_what_looks_at_a_net_writes_no_file_that_it_names(
+    command: str, kind: str, seenet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "net.prototxt").write_text(
         'layer { name: "d" type: "Input" top: "d" top: "l" input_param { shape { dim: 2 dim: 3 } } }'
+        'layer { name: "b" type: "Input" top: "loc" top: "conf" top: "priors" input_param { shape { dim: 1 dim: 8 } '
+        "shape { dim: 1 dim: 4 } shape { dim: 1 dim: 2 dim: 8 } } }"
         'layer { name: "r" type: "ReLU" bottom: "d" top: "r" }'
-        'layer { name: "o" type: "HDF5Output" bottom: "r" bottom: "l" '
-        f'hdf5_output_param {{ file_name: "{precious}" }} }}'
+        f'layer {{ name: "o" type: "{kind}" {WRITERS[kind]} }}'
     )
-    arguments = ("--prototxt", tmp_path / "net.prototxt", "--engines", "port,reference")
-    assert seenet("parity", *arguments)[0] == 0
-    assert precious.read_text() == "precious"
+    (tmp_path / "map").write_text('item { name: "a" label: 1 }')
+    (tmp_path / "sizes").write_text("image 10 10")
+    write_weights(tmp_path / "w.caffemodel", [LayerWeights("r")])
+    seenet(command, *LOOKERS[command])
+    assert not list(tmp_path.glob("leak*"))
 
 
 def test_killed_writers_leave_nothing_for_good(tmp_path: Path) -> None:

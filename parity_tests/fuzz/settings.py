@@ -97,16 +97,16 @@ DATA = (
     f'type: "ImageData" top: "y" {_SMALL_IMAGES} image_data_param {{ source: "list.txt" batch_size: 2 new_height: 9 '
     "new_width: 9 shuffle: true }",
     f'type: "Data" top: "y" {_SMALL_IMAGES} data_param {{ source: "db" batch_size: 2 backend: LMDB }}',
-    'type: "AnnotatedData" top: "y" transform_param { mirror: true resize_param { height: 9 width: 9 } emit_constraint { '
-    "emit_type: CENTER } distort_param { brightness_prob: 0.5 brightness_delta: 32 } expand_param { prob: 0.5 "
+    'type: "AnnotatedData" top: "y" transform_param { mirror: true resize_param { height: 9 width: 9 } '
+    "emit_constraint { emit_type: CENTER } distort_param { brightness_prob: 0.5 brightness_delta: 32 } expand_param { prob: 0.5 "
     "max_expand_ratio: 2 } noise_param { prob: 0.5 saltpepper_param { fraction: 0.1 value: 255 } } } data_param { "
-    'source: "annotated" batch_size: 2 backend: LMDB } annotated_data_param { batch_sampler { max_sample: 1 max_trials: '
-    "5 sampler { min_scale: 0.3 max_scale: 1 } sample_constraint { min_jaccard_overlap: 0.1 } } }",
+    'source: "annotated" batch_size: 2 backend: LMDB } annotated_data_param { batch_sampler { max_sample: 1 '
+    "max_trials: 5 sampler { min_scale: 0.3 max_scale: 1 } sample_constraint { min_jaccard_overlap: 0.1 } } }",
     'type: "HDF5Data" hdf5_data_param { source: "h5.txt" batch_size: 2 shuffle: true }',
-    'type: "WindowData" top: "y" transform_param { crop_size: 7 } window_data_param { source: "windows.txt" batch_size: 4 '
-    "fg_threshold: 0.5 context_pad: 2 }",
-    'type: "ImageSegData" top: "y" transform_param { crop_size: 7 } image_data_param { source: "pairs.txt" batch_size: 1 '
-    "label_type: PIXEL }",
+    'type: "WindowData" top: "y" transform_param { crop_size: 7 } window_data_param { source: "windows.txt" '
+    "batch_size: 4 fg_threshold: 0.5 context_pad: 2 }",
+    'type: "ImageSegData" top: "y" transform_param { crop_size: 7 } image_data_param { source: "pairs.txt" '
+    "batch_size: 1 label_type: PIXEL }",
     'type: "DenseImageData" top: "y" dense_image_data_param { source: "pairs.txt" batch_size: 1 }',
     'type: "MemoryData" top: "y" memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }',
     'type: "Python" top: "y" python_param { module: "voc_layers" layer: "VOCDataLayer" param_str: "{\'list\': '
@@ -137,7 +137,8 @@ def write_files(folder: Path) -> None:
         file["data"] = draw.rand(5, 3).astype("f4")
     datum = Datum(channels=3, height=12, width=15, data=bytes(540), label=1)
     box = {"group_label": 1, "annotation": [{"bbox": {"xmin": 0.1, "ymin": 0.1, "xmax": 0.8, "ymax": 0.7}}]}
-    annotated = AnnotatedDatum(datum=datum, type="BBOX", annotation_group=[box])
+    photograph = Datum(data=(folder / "a.jpg").read_bytes(), encoded=True)
+    annotated = AnnotatedDatum(datum=photograph, type="BBOX", annotation_group=[box])
     for name, item in (("db", datum), ("annotated", annotated)):
         with (
             lmdb.open(os.fspath(folder / name), map_size=1 << 20) as opened,
