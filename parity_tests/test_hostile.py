@@ -7,6 +7,7 @@ import pickle
 import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from port.caffe_layers.voc_data import VocImages, settings_of
 from port.last_resort import run_command
 from port.ranks import joined_ranks
 from port.report.pages import table
+from port.training.caffe_log import CaffeLog
 from port.training.snapshots import SIDECAR, _sealed, _unsealed, check_prefix, only_run
 from port.voc.classes import class_index
 from port.voc.lists import read_entries, read_names
@@ -45,6 +47,7 @@ from runtime.data.lmdb_file import LmdbFile
 from runtime.data.mat import MatBlobs
 from runtime.data.reading import read_labelled_list, read_pixels
 from runtime.data.reading import read_names as read_file_names
+from runtime.data.video import open_video
 from runtime.pycaffe.draw import net_graph
 from runtime.rng import CaffeRNG
 from weights import LayerWeights, read_solverstate, read_weights, write_solverstate, write_weights
@@ -113,6 +116,7 @@ READERS = {
     "mat": read_mat,
     "mat data": mat_blob,
     "label map": _names,
+    "video": open_video,
     "sizes": read_sizes,
     "voc list": lambda path: read_entries(Path(path)),
     "voc data": lambda path: VocImages(settings_of(repr({"list": path})), error=InputError),
@@ -136,6 +140,15 @@ def test_no_more_is_read_than_makes_sense(tmp_path: Path) -> None:
         read_ordinary(tmp_path / "long", 4999)
     (tmp_path / "link").symlink_to("long")
     open_ordinary(tmp_path / "link").close()
+
+
+def test_a_video_is_no_address() -> None:
+    """OpenCV asks servers, and devices, for what prototxts name."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        refused(lambda: open_video(f"http://127.0.0.1:{server.getsockname()[1]}/video.avi"))
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 # ---- HDF5
@@ -602,18 +615,40 @@ def test_dot_text_quotes_any_name() -> None:
 # ---- writing
 
 
-def test_parity_writes_no_file_that_a_net_names(seenet, tmp_path: Path) -> None:
-    precious = tmp_path / "precious.txt"
-    precious.write_text("precious")
+WRITERS = {
+    "HDF5Output": 'bottom: "r" bottom: "l" hdf5_output_param { file_name: "leak" }',
+    "MatWrite": 'bottom: "r" mat_write_param { prefix: "leak" }',
+    "DetectionOutput": 'bottom: "loc" bottom: "conf" bottom: "priors" top: "o" detection_output_param { num_classes: 2 '
+    'nms_param { nms_threshold: 0.5 } save_output_param { output_directory: "leak" output_name_prefix: "x" '
+    'output_format: "VOC" label_map_file: "map" name_size_file: "sizes" } }',
+}
+LOOKERS = {
+    "parity": ("--prototxt", "net.prototxt", "--engines", "port,reference"),
+    "translate": ("net.prototxt", "--out", "out"),
+    "summary": ("net.prototxt",),
+    "survey": ("net.prototxt", "--jobs", "1"),
+    "export": ("--prototxt", "net.prototxt", "--weights", "w.caffemodel", "--torchscript", "out"),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("command", LOOKERS)
+def test_what_looks_at_a_net_writes_no_file_that_it_names(
+    command: str, kind: str, seenet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "net.prototxt").write_text(
         'layer { name: "d" type: "Input" top: "d" top: "l" input_param { shape { dim: 2 dim: 3 } } }'
+        'layer { name: "b" type: "Input" top: "loc" top: "conf" top: "priors" input_param { shape { dim: 1 dim: 8 } '
+        "shape { dim: 1 dim: 4 } shape { dim: 1 dim: 2 dim: 8 } } }"
         'layer { name: "r" type: "ReLU" bottom: "d" top: "r" }'
-        'layer { name: "o" type: "HDF5Output" bottom: "r" bottom: "l" '
-        f'hdf5_output_param {{ file_name: "{precious}" }} }}'
+        f'layer {{ name: "o" type: "{kind}" {WRITERS[kind]} }}'
     )
-    arguments = ("--prototxt", tmp_path / "net.prototxt", "--engines", "port,reference")
-    assert seenet("parity", *arguments)[0] == 0
-    assert precious.read_text() == "precious"
+    (tmp_path / "map").write_text('item { name: "a" label: 1 }')
+    (tmp_path / "sizes").write_text("image 10 10")
+    write_weights(tmp_path / "w.caffemodel", [LayerWeights("r")])
+    seenet(command, *LOOKERS[command])
+    assert not list(tmp_path.glob("leak*"))
 
 
 def test_killed_writers_leave_nothing_for_good(tmp_path: Path) -> None:
@@ -963,3 +998,9 @@ def test_a_stopped_tool_leaves_nothing(number: int, start: tuple[str, str], tmp_
     process.send_signal(number)
     assert process.wait(60) == (130 if "cli" in start[1] else -number)
     assert not list(tmp_path.glob(".*")) and not (tmp_path / "out").exists()
+
+
+def test_the_log_shows_what_terminals_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    CaffeLog()("solver.cpp:1", "Snapshotting to a\x1b[2J\r\n\tsecond line")
+    lines = capsys.readouterr().err.split("\n")
+    assert lines[0].endswith("Snapshotting to a\\x1b[2J\\r") and lines[1:] == ["\tsecond line", ""]

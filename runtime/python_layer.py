@@ -89,6 +89,10 @@ def import_named(name: str, caffe: str) -> ModuleType:
     try:
         with import_caffe_as(importlib.import_module(caffe)):
             return importlib.import_module(name)
+    except (TypeError, ValueError) as error:
+        if name and not name.startswith("."):
+            raise
+        raise InputError(f'Python module "{name}" is no name of a module') from error
     except SyntaxError as error:
         found = python2_error(error)
         if found is None:

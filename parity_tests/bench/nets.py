@@ -30,6 +30,7 @@ from port.report.summary import multiply_adds
 from prototxt.caffe_pb2 import NetParameter
 from prototxt.files import read_text
 from prototxt.read import read_net
+from runtime.data.output import no_output_files
 from weights import read_weights, write_weights
 from weights.rebuilt import rebuilt_weights
 
@@ -239,6 +240,7 @@ OPENERS: dict[str, Callable[[NetFiles], Run]] = {
 # ---- what is measured
 
 
+@no_output_files()
 def bench_net(
     name: str, files: NetFiles, rounds: int, with_layers: bool, tick: Callable[[str], None]
 ) -> Iterator[Part]:
@@ -413,6 +415,7 @@ class _Clock:
         self._last = now
 
 
+@no_output_files()
 def main(engine: str, folder: str, device: str, threads: str) -> None:
     """Print the MB that opening an engine and one pass added at most; a line and status 1 if it cannot."""
     use_threads(int(threads))

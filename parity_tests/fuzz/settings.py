@@ -4,8 +4,14 @@ Edits of the text hardly ever give a net that is still read; these always do, so
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import cv2
+import h5py
+import lmdb
+import numpy as np
 from google.protobuf import text_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -13,7 +19,7 @@ from google.protobuf.message import Message
 from parity_tests.drawn_layers import settings_of
 from parity_tests.fuzz.edits import Edit
 from parity_tests.recordings import GOLDEN
-from prototxt.caffe_pb2 import LayerParameter
+from prototxt.caffe_pb2 import AnnotatedDatum, Datum, LayerParameter
 from prototxt.layers.declare import LAYER_TYPES
 from prototxt.read import parse_net
 
@@ -86,6 +92,62 @@ UNRECORDED = {
 """A layer that no recording has → its bottoms' shapes."""
 
 
+_SMALL_IMAGES = "transform_param { mirror: true crop_size: 7 mean_value: 100 scale: 0.5 }"
+DATA = (
+    f'type: "ImageData" top: "y" {_SMALL_IMAGES} image_data_param {{ source: "list.txt" batch_size: 2 new_height: 9 '
+    "new_width: 9 shuffle: true }",
+    f'type: "Data" top: "y" {_SMALL_IMAGES} data_param {{ source: "db" batch_size: 2 backend: LMDB }}',
+    'type: "AnnotatedData" top: "y" transform_param { mirror: true resize_param { height: 9 width: 9 } '
+    "emit_constraint { emit_type: CENTER } distort_param { brightness_prob: 0.5 brightness_delta: 32 } expand_param { prob: 0.5 "
+    "max_expand_ratio: 2 } noise_param { prob: 0.5 saltpepper_param { fraction: 0.1 value: 255 } } } data_param { "
+    'source: "annotated" batch_size: 2 backend: LMDB } annotated_data_param { batch_sampler { max_sample: 1 '
+    "max_trials: 5 sampler { min_scale: 0.3 max_scale: 1 } sample_constraint { min_jaccard_overlap: 0.1 } } }",
+    'type: "HDF5Data" hdf5_data_param { source: "h5.txt" batch_size: 2 shuffle: true }',
+    'type: "WindowData" top: "y" transform_param { crop_size: 7 } window_data_param { source: "windows.txt" '
+    "batch_size: 4 fg_threshold: 0.5 context_pad: 2 }",
+    'type: "ImageSegData" top: "y" transform_param { crop_size: 7 } image_data_param { source: "pairs.txt" '
+    "batch_size: 1 label_type: PIXEL }",
+    'type: "DenseImageData" top: "y" dense_image_data_param { source: "pairs.txt" batch_size: 1 }',
+    'type: "MemoryData" top: "y" memory_data_param { batch_size: 2 channels: 3 height: 4 width: 5 }',
+    'type: "Python" top: "y" python_param { module: "voc_layers" layer: "VOCDataLayer" param_str: "{\'list\': '
+    "'voc.txt', 'images': '.', 'size': 8}\" }",
+)
+"""Layers that read the files of `write_files`."""
+
+
+def data_nets() -> list[bytes]:
+    return [f'layer {{ name: "l" top: "data" {layer} }}\n'.encode() for layer in DATA]
+
+
+def write_files(folder: Path) -> None:
+    """A photograph, a label image, lists, databases, an HDF5 file and windows of it."""
+    draw = np.random.RandomState(0)
+    cv2.imwrite(os.fspath(folder / "a.jpg"), draw.randint(0, 256, (12, 15, 3), np.uint8))
+    cv2.imwrite(os.fspath(folder / "a.png"), draw.randint(0, 5, (12, 15), np.uint8))
+    lists = {
+        "list.txt": "a.jpg 1\na.jpg 0\n",
+        "pairs.txt": "a.jpg a.png\n",
+        "h5.txt": "d.h5\n",
+        "voc.txt": "a 3\n",
+        "windows.txt": "# 0\na.jpg\n3\n12\n15\n2\n1 0.9 1 1 9 9\n0 0.1 3 3 8 11\n",
+    }
+    for name, text in lists.items():
+        (folder / name).write_text(text)
+    with h5py.File(folder / "d.h5", "w") as file:
+        file["data"] = draw.rand(5, 3).astype("f4")
+    datum = Datum(channels=3, height=12, width=15, data=bytes(540), label=1)
+    box = {"group_label": 1, "annotation": [{"bbox": {"xmin": 0.1, "ymin": 0.1, "xmax": 0.8, "ymax": 0.7}}]}
+    photograph = Datum(data=(folder / "a.jpg").read_bytes(), encoded=True)
+    annotated = AnnotatedDatum(datum=photograph, type="BBOX", annotation_group=[box])
+    for name, item in (("db", datum), ("annotated", annotated)):
+        with (
+            lmdb.open(os.fspath(folder / name), map_size=1 << 20) as opened,
+            opened.begin(write=True) as writing,
+        ):
+            for i in range(3):
+                writing.put(b"%08d" % i, item.SerializeToString())
+
+
 def nets() -> list[bytes]:
     """The recorded layers' nets, and those of layers without a recording."""
     recorded = [
@@ -124,7 +186,7 @@ def _own(layer: LayerParameter) -> set[str]:
     if layer.type == "Input":
         return {"input_param"}
     plain = {field.name for field in layer.DESCRIPTOR.fields if field.message_type is None}
-    own = settings_of(layer.type) if layer.type in LAYER_TYPES else ()
+    own = (*settings_of(layer.type), "transform_param") if layer.type in LAYER_TYPES else ()
     return plain - {"name"} | {field.name for field, _ in layer.ListFields()} | set(own)
 
 

@@ -237,6 +237,12 @@ def run_engines(path: Path) -> None:
             engine.backward()
 
 
+def _data_layers(path: Path) -> None:
+    if not (path.parent / "list.txt").exists():
+        net_settings.write_files(path.parent)
+    run_engines(path)
+
+
 TARGETS = {
     "caffemodel": Target(_files("v*.caffemodel", "solver_iter_3.caffemodel"), _weights, ".caffemodel"),
     "hdf5": Target(_files("*.caffemodel.h5"), _weights, ".h5"),
@@ -288,5 +294,6 @@ TARGETS = {
     "solver": Target(_files("solver.prototxt"), _solver, ".prototxt", is_text=True),
     "plan": Target(_nets, _plan, ".prototxt", is_text=True),
     "engines": Target(_nets, run_engines, ".prototxt", is_text=True),
+    "data": Target(net_settings.data_nets, _data_layers, ".prototxt", breaks=net_settings.with_settings),
     "settings": Target(net_settings.nets, run_engines, ".prototxt", breaks=net_settings.with_settings),
 }

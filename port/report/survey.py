@@ -177,13 +177,15 @@ def _work(
     """Try one file; send how far it is before each step, and the result at the end."""
     found = Surveyed(path, "crashed")
     from prototxt.limits import set_max_memory
+    from runtime.data.output import no_output_files
 
     try:
         _limit_memory(memory)
         set_max_memory(memory)
         if allow_modules or proto:
             load_own(allow_modules, proto)
-        _try(found, allow_modules, lambda step: sender.send((_doing(found, step), False)))
+        with no_output_files():
+            _try(found, allow_modules, lambda step: sender.send((_doing(found, step), False)))
     except MemoryError:
         found.outcome, found.why = "too large", f"it needs more than {memory >> 20} MiB"
     except BaseException as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prototxt.caffe_pb2 import ImageDataParameter, NetParameter, NetState, NetStateRule
+from prototxt.errors import printable
 from prototxt.plan import LayerPlan, Plan
 from prototxt.rules import layer_included
 from prototxt.text import message_text
@@ -50,7 +51,13 @@ class CaffeLog:
             stamp = time.strftime("%m%d %H:%M:%S", time.localtime(now))
             micros = int(now % 1 * 1_000_000)
             prefix = f"{severity}{stamp}.{micros:06d} {threading.get_native_id():5d} {place}] "
-            self.write(prefix + message.removesuffix("\n"))
+            lines = message.removesuffix("\n").split("\n")
+            self.write(prefix + "\n".join(map(_shown, lines)))
+
+
+def _shown(line: str) -> str:
+    """As it is but for what a terminal obeys: names of files and layers may hold anything."""
+    return "\t".join(map(printable, line.split("\t")))
 
 
 def _to_stderr(line: str) -> None:

@@ -25,6 +25,7 @@ from port.voc.classes import CLASSES
 from prototxt.caffe_pb2 import NetParameter, TransformationParameter
 from prototxt.errors import InputError
 from prototxt.read import read_net
+from runtime.data.output import no_output_files
 from runtime.rng import set_random_seed
 from weights import check_finite, read_weights
 from weights.metadata import parsed_metadata
@@ -35,6 +36,7 @@ _RECORDED = 1 << 18
 """Values of an output that check.npz holds at most."""
 
 
+@no_output_files()
 def run_translate(asked: TranslateSettings) -> bool:
     """Write the folder and print what was found; whether every blob is within the tolerance.
 

@@ -17,6 +17,7 @@ from port.voc.stream import keep_settings, present_files, stream
 from prototxt.errors import InputError
 from prototxt.files import sha256_of
 from prototxt.read import read_net
+from runtime.data.output import no_output_files
 from weights import check_finite, read_weights
 from weights.files import only_writer
 
@@ -138,6 +139,7 @@ class Done:
     failed: list[InputError] = field(default_factory=list)
 
 
+@no_output_files()
 def make_saliency(
     images: Sequence[Path], net: SaliencyNet, out: Path, crf: bool, workers: int, to_bgr: bool = False
 ) -> Done:

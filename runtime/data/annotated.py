@@ -16,6 +16,7 @@ from runtime.data.database import DatabaseImages
 from runtime.data.prefetch import Share
 from runtime.data.reading import naming, stack_images
 from runtime.data.transformer import Transformer, Words
+from runtime.data.video import open_video
 from runtime.rng import CaffeRNG
 
 
@@ -276,9 +277,9 @@ class VideoFrames:
         self.labelled = labelled
         self.transformer = DetectionTransformer(param)
         self.transformer.seed(rng)
-        self.capture = cv2.VideoCapture(self.file) if self.file else None
-        if self.capture is None or not self.capture.isOpened():
-            raise InputError(f"{self.file or 'video_data_param.video_file'}: no video that can be opened")
+        if not self.file:
+            raise InputError("video_data_param.video_file: no video that can be opened")
+        self.capture = open_video(self.file)
         found, frame = self.capture.read()
         if not found:
             raise InputError(f"{self.file}: holds no frame")
@@ -293,11 +294,13 @@ class VideoFrames:
     def draw(self) -> list[tuple[int, np.ndarray | None, Recipe, list[int]]]:
         taken = []
         for _ in range(self.batch):
-            frame = None
+            found, frame = True, None
             for _ in range(self.skip + 1):
                 found, frame = self.capture.read()
-                self.position += 1
-                frame = frame if found else None
+                if not found:
+                    break  # so are all behind it, and skip_frames may be thousands of millions
+            frame = frame if found else None
+            self.position += self.skip + 1
             recipe, words = Recipe(), []
             for _ in range(2 if frame is not None else 0):
                 (words,) = self.transformer.draw(1)

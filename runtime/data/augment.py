@@ -24,6 +24,7 @@ from prototxt.caffe_pb2 import (
 )
 from prototxt.errors import InputError
 from runtime.c_random import process_random
+from runtime.data.decoding import check_count
 from runtime.data.reading import with_channels
 from runtime.rng import CaffeRNG
 
@@ -372,6 +373,7 @@ _BORDERS = {
 def resized(image: np.ndarray, param: ResizeParameter, interpolation: int) -> np.ndarray:
     """Raises InputError for pad_value that is neither one nor one for each channel."""
     height, width = new_size(param, image.shape[:2])
+    check_count(height * width)
     if param.resize_mode != ResizeParameter.FIT_LARGE_SIZE_AND_PAD:
         return with_channels(cv2.resize(image, (width, height), interpolation=interpolation))
     if len(param.pad_value) not in (0, 1, image.shape[2]):

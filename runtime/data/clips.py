@@ -19,6 +19,7 @@ from runtime.c_random import process_random
 from runtime.data.order import ListOrder
 from runtime.data.reading import integer, naming, read_lines, read_pixels
 from runtime.data.transformer import Transformer
+from runtime.data.video import frame_count, open_video
 from runtime.rng import CaffeRNG
 from weights import read_binaryproto
 
@@ -235,7 +236,7 @@ class VideoClips:
             return 0 if all(map(Path.is_file, files)) else -1
         path = self._path(clip)
         if path not in self._frames:
-            self._frames[path] = int(cv2.VideoCapture(path).get(cv2.CAP_PROP_FRAME_COUNT))
+            self._frames[path] = frame_count(path)
         spare = self._frames[path] - self.length * rate
         return spare if self.jitters or spare < 0 else max(spare - clip.start, -1)
 
@@ -268,9 +269,7 @@ class VideoClips:
         return np.stack(frames).transpose(3, 0, 1, 2)
 
     def _video_frames(self, path: str, indices: range) -> list[np.ndarray]:
-        video = cv2.VideoCapture(path)
-        if not video.isOpened():
-            raise InputError(f"{path} cannot be opened as a video")
+        video = open_video(path)
         count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         if indices.stop > count:
             raise InputError(f"{path} has {count} frames; the clip ends at {indices.stop}")

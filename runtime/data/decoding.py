@@ -64,13 +64,18 @@ def check_pixels(data: bytes) -> None:
         size = _told_by(error)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, OverflowError, MemoryError):
         return
+    check_count(size)
+    if size > _FEW and size > _MOST_A_BYTE * len(data):
+        raise InputError(f"claims {size:,} pixels, which its {len(data):,} bytes cannot hold: get it again")
+
+
+def check_count(size: int) -> None:
+    """Raises InputError for an image, or a frame, of too many pixels."""
     if size > _limit():
         raise InputError(
             f"is too large an image: {size:,} pixels, at most {_limit():,} are read "
             "(the environment variable SEENET_MAX_PIXELS sets another limit)"
         )
-    if size > _FEW and size > _MOST_A_BYTE * len(data):
-        raise InputError(f"claims {size:,} pixels, which its {len(data):,} bytes cannot hold: get it again")
 
 
 def _told_by(error: Image.DecompressionBombError) -> int:

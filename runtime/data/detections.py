@@ -12,6 +12,7 @@ from prototxt.caffe_pb2 import DetectionOutputParameter, LabelMap, ResizeParamet
 from prototxt.errors import InputError
 from prototxt.files import read_text
 from runtime.data.augment import UNIT, Size, boxes_within
+from runtime.data.output import held_back
 from weights.files import atomic_path
 
 
@@ -93,6 +94,8 @@ class DetectionFiles:
 
     def add(self, rows: np.ndarray, images: int) -> None:
         """Take one batch's detections, rows [image, label, score, box] of `images` images."""
+        if held_back():
+            return
         for i in range(images):
             name, size = self.images[self.seen]
             mine = rows[(rows[:, 0] == i) & (rows[:, 1] >= 0)]

@@ -13,6 +13,7 @@ import scipy.io
 from prototxt.caffe_pb2 import LayerParameter, MatReadParameter, MatWriteParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
+from runtime.data.output import held_back
 from runtime.data.prefetch import Tops
 from runtime.data.reading import read_lines
 from weights.files import atomic_path, plain_os_errors
@@ -112,6 +113,8 @@ class MatFiles:
 
     def write(self, *blobs: np.ndarray) -> None:
         """Raises InputError where the list has no name left, and where a file cannot be written."""
+        if held_back():
+            return
         number, self.passes = self.passes, self.passes + 1
         if number % self.param.period:
             return

@@ -1,4 +1,4 @@
-"""HDF5Output's file: what one pass computed."""
+"""HDF5Output's file: what one pass computed; and whether layers may write files at all."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,13 +15,19 @@ _held_back = 0
 
 @contextlib.contextmanager
 def no_output_files() -> Iterator[None]:
-    """Within it HDF5Output layers write nothing: for what looks at a net and should not change the disk."""
+    """Within it no layer (HDF5Output, MatWrite, DetectionOutput) writes: for what looks at a net and should not change
+    the disk."""
     global _held_back
     _held_back += 1
     try:
         yield
     finally:
         _held_back -= 1
+
+
+def held_back() -> bool:
+    """Whether layers write nothing now."""
+    return _held_back > 0
 
 
 class HDF5Pass:
@@ -36,7 +42,7 @@ class HDF5Pass:
 
     def write(self, data: np.ndarray, label: np.ndarray) -> None:
         """Raises InputError for a second pass, and where the file cannot be written."""
-        if _held_back:
+        if held_back():
             return
         if self.written:
             raise InputError(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from prototxt.errors import InputError
 from prototxt.files import MAX_IMAGE, read_ordinary, read_text
-from runtime.data.decoding import check_pixels, decode_image
+from runtime.data.decoding import check_count, check_pixels, decode_image
 
 LABELS = range(-(1 << 31), 1 << 31)
 """Caffe's labels are C integers."""
@@ -195,7 +195,11 @@ def _resized(
 ) -> np.ndarray:
     if image is None:
         raise InputError(f"{where}: {path} does not decode as an image: is it whole, and a JPEG or PNG?")
-    return with_channels(cv2.resize(image, size[::-1], interpolation=rule)) if size else image
+    if not size:
+        return image
+    with naming(f"{where}: {path}, resized,"):
+        check_count(size[0] * size[1])
+    return with_channels(cv2.resize(image, size[::-1], interpolation=rule))
 
 
 def decode(data: bytes, flag: int) -> np.ndarray | None:

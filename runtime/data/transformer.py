@@ -13,6 +13,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import TransformationParameter
 from prototxt.errors import InputError
+from runtime.data.decoding import check_count
 from runtime.rng import CaffeRNG
 from weights import read_binaryproto
 
@@ -167,6 +168,7 @@ class Transformer:
         """`pad` rows above and below and columns to the right, none to the left: as the fork does."""
         pad = self.param.pad
         channels, height, width = image.shape
+        check_count((height + 2 * pad) * (width + pad))
         border = np.rint(self._per_channel(self.mean_values, image, "mean_value")).clip(0, 255)
         out = np.empty((channels, height + 2 * pad, width + pad), image.dtype)
         out[:] = border

@@ -65,6 +65,8 @@ class ImageWindows:
             raise InputError(f"context_pad {self.param.context_pad} leaves nothing of crop_size {self.crop}")
         if not self.param.batch_size:
             raise InputError("window_data_param.batch_size: give 1 or more")
+        if not 0 <= self.param.fg_fraction <= 1:
+            raise InputError(f"window_data_param.fg_fraction {self.param.fg_fraction}: give one from 0 to 1")
         self.rng = CaffeRNG(int(rng.words(1)[0]))
         self.images, windows = _read_windows(self.param)
         self.foreground, self.background = _sorted_out(windows, self.param)
