@@ -1,4 +1,4 @@
-"""Types that are planned and do not run: what they compute by is in files of a fork's own form.
+"""Types that are planned and do not run: they compute by files of a fork's own form, or on a GPU only.
 
 A net with such a layer in the selected phase is read and planned; setting it up says why it stops.
 """
@@ -11,9 +11,11 @@ _ON_GPU = "its code was published for a GPU only"
 
 PLANNED_ONLY: dict[str, str] = {
     "AnnotatedRData": _DATA,
+    "BlackAugmentation": _ON_GPU,
     "CPMData": _DATA,
     "DataAugmentation": _ON_GPU,
     "DataHeatmap": _DATA,
+    "FlowAugmentation": _ON_GPU,
     "FPNAnchorTarget": _CONFIGURED,
     "FPNProposal": _CONFIGURED,
     "FPNProposalTarget": _CONFIGURED,
