@@ -371,3 +371,45 @@ def test_adacos(caffe: ModuleType) -> None:
     scale = math.log(3) / math.cos(math.pi / 4)
     wanted = np.array([[0, -math.sin(0.5), 0], [0, 0, 0]]) * scale
     np.testing.assert_allclose(net.blobs["y"].data, wanted, atol=1e-6)
+
+
+# ---- happynear's and TSN's
+
+
+def test_inner_product_of_unit_rows(caffe: ModuleType) -> None:
+    """The weight itself changes; its gradient is the plain product's, and the bottom's is by the changed one."""
+    fields = 'num_output: 1 normalize: true bias_term: false weight_filler { type: "constant" value: 3 }'
+    net = net_of(caffe, f'type: "InnerProduct" inner_product_param {{ {fields} }}', [[1, 2, 3, 4]])
+    net.forward()
+    np.testing.assert_allclose(net.params["l"][0].data, [[0.5] * 4], rtol=1e-6)
+    np.testing.assert_allclose(net.blobs["y"].data, [[5]], rtol=1e-6)
+    np.testing.assert_allclose(gradient(net, 2), [[1] * 4], rtol=1e-6)
+    np.testing.assert_allclose(net.params["l"][0].diff, [[2, 4, 6, 8]], rtol=1e-6)
+
+
+def test_layers_that_share_a_weight_of_unit_rows(caffe: ModuleType) -> None:
+    fields = 'num_output: 2 normalize: true bias_term: false weight_filler { type: "constant" value: 3 }'
+    one = f'type: "InnerProduct" param {{ name: "w" }} inner_product_param {{ {fields} }}'
+    text = text_of('type: "Split"', (1, 2)) + (
+        f'layer {{ name: "m" {one} bottom: "y" top: "m" }} layer {{ name: "z" {one} bottom: "m" top: "z" }}'
+    )
+    net = caffe.Net.from_message(parse_net(text), PHASES["TRAIN"])
+    net.blobs["b0"].data[...] = [[1, 2]]
+    net.forward()
+    np.testing.assert_allclose(net.blobs["z"].data, [[3, 3]], rtol=1e-6)
+    net.blobs["z"].diff[...] = [[1, 0]]
+    net.backward()
+    np.testing.assert_allclose(net.blobs["b0"].diff, [[1, 1]], rtol=1e-6)
+
+
+def test_inner_product_of_unit_rows_is_not_transposed() -> None:
+    text = text_of(
+        'type: "InnerProduct" inner_product_param { num_output: 2 normalize: true transpose: true }', (1, 4)
+    )
+    with pytest.raises(InputError, match="normalize with transpose"):
+        plan_net(parse_net(text))
+
+
+def test_gather_has_as_many_tops_as_bottoms() -> None:
+    with pytest.raises(InputError, match="as many tops as bottoms"):
+        plan_net(parse_net(text_of('type: "Gather"', (1, 4), (1,))))

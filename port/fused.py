@@ -373,7 +373,11 @@ def _product(layer: nn.Module) -> _Product | None:
     if isinstance(layer, Convolution | ConvolutionDepthwise):
         fits = len(layer.plan.bottoms) == 1 and layer.axis == 1 and len(layer.window.kernel) == 2
     else:
-        fits = isinstance(layer, InnerProduct) and layer.axis == 1
+        fits = (
+            isinstance(layer, InnerProduct)
+            and layer.axis == 1
+            and not layer.param.inner_product_param.normalize
+        )
     if not fits:
         return None
     weight, *bias = (blob.detach() for blob in layer.blobs)

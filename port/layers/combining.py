@@ -124,6 +124,14 @@ class Split(Layer):
         return (x,) * len(self.plan.tops)
 
 
+@layer("Gather")
+class Gather(Layer):
+    """Each bottom, as it is: TSN's layer joins the batches of several processes, and here runs one."""
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        return bottoms
+
+
 @layer("Silence")
 class Silence(Layer):
     """Nothing: it keeps blobs from being outputs."""

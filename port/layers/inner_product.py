@@ -9,20 +9,17 @@ from torch.autograd.function import once_differentiable
 
 from port.gradient import refuse_gradient
 from port.labels import class_numbers
-from port.layer import Layer, layer
+from port.layer import Layer, being_exported, layer
 from prototxt.layers.inner_product import annealed, margin_settings
 from prototxt.layers.windows import canonical_axis
 
 
-@torch.no_grad()
-def _make_unit(rows: Tensor) -> None:
-    """Divide a weight's rows by their lengths, in place, as happynear's code does."""
-    rows /= (rows.square().sum(1, keepdim=True) + 1e-6).sqrt()
-
-
 @layer("InnerProduct")
 class InnerProduct(Layer):
-    """A matrix product over the axes from `axis` on, flattened. `normalize` makes the weight's rows of length 1."""
+    """A matrix product over the axes from `axis` on, flattened.
+
+    happynear's `normalize` first makes the weight's rows of length 1, for good; the gradient does not go through that.
+    """
 
     def set_up(self) -> None:
         self.axis = canonical_axis(self.param.inner_product_param.axis, len(self.plan.bottom_shapes[0]))
@@ -30,7 +27,7 @@ class InnerProduct(Layer):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = (*self.blobs, None)[:2]
         if self.param.inner_product_param.normalize:
-            _make_unit(weight)
+            weight = _unit_rows(weight)
         if self.param.inner_product_param.transpose:
             weight = weight.T
         return F.linear(x.flatten(self.axis), weight, bias)
@@ -58,12 +55,21 @@ class InnerDistance(Layer):
         if centers is None:
             centers = self.blobs[0]
             if param.normalize:  # for good, as published
-                _make_unit(centers)
+                centers = _unit_rows(centers)
         rows = centers.flatten(1)
         difference = x.reshape(math.prod(shape[:-1]), 1, rows.shape[1]) - rows
         return (
             (difference.abs() if param.distance_type == "L1" else difference.square()).sum(2).reshape(shape)
         )
+
+
+def _unit_rows(weight: Tensor) -> Tensor:
+    """The weight with rows of length 1: itself, changed in place, as happynear's CPU code does."""
+    if being_exported():
+        return weight / (weight.square().sum(1, keepdim=True) + 1e-6).sqrt()
+    rows = weight.data  # as two layers may share the weight before the backward pass
+    rows /= (rows.square().sum(1, keepdim=True) + 1e-6).sqrt()
+    return weight
 
 
 @layer("LargeMarginInnerProduct", "MarginInnerProduct")

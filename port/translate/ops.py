@@ -203,6 +203,8 @@ def _convolution(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 @translates("InnerProduct")
 def _inner_product(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param, (shape,) = layer.param.inner_product_param, shapes
+    if param.normalize:
+        raise InputError("InnerProduct that makes its weights' rows of length 1 has no counterpart here")
     axis = canonical_axis(param.axis, len(shape))
     flat = "{0}" if axis == len(shape) - 1 else f"{{0}}.flatten({axis})"
     slots = [

@@ -69,6 +69,15 @@ def split(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([shapes[0]] * tops)
 
 
+@layer_type("Gather", bottoms=(1, MANY), tops=(1, MANY))
+def gather(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """TSN's: each top is its bottom, of all processes together; there is one process here."""
+    refuse_in_place(layer)
+    if tops != len(shapes):
+        raise InputError(f"give as many tops as bottoms ({len(shapes)}), not {tops}")
+    return Declared(shapes)
+
+
 @layer_type("Eltwise", bottoms=(1, MANY), reads_bottoms=True, reads_tops=True)
 def eltwise(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.eltwise_param

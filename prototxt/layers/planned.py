@@ -1,4 +1,4 @@
-"""Types that are planned and do not run: what they compute by is in files of a fork's own form.
+"""Types that are planned and do not run: they compute by files of a fork's own form, or on a GPU only.
 
 A net with such a layer in the selected phase is read and planned; setting it up says why it stops.
 """
@@ -7,10 +7,15 @@ from prototxt.layers.declare import LAYER_TYPES, MANY, opened_type
 
 _CONFIGURED = "its anchors and thresholds are in the fork's own configuration file"
 _DATA = "it reads files in the fork's own form"
+_ON_GPU = "its code was published for a GPU only"
 
 PLANNED_ONLY: dict[str, str] = {
     "AnnotatedRData": _DATA,
+    "BlackAugmentation": _ON_GPU,
     "CPMData": _DATA,
+    "DataAugmentation": _ON_GPU,
+    "DataHeatmap": _DATA,
+    "FlowAugmentation": _ON_GPU,
     "FPNAnchorTarget": _CONFIGURED,
     "FPNProposal": _CONFIGURED,
     "FPNProposalTarget": _CONFIGURED,
@@ -19,6 +24,7 @@ PLANNED_ONLY: dict[str, str] = {
     "FrcnnProposalTarget": _CONFIGURED,
     "FrcnnRoiData": _CONFIGURED,
     "FrcnnVidData": _CONFIGURED,
+    "GenerateAugmentationParameters": _ON_GPU,
     "LaneData": _DATA,
     "OPData": _DATA,
     "OPVideo": _DATA,
@@ -30,7 +36,6 @@ PLANNED_ONLY: dict[str, str] = {
 }
 """A type → why it does not run."""
 
-for _name in PLANNED_ONLY:
+for _name, _why in PLANNED_ONLY.items():
     if _name not in LAYER_TYPES:
-        _made_up = _name.endswith("Data") or _name == "OPVideo"
-        opened_type(_name, bottoms=(0, 0) if _made_up else (1, MANY), tops=(1, MANY))
+        opened_type(_name, bottoms=(0, 0) if _why == _DATA else (1, MANY), tops=(1, MANY))

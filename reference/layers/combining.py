@@ -57,6 +57,17 @@ class Split(Layer):
         return reduce(np.add, top_diffs)
 
 
+@layer("Gather")
+class Gather(Layer):
+    """Each bottom, as it is: there is one process."""
+
+    def run(self, *bottoms: np.ndarray) -> list[np.ndarray]:
+        return [bottom.copy() for bottom in bottoms]
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
+        return [diff.copy() for diff in top_diffs]
+
+
 @layer("Eltwise")
 class Eltwise(Layer):
     """Sum (with `coeff`s), product or maximum of the bottoms.
