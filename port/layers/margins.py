@@ -49,6 +49,7 @@ class AdaCosAddmScale(Layer):
     scale: Tensor
 
     def set_up(self) -> None:
+        self.scale: Tensor
         first = math.sqrt(2) * math.log(self.param.adacos_add_m_scale_param.num_classes - 1)
         self.register_buffer("scale", torch.tensor(first), persistent=False)
 

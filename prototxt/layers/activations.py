@@ -9,7 +9,6 @@ from prototxt.layers.declare import (
     Shapes,
     Weight,
     layer_type,
-    legacy_shape,
     refuse_in_place,
     same_shape,
     text,
@@ -65,10 +64,11 @@ def spatial_dropout(layer: LayerParameter, shapes: Shapes, tops: int) -> Declare
 
 @layer_type("PReLU", reads_bottoms=True, keeps_copy_in_place=True)
 def prelu(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """BVLC's Caffe takes at most 4 axes; intel/caffe's takes volumes, by the same rule."""
     param, (shape,) = layer.prelu_param, shapes
     if len(shape) < 2:
         raise InputError(f"PReLU needs at least 2 axes, not {text(shape)}")
-    channels = legacy_shape(shape)[1]
+    channels = shape[1]
     filler = param.filler if param.HasField("filler") else FillerParameter(type="constant", value=0.25)
     return Declared([shape], [Weight(() if param.channel_shared else (channels,), filler)])
 

@@ -121,8 +121,10 @@ def multinomial_logistic(layer: LayerParameter, shapes: Shapes, tops: int) -> De
 
 @layer_type("EuclideanLoss", **_LOSS)
 def euclidean(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """BVLC's Caffe takes at most 4 axes; facebook/C3D's takes volumes, of 5, by the same rule."""
     a, b = shapes
-    legacy_shape(a)
+    if len(a) != 5:
+        legacy_shape(a)
     _check_first_axis(a, b)
     if math.prod(a[1:]) != math.prod(b[1:]):
         raise InputError(f"the bottoms {text(a)} and {text(b)} must hold as many values")
