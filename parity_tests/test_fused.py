@@ -109,6 +109,11 @@ def test_published_nets(path: Path) -> None:
     assert not fused.unfused and len(fused.layers) < len(net.layers)
 
 
+def test_a_relu_that_gives_its_mask_is_not_joined() -> None:
+    text = data(2, 3, 6, 6) + conv("c", "data", 4, 3) + layer("ReLU", "r", "c", "r mask")
+    check(net_with_drawn_scales(text, 1), *inputs_of(net_of(text)))
+
+
 IN_PLACE = ("BatchNorm", "Scale", "Bias", "ReLU", "Dropout")
 JOINING = ("Eltwise", "Concat")
 SMALL = [

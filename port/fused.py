@@ -451,7 +451,8 @@ def _is_sum(layer: nn.Module) -> bool:
 
 def _slope(layer: nn.Module) -> float | None:
     """Of a ReLU: the slope below 0."""
-    return layer.param.relu_param.negative_slope if isinstance(layer, ReLU) else None
+    plain = isinstance(layer, ReLU) and len(layer.plan.tops) == 1  # DecoupledNet's gives its mask too
+    return layer.param.relu_param.negative_slope if plain else None
 
 
 # ---- running
