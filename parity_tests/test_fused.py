@@ -21,7 +21,8 @@ from prototxt.errors import InputError
 from prototxt.read import parse_net
 from runtime.rng import set_random_seed
 
-WHOLE = [name for name in NETWORKS if name not in IN_TRAINING and "deeplab" not in name]
+WHOLE = [name for name in NETWORKS if name not in IN_TRAINING and "deeplab" not in name and name != "ssd"]
+"""DeepLab and an SSD are among the published nets below."""
 
 
 def net_with_drawn_scales(text: str, seed: int) -> CaffeNet:
@@ -41,11 +42,12 @@ def net_with_drawn_scales(text: str, seed: int) -> CaffeNet:
 
 def check(net: CaffeNet, *inputs: torch.Tensor, blobs: Sequence[str] = ()) -> FusedNet:
     """Hold a net's fused form to the net and, with every blob asked for, to float64."""
-    fused = net.fused(blobs)
+    # Each on a net of its own: a recurrent layer goes on from where it was.
+    fused, exact = copy.deepcopy(net).fused(blobs), copy.deepcopy(net).double()
     got = fused(*inputs)
     with torch.no_grad():
         due = net(*inputs, blobs=blobs)
-        truth = copy.deepcopy(net).double()(*(x.double() for x in inputs), blobs=blobs)
+        truth = exact(*(x.double() for x in inputs), blobs=blobs)
     assert list(got) == list(due)
     for name, top in due.items():
         assert got[name].shape == top.shape and got[name].is_contiguous(), name
