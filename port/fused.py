@@ -164,7 +164,7 @@ def _why_not(net: CaffeNet, blobs: Sequence[str]) -> str:
             return f"{named} is in the TRAIN phase"
         for blob in set(layer.tops) & set(layer.bottoms):
             for mate in plan.memory_mates.get(blob, ()):
-                if mate in made and (last_read.get(mate, -1) > layer.index or mate in kept):
+                if mate != blob and mate in made and (last_read.get(mate, -1) > layer.index or mate in kept):
                     return f'{named} writes into the memory of blob "{plan.blobs[mate]}", which is read later'
         made.update(layer.tops)
     return ""
