@@ -364,6 +364,8 @@ def _with_inputs(
     small.CopyFrom(net)
     if batch is not None:
         small.ClearField("bn_stats_batch_size")  # of larger batches
+    given = [s.dim for layer in net.layer if layer.type == "Input" for s in layer.input_param.shape]
+    lead = {dims[0] for dims in given if len(dims) == 4}
     for layer in small.layer:
         _forget_fillers(layer)
         if batch is not None and layer.HasField("batch_norm_param"):
@@ -375,7 +377,6 @@ def _with_inputs(
         shapes = [list(s.dim) for s in layer.input_param.shape] if layer.type == "Input" else []
         if len(shapes) == 1:
             shapes = [list(shapes[0]) for _ in layer.top]
-        lead = {shape[0] for shape in shapes if len(shape) == 4}
         for shape in shapes:
             if batch is not None and shape and shape[0] in lead:
                 shape[0] = batch
