@@ -152,11 +152,6 @@ def test_deconvolution3d_asks_the_other_message_for_its_bias(
         ('type: "DenseBlock" param { lr_mult: 1 }', (1, 1, 2, 2), "takes no param"),
         ('type: "DenseBlock" denseblock_param { filter_H: 5 }', (1, 1, 2, 2), "filter_H is a fork's setting"),
         (
-            'type: "DenseBlock" denseblock_param { initChannel: 2 }',
-            (1, 1, 2, 2),
-            "initChannel is 2; the bottom has 1",
-        ),
-        (
             'type: "DenseBlock" phase: TRAIN denseblock_param { use_dropout: true dropout_amount: 0.2 }',
             (1, 1, 2, 2),
             "use_dropout exists on the fork's GPU only",

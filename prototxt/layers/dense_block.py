@@ -16,7 +16,8 @@ def dense_block(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """The weights lie by kind, each kind with one blob for each transition; they are filled transition by transition.
 
     The kinds: 3×3 filters, scales, biases, running means and variances and, with `use_BC`, the same five of the 1×1
-    convolution; at last one number, the running statistics' divisor.
+    convolution; at last one number, the running statistics' divisor. `initChannel` has no say: caffe_ocr's copy of the
+    layer does not read it, and Tongcheng's works only where it is the bottom's channels.
     """
     param, (shape,) = layer.denseblock_param, shapes
     refuse_other_fields("denseblock_param", param, *_OBEYED)
@@ -25,10 +26,6 @@ def dense_block(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     count, growth, channels = param.numTransition, param.growthRate, shape[1]
     if count < 1 or growth < 1:
         raise InputError("denseblock_param: numTransition and growthRate must be at least 1")
-    if param.HasField("initChannel") and param.initChannel != channels:
-        raise InputError(
-            f"denseblock_param: initChannel is {param.initChannel}; the bottom has {channels} channels"
-        )
     if layer.param:
         raise InputError("DenseBlock takes no param: its set-up gives each weight its own")
     if param.use_dropout and param.dropout_amount and layer.phase == 0:
