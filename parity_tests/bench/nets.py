@@ -19,7 +19,7 @@ from google.protobuf import text_format
 from parity_tests.bench.engines import NotHere, opened, ort_session, use_threads
 from parity_tests.bench.memory import print_added
 from parity_tests.bench.report import number
-from parity_tests.bench.timing import Part, Timing, side_by_side, timed
+from parity_tests.bench.timing import Part, Timing, side_by_side
 from parity_tests.compare.engines import genuine_caffe
 from port.export.writers import deployed_blobs, export_onnx
 from port.images import quiet_opencv
@@ -146,6 +146,8 @@ def _run_pycaffe(caffe: Any, files: NetFiles) -> Run:
     net = caffe.Net(str(files.prototxt), str(files.weights), caffe.TEST)
     inputs = files.inputs
     wanted = _wanted(files)
+    for name, array in inputs.items():
+        net.blobs[name].reshape(*array.shape)
 
     def run() -> Values:
         for name, array in inputs.items():
@@ -178,7 +180,7 @@ def _onnxruntime(files: NetFiles) -> Run:
         blobs = deployed_blobs(net)
     path = files.folder / "net.onnx"
     if not path.exists():
-        export_onnx(net, path)
+        export_onnx(net, path, example=[torch.from_numpy(array) for array in files.inputs.values()])
     session = ort_session(path, files.device, files.threads)
     feed = {node.name: array for node, array in zip(session.get_inputs(), files.inputs.values(), strict=True)}
 
@@ -394,9 +396,10 @@ def _added(net: CaffeNet, given: Mapping[str, torch.Tensor], rounds: int, device
                 calls.append(partial(net.layers[plan.index], *bottoms)) if bottoms else None
             ),
         )
-        alone = Timing([timed(lambda: [call() for call in calls], device) for _ in range(rounds + 1)][1:])
-        together = Timing([timed(lambda: net.run(blobs), device) for _ in range(rounds)])
-    return (together.spread[0] - alone.spread[0]) / len(net.layers)
+        actions = {"alone": lambda: [call() for call in calls], "together": lambda: net.run(blobs)}
+        timings = side_by_side(actions, rounds, device)
+    alone, together = (min(t.cpu if device == "cpu" else t.seconds) for t in timings.values())
+    return (together - alone) / len(net.layers)
 
 
 class _Clock:
