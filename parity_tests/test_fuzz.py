@@ -100,3 +100,19 @@ def test_killed_at_40_instants() -> None:
     command = [sys.executable, "-m", "parity_tests.fuzz.kill", "--kills", "40"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and "40 of 40 kills survived" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_full_disks() -> None:
+    if subprocess.run(["unshare", "--map-root-user", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    command = [sys.executable, "-m", "parity_tests.fuzz.full_disk", "--rooms", "8"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0 and done.stdout.count("all ended with the exact weights") == 2, done.stderr
+
+
+@pytest.mark.slow
+def test_memory_stays_flat() -> None:
+    command = [sys.executable, "-m", "parity_tests.fuzz.many_images", "--images", "2000"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0 and "flat" in done.stdout, done.stdout + done.stderr

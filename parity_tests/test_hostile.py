@@ -245,6 +245,11 @@ def test_weights_unpack_only_so_much(tmp_path: Path) -> None:
         refused(lambda path=path: read_weights(path), str(path))
 
 
+def test_a_mat_that_ends_scipys_process(tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parent / "fuzz" / "torn.mat", tmp_path / "torn.mat")
+    refused(lambda: read_weights(tmp_path / "torn.mat"), "torn.mat: cannot be read as a .mat")
+
+
 # ---- .pth and .safetensors
 
 

@@ -5,10 +5,13 @@ a process of its own, since some ended it.
 """
 
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
 from parity_tests.fuzz import targets
+from parity_tests.fuzz.settings import DATA, write_files
+from port.net import CaffeNet
 from prototxt.caffe_pb2 import TEST, TRAIN
 from prototxt.errors import InputError
 from prototxt.plan import plan_net
@@ -82,6 +85,54 @@ REFUSED = {
         "ratio",
     ),
 }
+
+
+ANNOTATED = next(layer for layer in DATA if "AnnotatedData" in layer)
+DATA_REFUSED = {
+    "resized beyond an int": (DATA[0].replace("new_width: 9", "new_width: 2147483648"), "too large an image"),
+    "resized to too much": (
+        DATA[0].replace("width: 9", "width: 99999").replace("height: 9", "height: 9999"),
+        "too large",
+    ),
+    "padded to too much": (
+        DATA[1].replace("crop_size: 7", "crop_size: 7 pad: 1048576"),
+        "too large an image",
+    ),
+    "less than no foreground": (
+        DATA[4].replace("fg_threshold", "fg_fraction: -1 fg_threshold"),
+        "from 0 to 1",
+    ),
+    "endless foreground": (DATA[4].replace("fg_threshold", "fg_fraction: inf fg_threshold"), "from 0 to 1"),
+    "expanded without end": (
+        ANNOTATED.replace("max_expand_ratio: 2", "max_expand_ratio: inf"),
+        "max_expand_ratio",
+    ),
+    "expanded too much": (
+        ANNOTATED.replace("prob: 0.5 max_expand_ratio: 2", "prob: 1 max_expand_ratio: 1e8"),
+        "too large an image",
+    ),
+    "two means for three colours": (
+        ANNOTATED.replace("prob: 0.5 max", "prob: 1 max").replace(
+            "mirror", "mean_value: 1 mean_value: 2 mirror"
+        ),
+        "2 mean_value",
+    ),
+    "resized by its rule to too much": (
+        ANNOTATED.replace("height: 9 width", "height: 99999999 width"),
+        "too large an image|values, more than|takes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DATA_REFUSED)
+def test_data_layers_refuse_what_no_image_can_be(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path)
+    layer, told = DATA_REFUSED[kind]
+    with pytest.raises(InputError, match=told):
+        CaffeNet(parse_net(f'layer {{ name: "l" top: "data" {layer} }}'), TRAIN)()
 
 
 @pytest.mark.parametrize("kind", [*TAKEN, *REFUSED])

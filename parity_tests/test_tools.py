@@ -353,7 +353,7 @@ def test_unreadable_images_are_skipped_by_name(images: Path, capsys: pytest.Capt
     Path("list.txt").write_text("a.png 1\ntext.png 1\nno.png 1\npipe.png 1\n\nx\0.png 1\nb c.jpeg 2\n")
     assert run_tool("convert_imageset", ["./", "list.txt", "db"]) == 0
     skipped = re.findall(r"E.*io\.cpp:80\] Could not open or find file (.*)", capsys.readouterr().err)
-    assert skipped == ["./text.png", "./no.png", "./pipe.png", "./", "./x\0.png"]
+    assert skipped == ["./text.png", "./no.png", "./pipe.png", "./", "./x\\x00.png"]
     assert list(read_database(images / "db")) == ["00000000_a.png", "00000006_b c.jpeg"]
 
 

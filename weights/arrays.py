@@ -1,6 +1,8 @@
 """Weights as NumPy's .npz and MATLAB's .mat."""
 
 import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Sequence
 
@@ -60,6 +62,7 @@ def read_mat(path: str | os.PathLike) -> list[LayerWeights]:
     first_bytes(path)
     try:
         check_mat(path)
+        _check_survives(path)
         found = loadmat(path)["layers"].ravel()
         return [
             LayerWeights(
@@ -76,6 +79,18 @@ def read_mat(path: str | os.PathLike) -> list[LayerWeights]:
         raise InputError(
             f'{path}: cannot be read as a .mat with a struct array "layers" (name, type, weights, shapes)'
         ) from error
+
+
+def _check_survives(path: str | os.PathLike) -> None:
+    """Raises ValueError for a file on which SciPy's reader ends its process, or hangs: another process tries."""
+    load = "import sys, scipy.io; scipy.io.loadmat(sys.argv[1])"
+    try:
+        command = [sys.executable, "-c", load, os.fspath(path)]
+        done = subprocess.run(command, capture_output=True, timeout=30 + os.path.getsize(path) / 1e7)
+    except subprocess.TimeoutExpired as error:
+        raise ValueError("it takes for ever") from error
+    if done.returncode < 0:
+        raise ValueError(f"signal {-done.returncode}")
 
 
 def _text(value: np.ndarray) -> str:

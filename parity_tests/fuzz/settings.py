@@ -99,8 +99,8 @@ DATA = (
     f'type: "Data" top: "y" {_SMALL_IMAGES} data_param {{ source: "db" batch_size: 2 backend: LMDB }}',
     'type: "AnnotatedData" top: "y" transform_param { mirror: true resize_param { height: 9 width: 9 } '
     "emit_constraint { emit_type: CENTER } distort_param { brightness_prob: 0.5 brightness_delta: 32 } "
-    "expand_param { prob: 0.5 "
-    "max_expand_ratio: 2 } noise_param { prob: 0.5 saltpepper_param { fraction: 0.1 value: 255 } } } data_param { "
+    "expand_param { prob: 0.5 max_expand_ratio: 2 } noise_param { prob: 0.5 saltpepper_param { fraction: 0.1 "
+    "value: 255 } } } data_param { "
     'source: "annotated" batch_size: 2 backend: LMDB } annotated_data_param { batch_sampler { max_sample: 1 '
     "max_trials: 5 sampler { min_scale: 0.3 max_scale: 1 } sample_constraint { min_jaccard_overlap: 0.1 } } }",
     'type: "HDF5Data" hdf5_data_param { source: "h5.txt" batch_size: 2 shuffle: true }',

@@ -249,7 +249,6 @@ TARGETS = {
     "safetensors": Target(_converted(".safetensors"), _safetensors, ".safetensors"),
     "pth": Target(_converted(".pth"), _weights, ".pth"),
     "npz": Target(_converted(".npz"), _weights, ".npz"),
-    "mat": Target(_converted(".mat"), _weights, ".mat"),
     "solverstate": Target(_files("*.solverstate"), _state, ".solverstate"),
     "solverstate.h5": Target(_files("*.solverstate.h5"), _state, ".h5"),
     "binaryproto": Target(_files("*.binaryproto"), read_binaryproto, ".binaryproto"),

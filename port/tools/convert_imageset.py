@@ -13,8 +13,8 @@ from port.training.caffe_log import CaffeLog
 from prototxt.caffe_pb2 import Datum
 from prototxt.errors import InputError
 from prototxt.files import MAX_IMAGE, read_ordinary
-from runtime.data.decoding import decode_image
-from runtime.data.reading import Listed, read_entries
+from runtime.data.decoding import check_count, decode_image
+from runtime.data.reading import Listed, naming, read_entries
 from runtime.rng import caffe_rng
 
 PROGRAM = Program(
@@ -57,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     if flags["encode_type"] and not flags["encoded"]:
         log("convert_imageset.cpp:92", "encode_type specified, assuming encoded=true.")
     height, width = max(0, flags["resize_height"]), max(0, flags["resize_width"])
+    with naming(f"--resize_height {height} --resize_width {width}"):
+        check_count(height * width)
     reader = ImageReader(log, not flags["gray"], (height, width), flags["encoded"], flags["encode_type"])
     count = size = 0
     with (

@@ -264,12 +264,13 @@ def draw_expansion(
     Raises:
         InputError: max_expand_ratio that is not above 1.
     """
-    if param.max_expand_ratio <= 1:
-        raise InputError("expand_param: max_expand_ratio must be above 1")
+    if not 1 < param.max_expand_ratio < np.inf:
+        raise InputError("expand_param: max_expand_ratio must be above 1, and a number")
     if _uniform(rng, 0, 1) > np.float32(param.prob) or abs(param.max_expand_ratio - 1) < 1e-2:
         return None
     ratio = _uniform(rng, 1, param.max_expand_ratio)
     height, width = (int(np.float32(side) * ratio) for side in size)
+    check_count(height * width)
     top = np.floor(_uniform(rng, 0, height - size[0]))
     left = np.floor(_uniform(rng, 0, width - size[1]))
     old = np.float32([size[1], size[0]] * 2)
@@ -345,6 +346,8 @@ def expanded(image: np.ndarray, place: tuple[int, int, int, int], mean: np.ndarr
     """The image on a canvas of the mean's colour (rounded), black where there is none."""
     height, width, top, left = place
     canvas = np.zeros((height, width, image.shape[2]), np.uint8)
+    if mean is not None and mean.size not in (1, image.shape[2], canvas.size):
+        raise InputError(f"{mean.size} mean_value for {image.shape[2]} channels: give 1, or one each")
     if mean is not None:
         canvas[:] = np.rint(mean).clip(0, 255)
     canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
@@ -405,7 +408,7 @@ def noisy(image: np.ndarray, param: NoiseParameter, salt: list[int]) -> np.ndarr
     if param.clahe:
         image = _of_brightness(image, cv2.createCLAHE(4).apply)
     if param.jpeg > 0:
-        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(param.jpeg)])
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(min(param.jpeg, 100))])
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if param.erode:
         image = with_channels(cv2.erode(image, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))))
