@@ -165,7 +165,7 @@ def test_a_file_that_is_out_is_found(model: port.SeeNet) -> None:
 
 
 def test_nets_of_a_prototxt(tmp_path: Path) -> None:
-    """Windows that hang over the edge, averages of what is inside, shared weights, softmax, split blobs."""
+    """Windows that hang over the edge, averages of what is inside, shared and unit weights, softmax, split blobs."""
     prototxt, saved = tmp_path / "net.prototxt", tmp_path / "net.caffemodel"
     prototxt.write_text(
         """
@@ -181,7 +181,9 @@ def test_nets_of_a_prototxt(tmp_path: Path) -> None:
         layer { name: "bn" type: "BatchNorm" bottom: "lrn" top: "bn" }
         layer { name: "sum" type: "Eltwise" bottom: "bn" bottom: "ave" top: "sum" }
         layer { name: "fc" type: "InnerProduct" bottom: "sum" top: "fc" inner_product_param { num_output: 5 } }
-        layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }
+        layer { name: "unit" type: "InnerProduct" bottom: "fc" top: "unit"
+          inner_product_param { num_output: 4 normalize: true } }
+        layer { name: "prob" type: "Softmax" bottom: "unit" top: "prob" }
         """
     )
     write_weights(saved, rebuilt_weights(Net(str(prototxt), TEST), 5))

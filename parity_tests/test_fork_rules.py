@@ -248,12 +248,6 @@ CASES = [
         (3, 8),
         exact=False,  # each pass normalises the weight
     ),
-    _case(
-        "inner_product_normalize",
-        'type: "InnerProduct" inner_product_param { num_output: 4 normalize: true weight_filler { type: "xavier" } }',
-        (3, 8),
-        exact=False,  # each pass normalises the weight
-    ),
     _case("gather", 'type: "Gather"', MAP, (2, 3), tops=2),
     _case("inner_distance_bottoms", 'type: "InnerDistance"', (3, 8), (4, 8)),
     _case(

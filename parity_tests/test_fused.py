@@ -70,6 +70,14 @@ def assert_near(got: torch.Tensor, due: torch.Tensor, bound: float, name: str) -
     )
 
 
+def test_unit_weights_are_not_joined() -> None:
+    """happynear's `normalize`: what a layer behind it would multiply into the weight, it would take out again."""
+    unit = 'num_output: 4 normalize: true weight_filler { type: "xavier" }'
+    text = data(2, 3) + layer("InnerProduct", "fc", "data", "", unit)
+    net = net_with_drawn_scales(text + layer("Scale", "scaled", "fc", "", "bias_term: true"), 0)
+    check(net, torch.randn(2, 3, generator=torch.Generator().manual_seed(1)))
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_networks(name: str) -> None:
     net = net_with_drawn_scales(NETWORKS[name], 0)
