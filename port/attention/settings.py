@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from port.devices import check_device, check_engine
-from port.ranks import from_environment
 from prototxt.errors import InputError
 from prototxt.files import sha256_of
 
@@ -72,6 +71,8 @@ def parse_shard(shard: str) -> tuple[int, int]:
     told = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", shard)
     if not told or not 1 <= int(told[1]) <= int(told[2]):
         raise InputError(f'--shard "{shard}": must be I/N, with I from 1 to N')
+    from port.ranks import from_environment  # which needs torch: a refused option does not
+
     ranks, rank = from_environment("WORLD_SIZE", 1), from_environment("RANK", 0)
     if rank >= ranks:
         raise InputError(f"RANK={rank} must be below WORLD_SIZE={ranks}: torchrun sets both: unset them")
