@@ -48,6 +48,22 @@ def test_older_layers_are_upgraded(version: str) -> None:
         assert a == b
 
 
+def test_a_setting_that_a_v0_type_lacks_has_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    """Caffe logs it and goes on, as UpgradeNetAsNeeded does."""
+    net = parse_net(
+        """
+        layers { layer { name: "d" type: "data" source: "s" batchsize: 2 det_fg_threshold: 0.5 } top: "x" top: "y" }
+        layers { layer { name: "r" type: "relu" kernelsize: 3 } bottom: "x" top: "z" }
+        """,
+        "a.prototxt",
+    )
+    assert [layer.type for layer in net.layer] == ["Data", "ReLU"] and net.layer[0].data_param.batch_size == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        'a.prototxt: layer "d": type "data" has no det_fg_threshold: it has no effect',
+        'a.prototxt: layer "r": type "relu" has no kernelsize: it has no effect',
+    ]
+
+
 def test_multipliers_of_v1() -> None:
     conv = read_net(GOLDEN / "formats" / "v1.prototxt").layer[1]
     assert [(p.lr_mult, p.decay_mult) for p in conv.param] == [(1, 1), (2, 0)]

@@ -307,6 +307,26 @@ def test_rand_bi_refuses_pixels_outside(caffe: ModuleType) -> None:
         net.forward()
 
 
+# ---- TextBoxes++
+
+
+def test_denser_prior_boxes(caffe: ModuleType) -> None:
+    """Each box a second time, its centre on its cell's lower edge (TextBoxes++'s prior_box_layer.cpp)."""
+    settings = "min_size: 4 aspect_ratio: 4 flip: false denser_prior_boxes: true variance: 0.5"
+    maps, image = np.zeros((1, 1, 2, 1)), np.zeros((1, 3, 16, 8))
+    net = net_of(caffe, f'type: "PriorBox" prior_box_param {{ {settings} }}', maps, image)
+    net.forward()
+    boxes = net.blobs["y"].data[0, 0].reshape(2, 4, 4)
+    square, flat = (
+        np.array([2, -2, 6, 2]),
+        np.array([0, -1, 8, 1]),
+    )  # about the middle of the image's upper edge
+    for row, centres in enumerate([(4, 8), (12, 16)]):
+        wanted = [np.add(box, [0, y, 0, y]) for box in (square, flat) for y in centres]
+        np.testing.assert_allclose(boxes[row], np.array(wanted) / [8, 16, 8, 16], rtol=1e-6)
+    assert (net.blobs["y"].data[0, 1] == 0.5).all()
+
+
 # ---- MobileNet-YOLO
 
 

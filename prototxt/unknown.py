@@ -26,7 +26,7 @@ FIRST_FORK_NUMBER, OWN_NUMBER = 5001, 6000
 _TOLD = 8
 """Fields that one message names."""
 
-_PAGE = "docs/own_layers.md"
+_HOW = "port.layers.register"
 """Tells how a user adds a layer type."""
 
 
@@ -136,7 +136,7 @@ def refuse_unknown(message: LayerParameter | NetParameter, declared: Collection[
         raise InputError(f"{unknown_type(message.type, declared)}{fields}")
     if found:
         raise InputError(
-            f"{_listed(found)}: take out what the layer can do without, or write it yourself ({_PAGE})"
+            f"{_listed(found)}: take out what the layer can do without, or write it yourself ({_HOW})"
         )
 
 
@@ -168,11 +168,11 @@ def unknown_type(layer_type: str, declared: Collection[str]) -> str:
     same = [name for name in declared if name.lower() == layer_type.lower()]
     near = same or difflib.get_close_matches(layer_type, declared, 2, 0.5)
     if fork:
-        hint = f"known from {fork}, and not supported: write it yourself ({_PAGE})"
+        hint = f"known from {fork}, and not supported: write it yourself ({_HOW})"
     elif near:
-        hint = f"did you mean {' or '.join(near)}? Else write it yourself ({_PAGE})"
+        hint = f"did you mean {' or '.join(near)}? Else write it yourself ({_HOW})"
     else:
-        hint = f"no Caffe known here has it: write it yourself ({_PAGE})"
+        hint = f"no Caffe known here has it: write it yourself ({_HOW})"
     return f'unknown layer type "{layer_type}": {hint}'
 
 

@@ -329,10 +329,16 @@ def _upgrade_v0(entry: V1LayerParameter, new: LayerParameter, where: str) -> Non
         elif field.name in _V0_FIELDS:
             target = _V0_FIELDS[field.name].get(old.type)
             if target is None:
-                raise InputError(f'{where}: layer "{old.name}": type "{old.type}" has no {field.name}')
-            _assign(new, *target, value)
+                _say_dropped(where, old, field.name)
+            else:
+                _assign(new, *target, value)
         elif field.name not in ("name", "type", "blobs", "blobs_lr", "weight_decay"):
-            raise InputError(f'{where}: layer "{old.name}": field {field.name} cannot be upgraded')
+            _say_dropped(where, old, field.name)
+
+
+def _say_dropped(where: str, old: V0LayerParameter, field: str) -> None:
+    """Caffe too goes on without a field that the layer's type does not have (UpgradeV0LayerParameter)."""
+    log.warning('%s: layer "%s": type "%s" has no %s: it has no effect', where, old.name, old.type, field)
 
 
 def _assign(new: LayerParameter, param: str, field: str, value: Any) -> None:

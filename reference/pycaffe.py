@@ -65,7 +65,7 @@ class Net(_Net):
         cls = PYTHON_LAYERS[python.module, python.layer] if plan.type == "Python" else LAYERS.get(plan.type)
         if plan.type in OWN_FIELDS and (cls is None or cls.__module__.startswith("reference.layers.")):
             raise InputError(
-                f"{plan.type} is a type of your own, which the reference computes by a NumPy class: docs/own_layers.md"
+                f"{plan.type} is a type of your own, which the reference computes by a NumPy class (reference.layer)"
             )
         if cls is None:
             raise InputError(f"{plan.type} is not supported by the reference")

@@ -17,7 +17,7 @@ from port.layers.boxes import (
 from prototxt.errors import InputError
 from prototxt.layers.boxes import CORNER
 from prototxt.layers.declare import legacy_shape
-from prototxt.layers.detection import evaluated_classes, prior_sizes, saves_output
+from prototxt.layers.detection import evaluated_classes, prior_offsets, prior_sizes, saves_output
 from runtime.data.detections import DetectionFiles, in_pixels, pixel_overlaps, read_sizes
 
 
@@ -40,11 +40,10 @@ class PriorBox(Layer):
             steps = [torch.tensor(param.step_h), torch.tensor(param.step_w)]
         # Single precision up to here, double in the fractions, as Caffe computes.
         half = torch.tensor(prior_sizes(param), dtype=torch.float32).double() / 2
-        y, x = (
-            ((torch.arange(n, dtype=torch.float32) + param.offset) * step).double()
-            for n, step in zip((rows, columns), steps, strict=True)
-        )
-        centre = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[:, :, None]
+        offsets = torch.tensor(prior_offsets(param), dtype=torch.float32)
+        y = (torch.arange(rows, dtype=torch.float32)[:, None, None] + offsets) * steps[0]
+        x = (torch.arange(columns, dtype=torch.float32)[:, None] + param.offset) * steps[1]
+        centre = torch.stack(torch.broadcast_tensors(x.double(), y.double()), -1)
         size = torch.tensor([across[1], across[0]], dtype=torch.float64)
         boxes = torch.cat([(centre - half) / size, (centre + half) / size], -1)
         if param.clip:

@@ -28,6 +28,8 @@ def _numbers(values: Sequence[float]) -> str:
 def _prior_box(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     four_axes(layer, *shapes)
     param = layer.param.prior_box_param
+    if param.denser_prior_boxes:
+        raise InputError("prior_box_param: denser_prior_boxes has no counterpart here")
     image = "{1}.shape"
     if param.HasField("img_size"):
         image = f"({param.img_size}, {param.img_size})"

@@ -11,6 +11,7 @@ from prototxt.layers.declare import Declared, Shapes, layer_type, legacy_shape, 
 _PRIOR_FIELDS = (
     *("min_size", "max_size", "aspect_ratio", "flip", "clip", "variance"),
     *("img_size", "img_h", "img_w", "step", "step_h", "step_w", "offset"),
+    "denser_prior_boxes",
 )
 
 
@@ -62,7 +63,8 @@ def prior_ratios(param: PriorBoxParameter) -> list[float]:
 def prior_sizes(param: PriorBoxParameter) -> list[tuple[float, float]]:
     """Width and height in pixels of the boxes at each place of the map, in the fork's order.
 
-    The fork cuts sizes to whole numbers: a min_size of 30.7 counts as 30.
+    The fork cuts sizes to whole numbers: a min_size of 30.7 counts as 30. TextBoxes++'s `denser_prior_boxes` has each
+    box twice: see `prior_offsets`.
     """
     sizes = []
     for i, least in enumerate(map(int, param.min_size)):
@@ -70,7 +72,14 @@ def prior_sizes(param: PriorBoxParameter) -> list[tuple[float, float]]:
         if param.max_size:
             sizes.append(((least * int(param.max_size[i])) ** 0.5,) * 2)
         sizes += [(least * ratio**0.5, least / ratio**0.5) for ratio in prior_ratios(param)[1:]]
-    return sizes
+    return [size for size in sizes for _ in range(1 + param.denser_prior_boxes)]
+
+
+def prior_offsets(param: PriorBoxParameter) -> list[float]:
+    """How far down its cell each of `prior_sizes` has its centre; a box's second one is on the cell's lower edge."""
+    if param.denser_prior_boxes:
+        return [param.offset, 1.0] * (len(prior_sizes(param)) // 2)
+    return [param.offset] * len(prior_sizes(param))
 
 
 _OUTPUT_FIELDS = (

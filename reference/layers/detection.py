@@ -5,7 +5,7 @@ import numpy as np
 from prototxt.caffe_pb2 import NonMaximumSuppressionParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
-from prototxt.layers.detection import evaluated_classes, prior_sizes, saves_output
+from prototxt.layers.detection import evaluated_classes, prior_offsets, prior_sizes, saves_output
 from reference.layer import Arrays, Layer, layer
 from reference.layers.boxes import decoded, intersections, priors_of, truths_of
 from runtime.blob import Blob
@@ -31,15 +31,15 @@ class PriorBox(Layer):
             down = right = single(param.step)
         elif param.HasField("step_h"):
             down, right = single(param.step_h), single(param.step_w)
-        offset = single(param.offset)
-        y = ((np.arange(rows, dtype=single) + offset) * down).astype(np.float64)
-        x = ((np.arange(columns, dtype=single) + offset) * right).astype(np.float64)
+        offsets = np.array(prior_offsets(param), dtype=single)
+        y = ((np.arange(rows, dtype=single)[:, None] + offsets) * down).astype(np.float64)
+        x = ((np.arange(columns, dtype=single) + single(param.offset)) * right).astype(np.float64)
         halves = np.array(prior_sizes(param), dtype=single).astype(np.float64) / 2
         boxes = np.empty((rows, columns, len(halves), 4))
         boxes[..., 0] = (x[:, None] - halves[:, 0]) / width
-        boxes[..., 1] = ((y[:, None] - halves[:, 1]) / height)[:, None]
+        boxes[..., 1] = ((y - halves[:, 1]) / height)[:, None]
         boxes[..., 2] = (x[:, None] + halves[:, 0]) / width
-        boxes[..., 3] = ((y[:, None] + halves[:, 1]) / height)[:, None]
+        boxes[..., 3] = ((y + halves[:, 1]) / height)[:, None]
         if param.clip:
             boxes = boxes.clip(0, 1)
         variances = np.broadcast_to(np.array(param.variance or [0.1]), (boxes.size // 4, 4))
