@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.gradient import refuse_gradient
+from port.gradient import refuse_gradient, without_gradient
 from port.labels import class_numbers
 from port.layer import Layer, layer
 from prototxt.layers.ctc import edit_distance
@@ -56,8 +56,12 @@ class _Raw(torch.autograd.Function):
 class CTCGreedyDecoder(Layer):
     """(streams, steps, 1, 1) of labels, -1 behind the last; or, given the true labels, two shares of what is right."""
 
-    @torch.no_grad()
     def forward(self, scores: Tensor, labels: Tensor | None = None) -> Tensor:
+        bottoms = (scores,) if labels is None else (scores, labels)
+        return without_gradient(self._decoded(*bottoms), *bottoms)
+
+    @torch.no_grad()
+    def _decoded(self, scores: Tensor, labels: Tensor | None = None) -> Tensor:
         param = self.param.ctc_decoder_param
         steps, streams, classes = scores.shape[:3]
         blank = param.blank_index if param.blank_index >= 0 else classes - 1

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from port.gradient import refuse_gradient, without_gradient
+from port.gradient import refuse_gradient, with_slope, without_gradient
 from port.labels import class_numbers
 from port.layer import Layer, layer
 from prototxt.caffe_pb2 import BiasChannelParameter, SuperpixelPoolingParameter
@@ -107,6 +107,10 @@ class AdaptiveBiasChannel(Layer):
             present = _listed_classes(listed, shape[1])
             if present:
                 self._adapt(image, present)
+        if (
+            self.plan.in_place and not self.exact
+        ):  # there is no backward pass: the top's gradient stays where it is
+            return with_slope(scores.reshape(shape), top.reshape(shape), lambda: 1.0)
         return without_gradient(top.reshape(shape), scores, labels)
 
     def _adapt(self, scores: Tensor, labels: list[int]) -> None:
@@ -136,11 +140,11 @@ def _listed_classes(listed: list[int], classes: int) -> list[int]:
     Raises:
         InputError: a label that is no class.
     """
-    labels = sorted(label for label in listed if label != -1)
+    labels = [label for label in listed if label != -1]
     for label in labels:
         if not 0 <= label < classes:
             raise LabelError(label, classes)
-    return labels
+    return sorted(labels)
 
 
 @layer("SuperpixelPoolingTest")

@@ -28,10 +28,14 @@ def relu(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 
 @layer_type("Dropout")
 def dropout(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    _check_ratio(layer)
+    return Declared([shapes[0]])
+
+
+def _check_ratio(layer: LayerParameter) -> None:
     ratio = layer.dropout_param.dropout_ratio
     if layer.phase == TRAIN and not 0 <= ratio < 1:
         raise InputError(f"dropout_param: dropout_ratio {ratio:g} must be at least 0 and below 1")
-    return Declared([shapes[0]])
 
 
 @layer_type("AbsVal", reads_bottoms=True)
@@ -57,6 +61,7 @@ def selu_dropout_map(param: SeLUDropoutParameter) -> tuple[float, float]:
 @layer_type("SpatialDropout")
 def spatial_dropout(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     (shape,) = shapes
+    _check_ratio(layer)
     if len(shape) < 2:
         raise InputError(f"SpatialDropout drops channels: it needs at least 2 axes, not {text(shape)}")
     return Declared([shape])

@@ -96,7 +96,7 @@ def eltwise(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([shapes[0]])
 
 
-@layer_type("Axpy", bottoms=(3, 3), reads_bottoms=True)
+@layer_type("Axpy", bottoms=(3, 3), reads_bottoms=True, needs_values=True)
 def axpy(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     scale, x, y = shapes
     refuse_in_place(layer)
@@ -108,7 +108,7 @@ def axpy(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([x])
 
 
-@layer_type("ChannelScale", bottoms=(2, 2), reads_bottoms=True)
+@layer_type("ChannelScale", bottoms=(2, 2), reads_bottoms=True, needs_values=True)
 def channel_scale(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """happynear's: one factor for each place of each image, the same for all channels."""
     x, scale = shapes

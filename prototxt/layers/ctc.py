@@ -25,7 +25,7 @@ def warp_ctc_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([()])
 
 
-@layer_type("CTCGreedyDecoder", bottoms=(1, 2))
+@layer_type("CTCGreedyDecoder", bottoms=(1, 2), needs_values=True)
 def ctc_greedy_decoder(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """With labels as a second bottom, two shares: of what is right by edit distance, and of lines all right."""
     steps, streams, classes, last = legacy_shape(shapes[0])

@@ -91,6 +91,7 @@ class LayerType:
             where that depends on the settings, a function of the layer's message.
         own_random: whether its set-up takes one word of Caffe's generator as the seed of one of its own.
         weight_names: of the weight blobs, outside Caffe.
+        needs_values: a bottom without values is refused: the published code does nothing defined with it.
     """
 
     declare: Declare
@@ -106,6 +107,7 @@ class LayerType:
     shares_memory: bool | Callable[[LayerParameter], bool] = False
     own_random: bool = False
     weight_names: tuple[str, ...] = field(default=("weight", "bias"))
+    needs_values: bool = False
 
 
 LAYER_TYPES: dict[str, LayerType] = {}
@@ -150,7 +152,12 @@ def declared(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared | Non
     Raises:
         InputError: what Caffe refuses of the settings or the shapes.
     """
-    result = type_of(layer).declare(layer, shapes, tops)
+    kind = type_of(layer)
+    if kind.needs_values:
+        for shape in shapes:
+            if 0 in shape:
+                raise InputError(f"{layer.type} needs values: a bottom is of shape {text(shape)}")
+    result = kind.declare(layer, shapes, tops)
     return checked(result) if result else None
 
 

@@ -5,7 +5,7 @@ from prototxt.errors import InputError
 from prototxt.layers.declare import Declared, Shapes, layer_type, legacy_shape, text
 
 
-@layer_type("DetectNetTransformation", bottoms=(2, 2), tops=(2, 2))
+@layer_type("DetectNetTransformation", bottoms=(2, 2), tops=(2, 2), needs_values=True)
 def detectnet_transformation(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """Pictures of 3 channels and their boxes become pictures of one size and (8 + classes, rows, columns) grids."""
     grid, (images, labels) = layer.detectnet_groundtruth_param, map(legacy_shape, shapes)

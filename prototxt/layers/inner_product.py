@@ -53,7 +53,7 @@ def inner_distance(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared
         )
     size = math.prod(shape[axis:])
     if len(shapes) > 1:
-        if math.prod(shapes[1][1:]) != size:
+        if len(shapes[1]) < 2 or math.prod(shapes[1][1:]) != size:
             raise InputError(f"the centres {text(shapes[1])} must be (centres, {size})")
         return Declared([(*shape[:axis], shapes[1][0])])
     if param.num_output < 1:

@@ -132,7 +132,12 @@ def euclidean(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 
 
 @layer_type(
-    "CenterLoss", **_LABELLED, own_weight=lambda layer: True, reads_bottoms=True, weight_names=("centers",)
+    "CenterLoss",
+    **_LABELLED,
+    own_weight=lambda layer: True,
+    reads_bottoms=True,
+    weight_names=("centers",),
+    needs_values=True,
 )
 def center(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param, (x, labels) = layer.center_loss_param, shapes

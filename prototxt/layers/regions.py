@@ -118,7 +118,7 @@ def mask_pooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([features])
 
 
-@layer_type("MaskResize")
+@layer_type("MaskResize", needs_values=True)
 def mask_resize(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.mask_resize_param
     if min(param.output_height, param.output_width) < 1:

@@ -36,7 +36,7 @@ def bias_channel(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([scores])
 
 
-@layer_type("AdaptiveBiasChannel", bottoms=(2, 2))
+@layer_type("AdaptiveBiasChannel", bottoms=(2, 2), needs_values=True)
 def adaptive_bias_channel(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param, (scores, labels) = layer.adaptive_bias_channel_param, map(legacy_shape, shapes)
     if param.num_iter < 1:

@@ -50,7 +50,7 @@ def filter_(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared(filtered)
 
 
-@layer_type("LabelSpecificAdd", bottoms=(2, 2), tops=(1, 2))
+@layer_type("LabelSpecificAdd", bottoms=(2, 2), tops=(1, 2), needs_values=True)
 def label_specific_add(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """happynear's: `bias` is added to the score of each item's label. A second top has the bias."""
     scores, labels = shapes

@@ -114,11 +114,13 @@ class Im2col(Layer):
 
     def run(self, x: np.ndarray) -> np.ndarray:
         (top,) = self.plan.top_shapes(x.shape)
-        images = x.reshape(-1, *x.shape[self.axis :])
-        return np.stack([im2col(image, self.window, top[self.axis + 1 :]) for image in images]).reshape(top)
+        images = x.reshape(math.prod(x.shape[: self.axis]), *x.shape[self.axis :])
+        columns = [im2col(image, self.window, top[self.axis + 1 :]) for image in images]
+        return np.array(columns, x.dtype).reshape(top)
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> np.ndarray:
         (x,), (dy,) = bottoms, top_diffs
         shape, out = x.shape[self.axis :], dy.shape[self.axis + 1 :]
-        images = dy.reshape(-1, *dy.shape[self.axis :])
-        return np.stack([col2im(image, shape, self.window, out) for image in images]).reshape(x.shape)
+        images = dy.reshape(math.prod(dy.shape[: self.axis]), *dy.shape[self.axis :])
+        found = [col2im(image, shape, self.window, out) for image in images]
+        return np.array(found, x.dtype).reshape(x.shape)

@@ -223,7 +223,7 @@ class InfogainLoss(_OfSoftmax):
 
     def _rows(self, infogain: np.ndarray | None) -> np.ndarray:
         """(outer, inner, classes), each position's row of H"""
-        matrix = (self.from_file if infogain is None else infogain).reshape(self.classes, -1)
+        matrix = (self.from_file if infogain is None else infogain).reshape(self.classes, self.classes)
         return matrix.astype(self.dtype)[self.labels]
 
 
