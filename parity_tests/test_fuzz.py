@@ -75,8 +75,8 @@ def test_what_goes_wrong_is_found(kind: str, tmp_path: Path, monkeypatch: pytest
         if b"x" in path.read_bytes():
             next(FAULTS[kind](path)) if kind == "several lines" else FAULTS[kind](path)
 
-    monkeypatch.setattr(run, "MOST_SECONDS", 0.3)
-    monkeypatch.setattr(run, "MOST_WAIT", 3.0)
+    monkeypatch.setattr(run, "MOST_SECONDS", 0.3 if kind == "took too long" else 60.0)
+    monkeypatch.setattr(run, "MOST_WAIT", 3.0 if kind == "too long" else 120.0)
     target = targets.Target(
         lambda: [b"a" * 9],
         attempt,

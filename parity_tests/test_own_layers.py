@@ -383,7 +383,7 @@ def test_a_type_in_the_place_of_one_that_is_built_in() -> None:
             ["--allow-module", "channel_swish.py", "--proto", "less.proto"],
             "less.proto: LayerParameter has no field channel_swish_param",
         ),
-        ([], 'did you mean ChannelScale or ChannelNorm? Else write it yourself (port.layers.register)'),
+        ([], 'did you mean ChannelScale or ChannelNorm? Else write it yourself (see register() in port.layers)'),
     ],
 )  # fmt: skip
 def test_options(folder: Path, arguments: list[str], told: str) -> None:

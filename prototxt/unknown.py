@@ -26,7 +26,7 @@ FIRST_FORK_NUMBER, OWN_NUMBER = 5001, 6000
 _TOLD = 8
 """Fields that one message names."""
 
-_HOW = "port.layers.register"
+_HOW = "see register() in port.layers"
 """Tells how a user adds a layer type."""
 
 

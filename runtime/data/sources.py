@@ -43,7 +43,7 @@ def open_source(
     if step.param.type in PLANNED_ONLY:
         raise InputError(
             f"{step.param.type} can be planned and not run: {PLANNED_ONLY[step.param.type]}. Give what it makes by an "
-            "Input layer, or write it yourself (port.layers.register)"
+            "Input layer, or write it yourself (see register() in port.layers)"
         )
     if step.param.type == "DetectNetTransformation" and step.declared is not None:
         return DetectNetTransform(step.param, caffe_rng()), step.declared
