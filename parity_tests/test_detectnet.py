@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from parity_tests.recordings import ENGINES, PHASES
+from parity_tests.recordings import ENGINES, ONE_LAYER, PHASES
 from prototxt import parse_net
 from prototxt.caffe_pb2 import DetectNetGroundTruthParameter
 from prototxt.errors import InputError
@@ -16,6 +16,9 @@ from runtime.data.detectnet import coverage
 from runtime.rng import CaffeRNG, caffe_rng, set_random_seed
 
 HEIGHT, WIDTH = 12, 20
+
+PIXELS = ONE_LAYER * 255
+"""How near a picture of 0 to 255 must be."""
 
 
 @pytest.fixture(params=ENGINES)
@@ -88,7 +91,7 @@ def test_in_test_the_picture_is_resized(caffe: ModuleType) -> None:
     net.forward()
     centred = (picture()[0].transpose(1, 2, 0) - 127) / 255
     wanted = cv2.resize(centred.astype(np.float32), (16, 8), interpolation=cv2.INTER_CUBIC) * 255
-    np.testing.assert_allclose(net.blobs["y"].data[0].transpose(1, 2, 0), wanted, atol=1e-3)
+    np.testing.assert_allclose(net.blobs["y"].data[0].transpose(1, 2, 0), wanted, atol=PIXELS)
     grid = net.blobs["g"].data[0]
     rows, columns = np.nonzero(grid[0])
     assert (grid[9][rows, columns] == 1).all() and not grid[8].any()
@@ -112,7 +115,7 @@ def test_in_train_it_draws(caffe: ModuleType) -> None:
     y = round(draws[7] * (HEIGHT - 8 + 3) - 1)
     padded = np.pad(picture()[0, :, :, ::-1], ((0, 0), (9, 9), (9, 9)))
     wanted = padded[:, y + 9 : y + 17, x + 9 : x + 25]
-    np.testing.assert_allclose(net.blobs["y"].data[0], wanted, atol=1e-3)
+    np.testing.assert_allclose(net.blobs["y"].data[0], wanted, atol=PIXELS)
     grid = net.blobs["g"].data[0]
     rows, columns = np.nonzero(grid[0])
     left = WIDTH - 2 - 8 - 1 - x
@@ -152,7 +155,7 @@ def test_colours(caffe: ModuleType) -> None:
     hsv = cv2.cvtColor(picture()[0].transpose(1, 2, 0) / 255, cv2.COLOR_BGR2HSV)
     hsv[..., 1] *= share
     wanted = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR) * 255
-    np.testing.assert_allclose(net.blobs["y"].data[0].transpose(1, 2, 0), wanted, atol=1e-3)
+    np.testing.assert_allclose(net.blobs["y"].data[0].transpose(1, 2, 0), wanted, atol=PIXELS)
     assert not net.blobs["g"].data.any()
 
 
