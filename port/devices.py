@@ -1,6 +1,7 @@
 """Where tensors are, and what computes SeeNet's convolutions: `--device`, `--engine`."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from prototxt.errors import InputError
 
@@ -25,6 +26,16 @@ def batch_that_fits(count: int, run: Callable[[int], object]) -> int:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     return 0
+
+
+def float32_convolutions() -> AbstractContextManager[None]:
+    """Caffe's float32 is float32: no TF32 within this context. How cuDNN is to choose its kernels stays as set."""
+    import torch
+
+    own = torch.backends.cudnn
+    return own.flags(
+        enabled=own.enabled, benchmark=own.benchmark, deterministic=own.deterministic, allow_tf32=False
+    )
 
 
 def check_device(device: str) -> None:

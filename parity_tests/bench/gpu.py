@@ -6,10 +6,12 @@ Each part prints as it goes, and FILE is written after each, so that a run which
     attention   10,582 images of 500×375, 1.5 labels each, JPEG in and PNG out: rate, and how long the GPU is idle
     training    an iteration of batch 16 at 224², projected to 25,000; TF32 and bfloat16, with their distance
     deeplab     DeepLab-LargeFOV at 513²: images a second, contiguous and channels-last, with CUDA graphs
-    memory      the most memory that each of these takes, and the largest batch of SeeNet that fits
+    algorithms  cuDNN's kernels chosen by its rules, by trial, or only deterministic ones: time, error, repeatability
+    memory      the most memory that each of these takes, and the largest batch of SeeNet up to 256 that fits
 """
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -31,17 +33,20 @@ import typer
 import port.pycaffe
 from parity_tests.bench.engines import make_files
 from parity_tests.bench.timing import timed
-from parity_tests.bench.training import make_solver
+from parity_tests.bench.training import SgdIteration, make_solver
 from port.attention import files as attention
+from port.attention.maps import label_scores
 from port.attention.settings import AttentionSettings
 from port.devices import batch_that_fits, check_device
 from port.models.deeplab import DeepLabLargeFOV
 from port.models.seenet import SeeNet
 from port.training.command import train_command
+from port.training.loop import Solver
 from prototxt.errors import InputError, need_packages
+from runtime.rng import set_random_seed
 from weights.files import atomic_path
 
-PARTS = ("recordings", "attention", "training", "deeplab", "memory")
+PARTS = ("recordings", "attention", "training", "deeplab", "algorithms", "memory")
 IMAGES, LABELS_EACH, ITERATIONS = 10_582, 1.5, 25_000
 
 
@@ -400,6 +405,69 @@ def _graph(net: torch.nn.Module, data: torch.Tensor) -> Callable[[], None]:
     return graph.replay
 
 
+# ---- algorithms
+
+CHOICES = {
+    "by rules": {"benchmark": False, "deterministic": False},
+    "by trial": {"benchmark": True, "deterministic": False},
+    "deterministic": {"benchmark": False, "deterministic": True},
+}
+"""How cuDNN chooses a convolution's kernel: its name here, and the flags of `torch.backends.cudnn`."""
+
+
+def measure_algorithms(run: Run, figures: dict[str, Any]) -> None:
+    """Attention's network and a training iteration with each choice."""
+    batch, size = (2, 32) if run.small else (32, 256)
+    model = SeeNet.from_caffemodel(make_files(run.folder, run.device, 1, run.small).weights).to(run.device)
+    draw = np.random.default_rng(0)
+    views = [draw.normal(0, 60, (2, 3, size, size)).astype(np.float32) for _ in range(batch)]
+    labels = [[3, 8][: 1 + i % 2] for i in range(batch)]
+    exact = label_scores(copy.deepcopy(model).double(), views[:4], labels[:4], "accumulate")
+    largest = max(float(np.abs(score).max()) for score in exact)
+    for name, flags in CHOICES.items():
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False, **flags):
+            attend = partial(label_scores, model, views, labels, "accumulate")
+            scores = attend()
+            error = max(
+                float(np.abs(mine - right).max()) for mine, right in zip(scores[:4], exact, strict=True)
+            )
+            each = min(timed(attend, run.device) for _ in range(1 if run.small else 5)) / batch
+            training, weights = _some_iterations(run, f"{name} 1")
+            again = _some_iterations(run, f"{name} 2")[1]
+        repeats = all(map(torch.equal, weights, again))
+        figures[name] = {
+            "network_images_a_second": 1 / each,
+            "error": error / largest,
+            "training_seconds": training,
+            "training_repeats": repeats,
+        }
+        run.tell(
+            f"  {name}: SeeNet {1 / each:.1f} images/s, {error / largest:.1e} of the largest score from float64; "
+            f"{training:.4f} s a training iteration, {'the same' if repeats else 'other'} bits the second time"
+        )
+    direct = SgdIteration(_solver(run, "direct"), *((2, 48) if run.small else (16, 224)))
+    direct()
+    figures["direct_seconds"] = min(timed(direct, run.device) for _ in range(1 if run.small else 5))
+    run.tell(f"  the same iteration written in plain PyTorch, by rules: {figures['direct_seconds']:.4f} s")
+
+
+def _solver(run: Run, name: str) -> Solver:
+    torch.manual_seed(0)
+    set_random_seed(1)
+    folder = run.folder / name
+    folder.mkdir()
+    batch, size = (2, 48) if run.small else (16, 224)
+    return make_solver(folder, batch, run.device, size, run.small)
+
+
+def _some_iterations(run: Run, name: str) -> tuple[float, list[torch.Tensor]]:
+    """Seconds of an iteration, and the weights after a few."""
+    solver, steps = _solver(run, name), 1 if run.small else 6
+    solver.step(2)
+    each = timed(partial(solver.step, steps), run.device) / steps
+    return each, [weight.detach().clone() for weight in solver.net.net.parameters()]
+
+
 # ---- memory
 
 
@@ -411,7 +479,9 @@ def measure_memory(run: Run, figures: dict[str, Any]) -> None:
         if isinstance(part, dict) and "peak_mb" in part
     }
     model = SeeNet(background=False).eval().to(run.device)
-    size, most = (32, 4) if run.small else (256, 4096)
+    size, most = (
+        (32, 4) if run.small else (256, 256)
+    )  # 512 have 2³¹ values in a map: cuDNN then takes minutes
 
     def forward(count: int) -> None:
         with torch.inference_mode():
@@ -429,6 +499,7 @@ MEASURE: dict[str, Callable[[Run, dict[str, Any]], None]] = {
     "attention": measure_attention,
     "training": measure_training,
     "deeplab": measure_deeplab,
+    "algorithms": measure_algorithms,
     "memory": measure_memory,
 }
 

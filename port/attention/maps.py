@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from port.attention.settings import LABEL_STATES
+from port.devices import float32_convolutions
 from port.models.seenet import SeeNet
 from prototxt.errors import InputError
 from runtime.resizing import resize_cubic
@@ -92,11 +93,11 @@ def label_scores(
 ) -> list[np.ndarray]:
     """The scores of several images' labels.
 
-    The trunk, where nine tenths of the work are, runs once for all images, the branches once for each. That is
-    where a batch is exact: oneDNN sums a 3×3 convolution of two images or more in one way, but of a single
-    image in another, as PyTorch does a 1×1 convolution of 16 or more. So without mirrored views, too, the
-    trunk runs image by image. (cuDNN promises less: there, an image's scores may move by float32's rounding
-    with the size of the batch.)
+    The trunk, where nine tenths of the work are, runs once for all images, on CPUs the branches once for each.
+    That is where a batch is exact: oneDNN sums a 3×3 convolution of two images or more in one way, but of a
+    single image in another, as PyTorch does a 1×1 convolution of 16 or more. So without mirrored views, too, the
+    trunk runs image by image. On CUDA the branches run once for all images too: cuDNN promises less, and an
+    image's scores move by float32's rounding with the size of the batch in any case.
 
     Args:
         views: of each image, as `prepared_views` gives them, all of one test_size.
@@ -108,17 +109,19 @@ def label_scores(
     """
     weight = model.score_b1.weight
     together = [np.concatenate(views)] if len(views[0]) > 1 else views
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.inference_mode(), float32_convolutions():
         features = torch.cat(
             [
                 model.trunk(torch.from_numpy(data).to(device=weight.device, dtype=weight.dtype))
                 for data in together
             ]
-        )
-        return [
-            _own_scores(model, of_image, list(own), label_state).float().cpu().numpy()
-            for of_image, own in zip(features.split(len(views[0])), labels, strict=True)
-        ]
+        ).split(len(views[0]))
+        if weight.is_cuda:
+            scores = _own_scores(model, features, labels, label_state)
+        else:
+            alone = zip(features, labels, strict=True)
+            scores = [_own_scores(model, [one], [own], label_state)[0] for one, own in alone]
+        return [score.float().cpu().numpy() for score in scores]
 
 
 def fused_maps(scores: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -136,21 +139,33 @@ def eight_bits(attention: np.ndarray) -> np.ndarray:
     return np.rint(attention * 255).astype(np.uint8)
 
 
-def _own_scores(model: SeeNet, features: Tensor, labels: list[int], label_state: str) -> Tensor:
-    """Of one image's views (views, channels, h, w): the labels' own channels of the branches' scores."""
-    score_b1 = model.branch_a(features)
-    own_b1 = score_b1[:, labels].transpose(0, 1)
+def _own_scores(
+    model: SeeNet, features: Sequence[Tensor], labels: Sequence[Sequence[int]], label_state: str
+) -> list[Tensor]:
+    """Of several images' views, each (views, channels, h, w), in one batch: see `label_scores`."""
+    views = len(features[0])
+    score_b1 = model.branch_a(torch.cat(list(features))).split(views)
+    own_b1 = [score[:, list(own)].transpose(0, 1) for score, own in zip(score_b1, labels, strict=True)]
     if not model.erasing:
-        return own_b1[:, None]
-    told = _label_states(labels, model.num_classes, label_state).to(score_b1)
-    states, views = len(told), len(features)
+        return [own[:, None] for own in own_b1]
+    told = [_label_states(list(own), model.num_classes, label_state) for own in labels]
+
+    def by_state(maps: Sequence[Tensor]) -> Tensor:
+        """Image by image and state by state, each with all views."""
+        return torch.cat([one.repeat(len(states), 1, 1, 1) for one, states in zip(maps, told, strict=True)])
+
     score_b2 = model.branch_b(
-        features.repeat(states, 1, 1, 1),  # state by state, each with all views
-        score_b1.repeat(states, 1, 1, 1),
-        told.repeat_interleave(views, dim=0),
-    ).unflatten(0, (states, views))
-    own_b2 = score_b2.expand(len(labels), -1, -1, -1, -1)[range(len(labels)), :, labels]
-    return torch.stack([own_b1, own_b2], dim=1)
+        by_state(features),
+        by_state(score_b1),
+        torch.cat(told).repeat_interleave(views, dim=0).to(score_b1[0]),
+    ).split([views * len(states) for states in told])
+    own_b2 = [
+        score.unflatten(0, (len(states), views)).expand(len(own), -1, -1, -1, -1)[
+            range(len(own)), :, list(own)
+        ]
+        for score, states, own in zip(score_b2, told, labels, strict=True)
+    ]
+    return [torch.stack(branches, dim=1) for branches in zip(own_b1, own_b2, strict=True)]
 
 
 def _label_states(labels: list[int], classes: int, label_state: str) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from port.devices import float32_convolutions
 from port.layers.interp import resize_bilinear
 from port.net import CaffeNet
 from port.voc.classes import CLASSES
@@ -106,7 +107,7 @@ def class_probabilities(net: SegmentationNet, image: np.ndarray, views: Views) -
         InputError: an image that does not fit in memory, or that the net gives no map for.
     """
     try:
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.inference_mode(), float32_convolutions():
             return _class_probabilities(net, image, views).cpu().numpy()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
