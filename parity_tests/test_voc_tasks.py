@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import port
-from parity_tests.recordings import seenet_weights
+from parity_tests.recordings import WHOLE_NET, seenet_weights
 from port.attention.maps import fused_maps, label_scores, prepared_views
 from port.images import read_image, write_png
 from port.voc.classes import CLASSES, IGNORE, PALETTE
@@ -383,11 +383,13 @@ def test_a_batch_equals_its_images(shapes: Path, narrow: Path, state: str, flip:
     model = port.SeeNet.from_caffemodel(narrow, maxt=0.5, mint=0.1)
     images = [read_image(path) for path in sorted((shapes / "JPEGImages").iterdir())[:4]]
     labels = [[3], [7, 2, 15], [0, 19], [11]]
-    scores = label_scores(model, [prepared_views(image, 64, flip) for image in images], labels, state)
-    for image, own, score in zip(images, labels, scores, strict=True):
-        alone = port.attention_maps(model, image, own, 64, flip, state)
-        together = fused_maps(score, *image.shape[:2])
-        assert together.shape == alone.shape and np.abs(together - alone).max() <= 1e-6
+    views = [prepared_views(image, 64, flip) for image in images]
+    for branches_together, most in ((False, 1e-6), (True, WHOLE_NET)):
+        scores = label_scores(model, views, labels, state, branches_together)
+        for image, own, score in zip(images, labels, scores, strict=True):
+            alone = port.attention_maps(model, image, own, 64, flip, state)
+            together = fused_maps(score, *image.shape[:2])
+            assert together.shape == alone.shape and np.abs(together - alone).max() <= most
 
 
 def test_dataset_attention(seenet: Run, shapes: Path, narrow: Path, tmp_path: Path) -> None:

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from prototxt.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ENGINES = ("torch", "winograd")
 """What computes the convolutions: PyTorch, or, on CPUs, Winograd's minimal filtering (`port.models.fast`)."""
@@ -36,6 +40,15 @@ def float32_convolutions() -> AbstractContextManager[None]:
     return own.flags(
         enabled=own.enabled, benchmark=own.benchmark, deterministic=own.deterministic, allow_tf32=False
     )
+
+
+def divided(x: "Tensor", by: float) -> "Tensor":
+    """x / by, rounded once.
+
+    On CUDA PyTorch multiplies by 1 / by where `by` is a number of Python's, which may give the number beside it:
+    enough to move the edge of a bin by one place.
+    """
+    return x / x.new_tensor(by)
 
 
 def check_device(device: str) -> None:

@@ -89,19 +89,24 @@ def _resized(image: np.ndarray, test_size: int) -> np.ndarray:
 
 
 def label_scores(
-    model: SeeNet, views: Sequence[np.ndarray], labels: Sequence[Sequence[int]], label_state: str
+    model: SeeNet,
+    views: Sequence[np.ndarray],
+    labels: Sequence[Sequence[int]],
+    label_state: str,
+    branches_together: bool | None = None,
 ) -> list[np.ndarray]:
     """The scores of several images' labels.
 
     The trunk, where nine tenths of the work are, runs once for all images, on CPUs the branches once for each.
     That is where a batch is exact: oneDNN sums a 3×3 convolution of two images or more in one way, but of a
     single image in another, as PyTorch does a 1×1 convolution of 16 or more. So without mirrored views, too, the
-    trunk runs image by image. On CUDA the branches run once for all images too: cuDNN promises less, and an
-    image's scores move by float32's rounding with the size of the batch in any case.
+    trunk runs image by image. cuDNN promises less (an image's scores move by float32's rounding with the size
+    of the batch), and many small kernels wait for Python there: on CUDA the branches run once for all images.
 
     Args:
         views: of each image, as `prepared_views` gives them, all of one test_size.
         labels: of each image, at least one.
+        branches_together: whether the branches run once for all images. None: on CUDA.
 
     Returns:
         For each image (labels, branches, views, h, w) float32: the label's own channel of score_b1 and,
@@ -115,13 +120,14 @@ def label_scores(
                 model.trunk(torch.from_numpy(data).to(device=weight.device, dtype=weight.dtype))
                 for data in together
             ]
-        ).split(len(views[0]))
-        if weight.is_cuda:
+        ).unflatten(0, (len(views), -1))
+        if weight.is_cuda if branches_together is None else branches_together:
             scores = _own_scores(model, features, labels, label_state)
         else:
-            alone = zip(features, labels, strict=True)
-            scores = [_own_scores(model, [one], [own], label_state)[0] for one, own in alone]
-        return [score.float().cpu().numpy() for score in scores]
+            alone = zip(features.split(1), labels, strict=True)
+            scores = torch.cat([_own_scores(model, one, [own], label_state) for one, own in alone])
+        ends = np.cumsum([len(own) for own in labels])[:-1]
+        return np.split(scores.float().cpu().numpy(), ends)
 
 
 def fused_maps(scores: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -139,33 +145,29 @@ def eight_bits(attention: np.ndarray) -> np.ndarray:
     return np.rint(attention * 255).astype(np.uint8)
 
 
-def _own_scores(
-    model: SeeNet, features: Sequence[Tensor], labels: Sequence[Sequence[int]], label_state: str
-) -> list[Tensor]:
-    """Of several images' views, each (views, channels, h, w), in one batch: see `label_scores`."""
-    views = len(features[0])
-    score_b1 = model.branch_a(torch.cat(list(features))).split(views)
-    own_b1 = [score[:, list(own)].transpose(0, 1) for score, own in zip(score_b1, labels, strict=True)]
+def _own_scores(model: SeeNet, features: Tensor, labels: Sequence[Sequence[int]], label_state: str) -> Tensor:
+    """Of several images' views (images, views, channels, h, w) in one batch: all `label_scores`, one image's after
+    the other's."""
+    images, views = features.shape[:2]
+    counts = [len(own) for own in labels]
+    image = [i for i, count in enumerate(counts) for _ in range(count)]
+    label = [each for own in labels for each in own]
+    score_b1 = model.branch_a(features.flatten(0, 1)).unflatten(0, (images, views))
+    own_b1 = score_b1[image, :, label]
     if not model.erasing:
-        return [own[:, None] for own in own_b1]
+        return own_b1[:, None]
     told = [_label_states(list(own), model.num_classes, label_state) for own in labels]
-
-    def by_state(maps: Sequence[Tensor]) -> Tensor:
-        """Image by image and state by state, each with all views."""
-        return torch.cat([one.repeat(len(states), 1, 1, 1) for one, states in zip(maps, told, strict=True)])
-
+    of_state = [i for i, states in enumerate(told) for _ in states]
     score_b2 = model.branch_b(
-        by_state(features),
-        by_state(score_b1),
-        torch.cat(told).repeat_interleave(views, dim=0).to(score_b1[0]),
-    ).split([views * len(states) for states in told])
-    own_b2 = [
-        score.unflatten(0, (len(states), views)).expand(len(own), -1, -1, -1, -1)[
-            range(len(own)), :, list(own)
-        ]
-        for score, states, own in zip(score_b2, told, labels, strict=True)
-    ]
-    return [torch.stack(branches, dim=1) for branches in zip(own_b1, own_b2, strict=True)]
+        features[of_state].flatten(0, 1),
+        score_b1[of_state].flatten(0, 1),
+        torch.cat(told).repeat_interleave(views, dim=0).to(score_b1),
+    ).unflatten(0, (-1, views))
+    state = (
+        range(len(label)) if len(of_state) == len(label) else image
+    )  # one for each label, or for each image
+    own_b2 = score_b2[list(state), :, label]
+    return torch.stack([own_b1, own_b2], dim=1)
 
 
 def _label_states(labels: list[int], classes: int, label_state: str) -> Tensor:

@@ -6,6 +6,7 @@ Regions are rows [image, x1, y1, x2, y2] in pixels of the input. They get no gra
 import torch
 from torch import Tensor
 
+from port.devices import divided
 from port.gradient import without_gradient
 from port.layer import Layer, layer
 from prototxt.errors import InputError
@@ -67,7 +68,7 @@ class ROIPooling(Layer):
         starts, stops = [], []
         for axis, (count, limit) in enumerate(zip(bins, x.shape[2:], strict=True)):
             start, end = corners[:, 1 - axis, None], corners[:, 3 - axis, None]
-            step = (end - start + 1).clamp(min=1) / count
+            step = divided((end - start + 1).clamp(min=1), count)
             place = torch.arange(count, dtype=torch.float32, device=x.device)
             starts.append(((place * step).floor() + start).clamp(0, limit).long())
             stops.append((((place + 1) * step).ceil() + start).clamp(0, limit).long())
@@ -148,7 +149,7 @@ class PSROIPooling(Layer):
         for axis, limit in enumerate(maps.shape[2:]):
             start = half_away(corners[:, 1 - axis, None]) * scale
             end = (half_away(corners[:, 3 - axis, None]) + 1) * scale
-            step = (end - start).clamp(min=torch.tensor(0.1).item()) / group
+            step = divided((end - start).clamp(min=torch.tensor(0.1).item()), group)
             place = torch.arange(group, dtype=torch.float32, device=x.device)
             edges.append((place * step + start).floor().clamp(0, limit).long())
             edges.append(((place + 1) * step + start).ceil().clamp(0, limit).long())
@@ -188,7 +189,7 @@ class ROIAlign(Layer):
         low, high, first, count = [], [], [], []
         for axis, (bins, limit) in enumerate(((param.pooled_h, height), (param.pooled_w, width))):
             start, end = corners[:, 1 - axis, None], corners[:, 3 - axis, None]
-            step = (end - start + 1).clamp(min=1) / bins
+            step = divided((end - start + 1).clamp(min=1), bins)
             place = torch.arange(bins, dtype=torch.float32, device=x.device)
             low.append((place * step + start).clamp(0, limit))
             high.append(((place + 1) * step + start).clamp(0, limit))
@@ -230,7 +231,7 @@ class ROIAlign(Layer):
         for axis, bins in enumerate(pooled_sizes(param)):
             start, end = corners[:, 1 - axis, None], corners[:, 3 - axis, None]
             place = torch.arange(bins + 1, dtype=torch.float32, device=maps.device)
-            place = start + place * ((end - start) / bins)
+            place = start + place * divided(end - start, bins)
             outside.append(inverted | (place < -0.5) | (place > size[axis] - 0.5))
             places.append(place.masked_fill(outside[-1], 0).clamp(0, size[axis] - 1))
         y, z = torch.broadcast_tensors(places[0][:, :, None], places[1][:, None])
@@ -267,7 +268,7 @@ class ROIWarping(Layer):
         # An inverted region is a point; its corners have gradients all the same.
         size = end - start
         size = size + (size.clamp(min=0) - size).detach()
-        return start + torch.arange(bins, device=start.device) * (size / bins)
+        return start + torch.arange(bins, device=start.device) * divided(size, bins)
 
 
 def _between(maps: Tensor, image: Tensor, y: Tensor, z: Tensor) -> Tensor:

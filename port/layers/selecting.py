@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from port.devices import divided
 from port.gradient import refuse_gradient
 from port.labels import class_numbers
 from port.layer import Layer, layer
@@ -115,7 +116,7 @@ class RandBI(Layer):
                 each = each.detach()
             each = each.reshape(legacy_shape(tuple(each.shape)))
             pad = (rate - 1) / 2 if self.param.rand_comp_param.pad else 0.0
-            rows, columns = (_between((pixels[:, i] - pad) / rate, each.shape[i + 1]) for i in (1, 2))
+            rows, columns = (_between(divided(pixels[:, i] - pad, rate), each.shape[i + 1]) for i in (1, 2))
             check_pixels(rows[1].max(), columns[1].max(), image.min(), image.max(), tuple(each.shape), rate)
             found = torch.zeros((), dtype=torch.float64, device=each.device)
             for row, by_row in zip(rows[:2], (1 - rows[2], rows[2]), strict=True):
