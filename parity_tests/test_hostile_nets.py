@@ -12,10 +12,12 @@ import pytest
 from parity_tests.fuzz import targets
 from parity_tests.fuzz.settings import DATA, write_files
 from port.net import CaffeNet
-from prototxt.caffe_pb2 import TEST, TRAIN
+from prototxt.caffe_pb2 import TEST, TRAIN, NoiseParameter
 from prototxt.errors import InputError
 from prototxt.plan import plan_net
 from prototxt.read import parse_net
+from runtime.data.augment import draw_salt
+from runtime.rng import CaffeRNG
 
 
 def net(layer: str, *shapes: tuple[int, ...]) -> str:
@@ -55,6 +57,11 @@ TAKEN = {
     + ' layer { name: "l" type: "BN" bottom: "y" top: "y" bn_param { scale_filler { } } }',
     "in place, with more axes then, and nothing in it": net('type: "Power"', (0,)).replace('"l"', '"p"')
     + ' layer { name: "l" type: "BN" bottom: "y" top: "y" bn_param { scale_filler { } } }',
+    "an enlarged map without columns": net('type: "Upsample" upsample_param { scale: 2 }', (2, 3, 7, 0)),
+    "no image to enlarge": net('type: "Upsample" upsample_param { }', (0, 2, 4, 3), (0, 2, 4, 3)),
+    "a window over no channel": net(
+        'type: "LRN" lrn_param { local_size: 3 norm_region: WITHIN_CHANNEL }', (2, 0, 7, 6)
+    ),
     "fewer steps than labels": net('type: "WarpCTCLoss"', (1, 2, 4), (2, 3)),
 }
 PRIORS = 'type: "PriorBox" prior_box_param {'
@@ -111,6 +118,17 @@ DATA_REFUSED = {
         ANNOTATED.replace("prob: 0.5 max_expand_ratio: 2", "prob: 1 max_expand_ratio: 1e8"),
         "too large an image",
     ),
+    "expanded beyond any number": (
+        ANNOTATED.replace("prob: 0.5 max_expand_ratio: 2", "prob: 1 max_expand_ratio: 1e38"),
+        "canvas would be",
+    ),
+    "salt on everything, often": (
+        ANNOTATED.replace("fraction: 0.1", "fraction: 1e38").replace(
+            "noise_param { prob: 0.5", "noise_param { prob: 1 saltpepper: true"
+        ),
+        "at most 10",
+    ),
+    "a database of a long name": (ANNOTATED.replace('"annotated"', f'"{"x" * 3000}"'), "x"),
     "two means for three colours": (
         ANNOTATED.replace("prob: 0.5 max", "prob: 1 max").replace(
             "mirror", "mean_value: 1 mean_value: 2 mirror"
@@ -132,6 +150,22 @@ def test_data_layers_refuse_what_no_image_can_be(
     write_files(tmp_path)
     layer, told = DATA_REFUSED[kind]
     with pytest.raises(InputError, match=told):
+        CaffeNet(parse_net(f'layer {{ name: "l" top: "data" {layer} }}'), TRAIN)()
+
+
+def test_less_than_no_salt() -> None:
+    param = NoiseParameter(saltpepper=True, saltpepper_param={"fraction": -1})
+    assert draw_salt(param, (5, 6), CaffeRNG(1)) == []
+
+
+def test_what_is_resized_counts_against_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files(tmp_path)
+    monkeypatch.setattr("prototxt.limits._limit", 1 << 26)
+    layer = DATA[0].replace("new_width: 9", "new_width: 1048576")
+    with pytest.raises(
+        InputError, match="list.txt:.*9,437,184 pixels take 113,246,208 bytes, 67,108,864 are allowed"
+    ):
         CaffeNet(parse_net(f'layer {{ name: "l" top: "data" {layer} }}'), TRAIN)()
 
 

@@ -35,6 +35,8 @@ class LRN(Layer):
         if param.norm_region == LRNParameter.ACROSS_CHANNELS:
             wanted = torch.is_grad_enabled() and x.requires_grad and not being_exported()
             return _AcrossChannels.apply(x, param) if wanted else _across_channels(x, param)[0]
+        if not x.numel():
+            return x.clone()  # which avg_pool2d does not take
         mean = F.avg_pool2d(x.square(), param.local_size, 1, param.local_size // 2)
         return x * (1 + param.alpha * mean) ** -param.beta
 

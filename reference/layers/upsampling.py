@@ -23,7 +23,8 @@ class Upsample(Layer):
             scale = self.param.upsample_param.scale or 1
             return x.repeat(scale, axis=2).repeat(scale, axis=3)
         (top,) = self.plan.top_shapes(x.shape, places.shape)
-        self.places = checked_places(places, top[2] * top[3]).reshape(x.shape[0] * x.shape[1], -1)
+        planes = x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]
+        self.places = checked_places(places, top[2] * top[3]).reshape(planes)
         y = np.zeros((len(self.places), top[2] * top[3]), self.dtype)
         for plane, values, to in zip(y, x.reshape(self.places.shape), self.places, strict=True):
             plane[to] = values
@@ -33,8 +34,9 @@ class Upsample(Layer):
         x, (dy,) = bottoms[0], top_diffs
         if not self.segnet:
             num, channels, height, width = x.shape
-            return [dy.reshape(num, channels, height, -1, width, dy.shape[3] // width).sum(axis=(3, 5))]
-        rows = dy.reshape(len(self.places), -1)
+            scale = self.param.upsample_param.scale or 1
+            return [dy.reshape(num, channels, height, scale, width, scale).sum(axis=(3, 5))]
+        rows = dy.reshape(len(self.places), dy.shape[2] * dy.shape[3])
         return [np.take_along_axis(rows, self.places, 1).reshape(x.shape), None]
 
 

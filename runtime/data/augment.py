@@ -28,6 +28,9 @@ from runtime.data.decoding import check_count
 from runtime.data.reading import with_channels
 from runtime.rng import CaffeRNG
 
+_LARGEST = float((1 << 31) - 1)
+"""Caffe's sizes are int."""
+
 Size = tuple[int, int]
 """(height, width)"""
 
@@ -269,6 +272,9 @@ def draw_expansion(
     if _uniform(rng, 0, 1) > np.float32(param.prob) or abs(param.max_expand_ratio - 1) < 1e-2:
         return None
     ratio = _uniform(rng, 1, param.max_expand_ratio)
+    sides = [float(side) * float(ratio) for side in size]
+    if max(sides) > _LARGEST:
+        raise InputError(f"expand_param: the canvas would be {sides[0]:.3g}×{sides[1]:.3g} pixels large")
     height, width = (int(np.float32(side) * ratio) for side in size)
     check_count(height * width)
     top = np.floor(_uniform(rng, 0, height - size[0]))
@@ -300,9 +306,14 @@ def draw_salt(param: NoiseParameter, size: Size, rng: CaffeRNG) -> list[int]:
     """Columns and rows of the pixels that salt and pepper replace."""
     if not param.saltpepper:
         return []
-    count = int(
-        np.floor(np.float32(param.saltpepper_param.fraction) * np.float32(size[1]) * np.float32(size[0]))
-    )
+    fraction = param.saltpepper_param.fraction
+    with np.errstate(over="ignore"):
+        wanted = np.floor(np.float32(fraction) * np.float32(size[1]) * np.float32(size[0]))
+    if not wanted <= 10 * size[0] * size[1]:
+        raise InputError(
+            f"noise_param: saltpepper_param's fraction is {fraction:g}: at most 10, each pixel ten times, is supported"
+        )
+    count = max(int(wanted), 0)
     words = rng.words(2 * count).reshape(-1, 2) % np.array([size[1], size[0]], np.uint32)
     return words.reshape(-1).tolist()
 

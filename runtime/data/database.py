@@ -2,7 +2,7 @@
 
 import logging
 import math
-from pathlib import Path
+import os
 from typing import Any
 
 import cv2
@@ -135,8 +135,8 @@ def open_database(source: str) -> LmdbFile:
     Raises:
         InputError: a folder that is missing or holds no LMDB.
     """
-    folder = Path(source)
-    if source and (folder / "CURRENT").exists() and not (folder / "data.mdb").exists():
+    found = [os.path.exists(os.path.join(source, name)) for name in ("CURRENT", "data.mdb")]
+    if source and found == [True, False]:
         raise InputError(f"{source}: {LEVELDB}")
     return LmdbFile(source)
 

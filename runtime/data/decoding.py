@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from prototxt.errors import InputError
+from prototxt.limits import max_memory
 from prototxt.native_output import without_native_output
 
 MAX_PIXELS = 89_478_485
@@ -52,6 +53,9 @@ def _chunks_fit(data: bytes) -> bool:
     return True
 
 
+_COLOUR = 12
+"""Bytes of a pixel: three channels, float32."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -70,11 +74,16 @@ def check_pixels(data: bytes) -> None:
 
 
 def check_count(size: int) -> None:
-    """Raises InputError for an image, or a frame, of too many pixels."""
+    """Raises InputError for an image, or a frame, of too many pixels, or that memory does not hold as float32."""
     if size > _limit():
         raise InputError(
             f"is too large an image: {size:,} pixels, at most {_limit():,} are read "
             "(the environment variable SEENET_MAX_PIXELS sets another limit)"
+        )
+    if _COLOUR * size > max_memory():
+        raise InputError(
+            f"is too large an image: {size:,} pixels take {_COLOUR * size:,} bytes, {max_memory():,} are allowed "
+            "(seenet --max-memory GIB allows more)"
         )
 
 
