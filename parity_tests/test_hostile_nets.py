@@ -164,7 +164,7 @@ def test_what_is_resized_counts_against_the_memory(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("prototxt.limits._limit", 1 << 26)
     layer = DATA[0].replace("new_width: 9", "new_width: 1048576")
     with pytest.raises(
-        InputError, match="list.txt:.*9,437,184 pixels take 113,246,208 bytes, 67,108,864 are allowed"
+        InputError, match=r"list.txt:.*9,437,184 pixels take 113,246,208 bytes, 67,108,864 are allowed"
     ):
         CaffeNet(parse_net(f'layer {{ name: "l" top: "data" {layer} }}'), TRAIN)()
 
