@@ -125,8 +125,12 @@ class CaffeRNG:
             raise InputError(f"ones with probability {p:g}: give a probability from 0 to 1")
         if p == 0:
             return np.zeros(n, np.int32)
-        real = np.float32 if isinstance(p, np.float32) else np.float64
-        return np.less_equal(self.words(n).astype(real), real(p) * real(0xFFFFFFFF)).astype(np.int32)
+        words = self.words(n)
+        if isinstance(p, np.float32):
+            ones = words.astype(np.float32) <= p * np.float32(0xFFFFFFFF)
+        else:  # a double holds each word, so what is below the limit as a double is below it as a whole number
+            ones = words <= np.uint32(p * 0xFFFFFFFF)
+        return ones.astype(np.int32)
 
     def shuffle(self, items: list) -> None:
         """Reorder `items` in place as `caffe::shuffle`: each, from the last down, swaps with one up to it."""

@@ -220,7 +220,7 @@ class Dropout(Layer):
         if self.phase != 0 and not param.sample_weights_test:
             return x if param.scale_train else x * keep
         shape = self.drawn(x)
-        mask = torch.from_numpy(caffe_rng().bernoulli(math.prod(shape), keep)).to(x)
+        mask = torch.from_numpy(caffe_rng().bernoulli(math.prod(shape), keep)).to(x.device).to(x.dtype)
         kept = x * mask.reshape(shape)
         return kept * float(np.float32(1.0 / keep)) if param.scale_train else kept
 
