@@ -70,6 +70,11 @@ def check_blob(data: np.ndarray, case: str, name: str, about: dict) -> None:
             assert np.array_equal(np.sign(data), np.sign(full)), "a C-ReLU decision differs"
 
 
+def assert_close(actual: np.ndarray, recorded: str) -> None:
+    away = error(actual, ARRAYS[recorded])
+    assert away <= WHOLE_NET, f"{recorded} is {away:.1e} away"
+
+
 @pytest.mark.parametrize("case", _by_name(ABOUT["notebook_cases"]))
 def test_published_procedure(net: Net, case: dict) -> None:
     name, size = case["name"], case["test_size"]
@@ -82,10 +87,10 @@ def test_published_procedure(net: Net, case: dict) -> None:
             scores = net.blobs[blob].data[0]
             golden = ARRAYS[f"{name}/{label}/{blob}"]
             assert error(scores[label], golden, np.abs(scores).max()) <= WHOLE_NET, blob
-        assert error(plain, ARRAYS[f"{name}/{label}/att"]) <= WHOLE_NET
+        assert_close(plain, f"{name}/{label}/att")
         mirrored = published_forward(net, image[:, ::-1, :], label, size)
         fused = np.maximum(plain, mirrored[:, ::-1])
-        assert error(fused, ARRAYS[f"{name}/{label}/att_flip_fused"]) <= WHOLE_NET
+        assert_close(fused, f"{name}/{label}/att_flip_fused")
     assert net.blobs["label"].data.ravel().tolist() == case["label_blob_after"]
 
 
@@ -96,8 +101,8 @@ def test_attention_maps(model: port.SeeNet, case: dict) -> None:
     plain = port.attention_maps(model, image, labels, case["test_size"], flip=False)
     fused = port.attention_maps(model, image, labels, case["test_size"])
     for i, label in enumerate(labels):
-        assert error(plain[i], ARRAYS[f"{name}/{label}/att"]) <= WHOLE_NET
-        assert error(fused[i], ARRAYS[f"{name}/{label}/att_flip_fused"]) <= WHOLE_NET
+        assert_close(plain[i], f"{name}/{label}/att")
+        assert_close(fused[i], f"{name}/{label}/att_flip_fused")
 
 
 def test_module_equals_its_prototxt(model: port.SeeNet) -> None:

@@ -64,6 +64,7 @@ def run_training(param: SolverParameter, settings: TrainSettings) -> None:
 
 def _train(param: SolverParameter, settings: TrainSettings, here: torch.device) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
+    torch.backends.cudnn.deterministic = True  # the same seed, the same weights: docs/speed.md has the price
     log = CaffeLog(silent=solver_rank() != 0)
     _log_device(log, here)
 
