@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,6 +233,12 @@ def test_a_full_disk_is_one_line(suffix: str, limit: int, tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_of_an_npz_that_is_no_array(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        archive.writestr("ip.weight", b"no array")
+    refused(lambda: read_weights(tmp_path / "w.npz"), "w.npz")
 
 
 def test_weights_unpack_only_so_much(tmp_path: Path) -> None:

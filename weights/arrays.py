@@ -27,7 +27,10 @@ def read_npz(path: str | os.PathLike) -> list[LayerWeights]:
         with zipfile.ZipFile(path) as archive:
             check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
         with np.load(path, allow_pickle=False) as arrays:
-            return from_state_dict({name: arrays[name] for name in arrays.files}, path)
+            found = {name: arrays[name] for name in arrays.files}
+        if any(isinstance(array, bytes) for array in found.values()):
+            raise ValueError("a part that is no array")  # NumPy gives what has another name or magic as it is
+        return from_state_dict(found, path)
     except InputError:
         raise
     except Exception as error:  # NumPy and zlib raise whatever the bytes lead them to

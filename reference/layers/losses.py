@@ -369,7 +369,7 @@ class ContrastiveLoss(_Loss):
         param = self.param.contrastive_loss_param
         margin = self.dtype.type(param.margin)
         self.difference = flat_from(a - b.reshape(a.shape), 1)
-        self.similar = np.trunc(similar.reshape(-1)) != 0
+        self.similar = np.trunc(similar.reshape(-1)[: len(a)]) != 0
         squared = (self.difference * self.difference).sum(axis=1)
         self.distance = np.sqrt(squared)
         # what lacks before it is squared, as the gradient needs it
