@@ -129,6 +129,10 @@ DATA_REFUSED = {
         ),
         "at most 10",
     ),
+    "two thousand million trials": (
+        ANNOTATED.replace("max_trials: 5", "max_trials: 2147483647"),
+        "max_trials",
+    ),
     "a database of a long name": (ANNOTATED.replace('"annotated"', f'"{"x" * 3000}"'), "x"),
     "two means for three colours": (
         ANNOTATED.replace("prob: 0.5 max", "prob: 1 max").replace(

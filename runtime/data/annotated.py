@@ -19,6 +19,9 @@ from runtime.data.transformer import Transformer, Words
 from runtime.data.video import open_video
 from runtime.rng import CaffeRNG
 
+_MOST_TRIALS = 100_000
+"""Of boxes for an image, which take seconds; SSD's nets try 350."""
+
 
 class DetectionTransformer(Transformer):
     """transform_param as SSD's fork has it: what is resized and made noisy before the crop."""
@@ -131,6 +134,11 @@ class AnnotatedImages(DatabaseImages):
         annotated = param.annotated_data_param
         refuse_other_fields("annotated_data_param", annotated, "batch_sampler", "label_map_file", "anno_type")
         self.samplers = list(annotated.batch_sampler)
+        trials = sum(sampler.max_trials for sampler in self.samplers)
+        if trials > _MOST_TRIALS:
+            raise InputError(
+                f"batch_sampler: max_trials are {trials:,} for an image: at most {_MOST_TRIALS:,} are supported"
+            )
         self.typed = annotated.HasField("anno_type")
         super().__init__(param, labelled, share, rng)
         resize = self.transformer.resize
