@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from port.last_resort import run_command
+from port.last_resort import run_command, run_typer
 from port.tools import SCRIPTS, TOOLS
 from port.tools.process import run_tool
 from prototxt.limits import set_max_memory
@@ -218,12 +218,12 @@ def main() -> None:
     """Run the command. The exit status is decided by one rule, for all commands:
 
     0: done. 1: done, and the verdict is no (`parity`, `export` and `demo`: a result is out of tolerance).
-    2: an input cannot be used as it is: a wrong option (typer tells), or an `InputError`, which is one line,
-    `error: …`, on stderr. A command for many images goes on with the others, tells each bad one on such a
-    line, and exits with 2 at the end (`port.voc.each.report_failures`). What else may end a command, a fault
+    2: an input or an option cannot be used as it is: an `InputError`, which is one line, `error: …`, on
+    stderr. A command for many images goes on with the others, tells each bad one on such a line, and exits
+    with 2 at the end (`port.voc.each.report_failures`). What else may end a command, a fault
     or Ctrl-C, has a status of its own: see `run_command`.
     """
-    run_command(app)
+    run_command(lambda: run_typer(app))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 
-from prototxt.errors import InputError, printable
+import typer
+
+from prototxt.errors import InputError, printable, shortened
 from prototxt.native_output import keep_own_stderr
 
 BAD_INPUT, FAULT, INTERRUPTED = 2, 3, 130
@@ -33,6 +36,8 @@ def run_command(app: Callable[[], object]) -> None:
     if show_faults:
         sys.argv.remove(TRACEBACK)
     keep_own_stderr()
+    # Matplotlib warns of each character of a name that its font lacks.
+    warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a name that the terminal's encoding lacks
@@ -53,6 +58,34 @@ def run_command(app: Callable[[], object]) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
     sys.exit(status)
+
+
+def run_typer(app: typer.Typer, arguments: Sequence[str] | None = None, name: str | None = None) -> None:
+    """Run a typer app, with `sys.argv` unless `arguments` are given; it ends as `run_command` expects.
+
+    Args:
+        name: of the program, for the help; by default what was typed.
+
+    Raises:
+        InputError: a wrong option or argument, in one line, where typer would draw a box of five.
+        SystemExit: every other end.
+    """
+    try:
+        status = app(arguments, prog_name=name, standalone_mode=False)
+    except _CLICK_ERROR as error:
+        told = error.format_message().rstrip(". ")
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(told, end="")  # typer has printed it where it has rich
+            sys.exit(BAD_INPUT)
+        command = error.ctx.command_path if getattr(error, "ctx", None) else name or "seenet"
+        raise InputError(f"{told}: {command} --help tells what there is") from None
+    except typer.Abort as aborted:  # of an EOFError
+        raise aborted.__cause__ or aborted from None
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+_CLICK_ERROR = typer.BadParameter.__mro__[2]
+"""click's ClickException, which newer versions of typer keep in a private module."""
 
 
 def tell_error(error: Exception) -> int:
@@ -81,16 +114,27 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _known(error: Exception) -> str | None:
-    """The line for what is neither bad input nor a fault: memory and output."""
+    """The line for what is neither bad input nor a fault: memory, output, and files that no code of ours expects.
+
+    (A file may vanish between two looks at it, its name may be too long, its folder closed to this user.)
+    """
     # PyTorch's by name: it takes a second to import, and most commands do without.
     of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     if isinstance(error, MemoryError) or of_torch:
         told = str(error).splitlines()[0] if str(error) else "nothing more is known"
         return f"memory does not suffice ({told}): give a smaller input or batch, or free some"
-    if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.filename is not None:
+            return f"{_file(error.filename)}: cannot be used ({error.strerror}): check the path"
         _drop_output()
         return f"the output cannot be written ({error.strerror}): free some space, or send it elsewhere"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object[:200]}: its name is no UTF-8, which is needed here: rename it"
     return None
+
+
+def _file(name: object) -> str:
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else str(name)
 
 
 def _drop_output() -> None:
@@ -122,5 +166,5 @@ def _report(command: str, error: Exception) -> str:
 
 def _tell(line: str, status: int) -> int:
     with contextlib.suppress(OSError):  # stderr is gone too
-        print(f"error: {printable(line)}", file=sys.stderr)
+        print(f"error: {shortened(printable(line))}", file=sys.stderr)
     return status

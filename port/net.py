@@ -1,7 +1,6 @@
 """Any prototxt as an `nn.Module`."""
 
 import contextlib
-import difflib
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from port.layers.data import open_data
 from port.layers.python import Script, ScriptLayer
 from port.own_layers import check_tops
 from prototxt.caffe_pb2 import NetParameter
-from prototxt.errors import InputError
+from prototxt.errors import InputError, close_names
 from prototxt.layers.declare import Shape
 from prototxt.own import OWN_FIELDS
 from prototxt.plan import LayerPlan, Plan, Step, plan_net
@@ -359,7 +358,7 @@ def named_inputs(
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1)
+    near = close_names(name, names)
     return f': do you mean "{near[0]}"?' if near else ""
 
 

@@ -1,21 +1,42 @@
 """The one kind of error that the user can correct, how text from files is shown, and packages that are missing."""
 
 import contextlib
+import difflib
 import importlib.util
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
     """A file, field, blob or option that cannot be used as it is.
 
     The message is one line that tells what, where and what to do: a line break or terminal code in a name
-    that it quotes is shown escaped. The commands print it and exit with status 2.
+    that it quotes is shown escaped, and of a very long one only the ends. The commands print it and exit with
+    status 2.
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return shortened(printable(super().__str__()))
+
+
+_MOST = 2000  # characters of a message
+
+
+def shortened(text: str) -> str:
+    """`text`, of which the middle is left out where it is too long to be read."""
+    return text if len(text) <= _MOST else f"{text[: _MOST // 2]} … {text[-_MOST // 2 :]}"
+
+
+def close_names(name: str, names: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Those of `names` that `name` may have been meant for; none where it is too long to be a name.
+
+    For each character of `name` the search takes a hundred bytes.
+    """
+    return difflib.get_close_matches(name, names, most, cutoff) if len(name) <= _LONGEST_NAME else []
+
+
+_LONGEST_NAME = 200
 
 
 def printable(text: str) -> str:
@@ -23,6 +44,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(_escaped(c) if unicodedata.category(c) in _UNSAFE else c for c in text)
+
+
+def figure_text(text: str) -> str:
+    """`text` as Matplotlib takes it: with no formula in it, and nothing that no font has."""
+    return printable(text).replace("$", r"\$")
 
 
 _UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}

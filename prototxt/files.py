@@ -45,8 +45,9 @@ def read_ordinary(path: str | os.PathLike, most: int = MAX_TEXT) -> bytes:
         OSError: as `open_ordinary`, and for a file of more than `most` bytes.
     """
     with open_ordinary(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
+        too_large = os.fstat(file.fileno()).st_size > most
+        data = b"" if too_large else file.read(most + 1)
+    if too_large or len(data) > most:
         raise OSError(errno.EFBIG, f"larger than the {most >> 20} MB that are read of such a file")
     return data
 

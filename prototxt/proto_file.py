@@ -23,6 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from prototxt.errors import InputError
 from prototxt.files import read_ordinary
+from prototxt.text import QUOTED
 
 _SCALARS: dict[str, Any] = {
     "double": 1, "float": 2, "int64": 3, "uint64": 4, "int32": 5, "fixed64": 6, "fixed32": 7, "bool": 8,
@@ -32,7 +33,7 @@ _LABELS: dict[str, Any] = {"optional": 1, "required": 2, "repeated": 3}
 _GROUP = FieldDescriptorProto.TYPE_GROUP
 _TOKEN = re.compile(
     r"""(?P<space>\s+|//[^\n]*|/\*.*?\*/)"""
-    r"""|(?P<token>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[-+]?\.?\d[\w.]*(?:(?<=[eE])[-+]\d+)?|\.?[A-Za-z_][\w.]*|[^\s"'/])""",
+    rf"""|(?P<token>{QUOTED}|[-+]?\.?\d[\w.]*(?:(?<=[eE])[-+]\d+)?|\.?[A-Za-z_][\w.]*|[^\s"'/])""",
     re.DOTALL,
 )
 _AHEAD = 3  # tokens that are looked at before they are taken

@@ -9,8 +9,12 @@ from google.protobuf.message import Message
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.files import read_ordinary, read_text
+from prototxt.text import COMMENT, QUOTED
 from prototxt.unknown import SetAside, descriptor_of, set_aside
 from prototxt.upgrade import upgrade_net, upgrade_solver
+
+MAX_LAYERS = 1 << 16
+"""Layers of a net's text: each takes some kilobytes, where eight characters ask for one."""
 
 
 def read_net(path: str | os.PathLike) -> NetParameter:
@@ -39,7 +43,9 @@ def parse_net(text: str, where: str = "prototxt") -> NetParameter:
 
 
 def _net_as_it_is(text: str, where: str) -> NetParameter:
-    text, aside = set_aside(text, descriptor_of(NetParameter))
+    text, aside, entries = set_aside(text, descriptor_of(NetParameter))
+    if sum(entries.get(name, 0) for name in ("layer", "layers")) > MAX_LAYERS:
+        raise InputError(f"{where}: has more than {MAX_LAYERS} layers: that is no net of Caffe's")
     if not any(key in text for key in ("layer", "input")):
         _refuse_solver(aside, where)
     net = NetParameter()
@@ -90,7 +96,11 @@ def _text(path: str | os.PathLike) -> str:
     return data.decode(errors="replace")  # Caffe passes any bytes in comments and strings
 
 
+_SPACES = re.compile(rf"({COMMENT}|{QUOTED})|[^\S\n]{{2,}}")
+
+
 def _parse(text: str, message: Message, where: str) -> None:
+    text = _SPACES.sub(r"\1 ", text)  # protobuf's own pattern takes a hundred bytes for each space of a run
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
@@ -125,13 +135,13 @@ def _refuse_solver(aside: list[SetAside], where: str) -> None:
 
 def _refuse_net(text: str, where: str) -> None:
     """Say so where a solver is expected and layers are found."""
-    _, aside = set_aside(text, descriptor_of(SolverParameter))
+    _, aside, _ = set_aside(text, descriptor_of(SolverParameter))
     layers = [x for x in aside if x.path in (("layer",), ("layers",))]
     if layers:
         raise InputError(f"{where}:{layers[0].line}: this is a net, a solver is expected here")
 
 
-_TOKEN = re.compile(r'#[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|[{}<>]|[\w.+-]+|\n|\S')
+_TOKEN = re.compile(rf"{COMMENT}|{QUOTED}|[{{}}<>]|[\w.+-]+|\n|\S")
 
 
 def _lines_of_layers(text: str) -> dict[str, list[int]]:
@@ -140,7 +150,7 @@ def _lines_of_layers(text: str) -> dict[str, list[int]]:
     line, start = 1, 0
     path: list[str] = []
     key, named = "", False  # the last field name seen; the fields whose braces are open
-    for token in _TOKEN.findall(text):
+    for token in (match[0] for match in _TOKEN.finditer(text)):
         if token == "\n":
             line += 1
         elif token in "{<":

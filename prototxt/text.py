@@ -6,6 +6,10 @@ import struct
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
+COMMENT = r"#[^\n]*"
+QUOTED = r""""[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*'"""
+"""Patterns of tokens. (`(?:\\\\.|[^"])*` would take a hundred bytes of memory for each character.)"""
+
 _UNKNOWN = re.compile(
     r'^( *)unknown \{\n *path: "([^"]*)"\n(?: *line: \d+\n)?(?: *text: "((?:\\.|[^"\\])*)"\n)? *\}$',
     re.MULTILINE,

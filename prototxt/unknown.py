@@ -4,9 +4,8 @@ Two kinds of fields: those that the schema lacks (the reader sets them aside, wi
 own `unknown`), and those of a fork that the schema has but no layer here obeys (prototxt/forks.py).
 """
 
-import difflib
-import itertools
 import re
+from array import array
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -15,10 +14,11 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from prototxt.caffe_pb2 import LayerParameter, NetParameter, NetState, UnknownField
-from prototxt.errors import InputError
+from prototxt.errors import InputError, close_names
 from prototxt.forks import HARMLESS, SUPPORTED_FIELDS, UNREAD_FIELDS, known_from
 from prototxt.own import OWN_FIELDS
 from prototxt.rules import layer_included
+from prototxt.text import COMMENT, QUOTED
 
 FIRST_FORK_NUMBER, OWN_NUMBER = 5001, 6000
 """caffe.proto: the numbers of fork fields and enum values start here; `unknown` has this one."""
@@ -54,11 +54,8 @@ def unknown_fields(message: LayerParameter | NetParameter) -> list[Unknown]:
     """The fields of one layer, or of the net outside of its layers, that nothing here obeys."""
     layer_type = message.type if isinstance(message, LayerParameter) else ""
     claimed = OWN_FIELDS.get(layer_type, ())
-    found = [
-        _told(descriptor_of(message), x, claimed)
-        for x in message.unknown
-        if x.path.split(".")[0] not in claimed
-    ]
+    left = [x for x in message.unknown if x.path.split(".")[0] not in claimed]
+    found = [_told(descriptor_of(message), x, claimed, search=i < _TOLD) for i, x in enumerate(left)]
     for path, text in _not_obeyed(message, layer_type):
         found.append(Unknown(f"{path}, a fork's setting that is not supported here", path, text=text))
     return found
@@ -69,7 +66,8 @@ def descriptor_of(message: Message | type[Message]) -> Descriptor:
     return cast(Descriptor, message.DESCRIPTOR)
 
 
-def _told(message: Descriptor, found: UnknownField, claimed: Collection[str]) -> Unknown:
+def _told(message: Descriptor, found: UnknownField, claimed: Collection[str], search: bool) -> Unknown:
+    """In words; with the name that it is near to where such a one is to be searched for, which takes time."""
     *outer, last = found.path.split(".")
     fields = message.fields_by_name
     for name in outer:
@@ -78,7 +76,7 @@ def _told(message: Descriptor, found: UnknownField, claimed: Collection[str]) ->
     if last in fields:
         what = f"{found.path} cannot be {found.text}"
     else:
-        near = difflib.get_close_matches(last, [*fields, *claimed], 1, 0.85)
+        near = close_names(last, [*fields, *claimed], 1, 0.85) if search else []
         what = f'no field named "{found.path}"{f", but {near[0]}" if near else ""}'
     return Unknown(what, found.path, found.line, found.text)
 
@@ -166,7 +164,7 @@ def unknown_type(layer_type: str, declared: Collection[str]) -> str:
         return "type is missing"
     fork = known_from(layer_type)
     same = [name for name in declared if name.lower() == layer_type.lower()]
-    near = same or difflib.get_close_matches(layer_type, declared, 2, 0.5)
+    near = same or close_names(layer_type, declared, 2, 0.5)
     if fork:
         hint = f"known from {fork}, and not supported: write it yourself ({_HOW})"
     elif near:
@@ -207,7 +205,7 @@ def _differs(field: FieldDescriptor, value: object) -> bool:
 
 # ---- Setting aside what the schema lacks
 
-_TOKEN = re.compile(r'#[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|\$\{?\w+[}$]?|[\w.+-]+|\S')
+_TOKEN = re.compile(rf"{COMMENT}|{QUOTED}|\$\{{?\w+[}}$]?|[\w.+-]+|\S")
 _CLOSING = {"{": "}", "<": ">", "[": "]"}
 
 
@@ -228,29 +226,41 @@ class SetAside:
     value: str
 
 
-def set_aside(text: str, message: Descriptor) -> tuple[str, list[SetAside]]:
-    """Blank out what `message` has no field or enum value for; lines stay where they are.
+def set_aside(text: str, message: Descriptor) -> tuple[str, list[SetAside], dict[str, int]]:
+    """Take out what `message` has no field or enum value for; lines stay where they are.
 
     A text that is wrong in another way is left as it is from there on: the parser reports it.
+
+    Returns:
+        The text, what was taken out, and how often each field of the top level stands there.
     """
     walk = _Walk(text)
     walk.fields(message, ())
     pieces, aside, stop, line = [], [], 0, 1
     for path, entry, start, value, end in walk.found:
         line += text.count("\n", stop, start)
-        pieces += [text[stop:start], re.sub(r"[^\n]", " ", text[start:end])]
+        pieces += [text[stop:start], "\n" * text.count("\n", start, end) or " "]
         aside.append(SetAside(path, entry, line, value))
         line += text.count("\n", start, end)
         stop = end
-    return "".join([*pieces, text[stop:]]), aside
+    return "".join([*pieces, text[stop:]]), aside, walk.entries
 
 
 class _Walk:
-    """One pass over a text's tokens, in step with the descriptors of the messages that they fill."""
+    """One pass over a text's tokens, in step with the descriptors of the messages that they fill.
+
+    A token is kept as its two places in the text: as an object it would take a hundred times its length.
+    """
 
     def __init__(self, text: str):
-        self.tokens = [match for match in _TOKEN.finditer(text) if not match[0].startswith("#")]
+        self.text = text
+        self.starts, self.ends = array("I"), array("I")
+        for match in _TOKEN.finditer(text):
+            if text[match.start()] != "#":
+                self.starts.append(match.start())
+                self.ends.append(match.end())
         self.at = 0
+        self.entries: dict[str, int] = {}
         self.entry = 0
         self.claimed: Collection[str] = ()
         self.found: list[tuple[tuple[str, ...], int, int, str, int]] = []
@@ -259,18 +269,17 @@ class _Walk:
         """Go through one message's fields, up to its closing brace or the end of the text."""
         if OWN_FIELDS and path == ("layer",):
             self.claimed = OWN_FIELDS.get(self._type_ahead(), ())
-        entries: dict[str, int] = {}
         while self._token() and self._token() not in "}>":
             first, name = self.at, self._token()
             if not re.match(r"[A-Za-z_]", name):
-                self.at = len(self.tokens)
+                self.at = len(self.starts)
                 return
             self.at += 1
             if self._token() == ":":
                 self.at += 1
             if not path:
-                self.entry = entries.get(name, 0)
-                entries[name] = self.entry + 1
+                self.entry = self.entries.get(name, 0)
+                self.entries[name] = self.entry + 1
             claimed = path == ("layer",) and name in self.claimed
             field = None if claimed else message.fields_by_name.get(name)
             value = self.at
@@ -328,14 +337,12 @@ class _Walk:
         return found
 
     def _note(self, path: tuple[str, ...], first: int, value: int) -> None:
-        last = min(self.at, len(self.tokens)) - 1
-        tokens = self.tokens[min(value, last) : last + 1]
-        pieces = [tokens[0][0]]
-        for before, token in itertools.pairwise(tokens):
-            pieces += [" " * (before.end() < token.start()), token[0]]
-        self.found.append(
-            (path, self.entry, self.tokens[first].start(), "".join(pieces), self.tokens[last].end())
-        )
+        last = min(self.at, len(self.starts)) - 1
+        value = min(value, last)
+        pieces = [self.text[self.starts[value] : self.ends[value]]]
+        for i in range(value + 1, last + 1):
+            pieces += [" " * (self.ends[i - 1] < self.starts[i]), self.text[self.starts[i] : self.ends[i]]]
+        self.found.append((path, self.entry, self.starts[first], "".join(pieces), self.ends[last]))
 
     def _token(self) -> str:
-        return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
+        return self.text[self.starts[self.at] : self.ends[self.at]] if self.at < len(self.starts) else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prototxt.errors import InputError
+from prototxt.errors import InputError, figure_text
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,13 @@ def _draw_node(axes: Any, layout: "_Layout", name: str, node: Node) -> Any:
         linewidth=0.8,
         zorder=2,
     )
-    axes.text(*layout.centres[name], _plain("\n".join(node.lines)), ha="center", va="center", fontsize=_FONT)
+    axes.text(
+        *layout.centres[name],
+        "\n".join(map(figure_text, node.lines)),
+        ha="center",
+        va="center",
+        fontsize=_FONT,
+    )
     return axes.add_patch(box)
 
 
@@ -138,7 +144,13 @@ def _draw_edge(axes: Any, layout: "_Layout", boxes: dict, source: str, target: s
     axes.add_patch(arrow)
     if label:
         middle = (points[0] + (points[1] if len(points) > 1 else layout.centres[target])) / 2
-        axes.text(*middle, _plain(label), fontsize=_FONT - 1, va="bottom", ha="center")
+        axes.text(
+            *middle,
+            "\n".join(map(figure_text, label.split("\n"))),
+            fontsize=_FONT - 1,
+            va="bottom",
+            ha="center",
+        )
 
 
 class _Layout:
@@ -239,8 +251,3 @@ def _ordered(ranks: dict[str, int], links: Iterator[tuple[str, str]]) -> list[li
         names.sort(key=wanted.__getitem__)
         place |= {name: i - (len(names) - 1) / 2 for i, name in enumerate(names)}
     return ordered
-
-
-def _plain(text: str) -> str:
-    """Text in which Matplotlib finds no formulas."""
-    return text.replace("$", r"\$")

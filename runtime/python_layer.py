@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -116,8 +117,8 @@ def load_modules(names: Iterable[str], caffe: str) -> list[str]:
     for name in names:
         module = name
         if name.endswith(".py"):
-            path = Path(name).resolve()
-            if not path.is_file():
+            path = Path(os.path.realpath(name))
+            if not os.path.isfile(path):
                 raise InputError(f"{name}: there is no such file")
             module = path.stem
             if str(path.parent) not in sys.path:

@@ -83,7 +83,8 @@ def map_file(path: str | os.PathLike) -> memoryview:
         with open_ordinary(known_file(path)) as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be mapped ({error}): give an ordinary file") from error
+        told = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be mapped ({told}): give an ordinary file") from error
 
 
 def not_a(kind: str, path: str | os.PathLike, detail: object, magic: bytes | None = None) -> InputError:

@@ -504,8 +504,8 @@ MEASURE: dict[str, Callable[[Run, dict[str, Any]], None]] = {
 }
 
 if __name__ == "__main__":
-    from port.last_resort import run_command
+    from port.last_resort import run_command, run_typer
 
     app = typer.Typer(add_completion=False)
     app.command()(main)
-    run_command(app)
+    run_command(lambda: run_typer(app))

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parity_tests.bench.timing import Part
+from prototxt.errors import figure_text
 from weights.files import atomic_path
 
 matplotlib.use("Agg")
@@ -93,14 +94,16 @@ def _draw(axes: Axes, part: Part) -> None:
         [high - median for median, (_, high) in zip(medians, spreads, strict=True)],
     ]
     colours = ["#2f6f9f" if name.startswith("port") else "#b8b8b8" for name in names]
-    axes.barh(names, medians, xerr=errors, color=colours, ecolor="#555555", capsize=2)
+    axes.barh(list(map(figure_text, names)), medians, xerr=errors, color=colours, ecolor="#555555", capsize=2)
     for row, (median, (_, high)) in enumerate(zip(medians, spreads, strict=True)):
         axes.annotate(
             number(median), (high, row), (5, 0), textcoords="offset points", va="center", fontsize=8
         )
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(high for _, high in spreads))
-    axes.set_title(f"{part.title} ({part.unit}: median, least and most)", loc="left", fontsize=10)
+    axes.set_title(
+        f"{figure_text(part.title)} ({part.unit}: median, least and most)", loc="left", fontsize=10
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=9)
 

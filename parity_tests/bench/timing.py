@@ -1,6 +1,7 @@
 """Actions timed side by side: in turn, round after round, so that what else the machine does falls on all alike."""
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -31,10 +32,14 @@ class Timing:
         return min(self.seconds), max(self.seconds)
 
     def ratio(self, base: "Timing") -> float:
-        """The median of the rounds' ratios to the base's of the same round."""
-        return statistics.median(
-            mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True)
-        )
+        """The median of the rounds' ratios to the base's of the same round.
+
+        Rounds in which the clock saw no time pass for the base do not count; where none does, NaN.
+        """
+        ratios = [
+            mine / theirs for mine, theirs in zip(self.seconds, base.seconds, strict=True) if theirs > 0
+        ]
+        return statistics.median(ratios) if ratios else math.nan
 
 
 @dataclass

@@ -17,6 +17,7 @@ from parity_tests.compare.report import (
     verdict,
 )
 from port.report.pages import file_text, render, svg
+from prototxt.errors import figure_text
 from weights.files import atomic_path
 from weights.layer_weights import shape_text
 
@@ -106,9 +107,8 @@ def _chart(report: ParityReport) -> Markup:
     axes.set_yscale("log")
     axes.set_ylim(low / 1.5, high * 1.5)
     axes.set_ylabel("largest difference from float64,\nof the blob's maximum")
-    # A "$" in a blob's name begins no formula.
     axes.set_xticks(
-        list(places.values()), list(places), rotation=60, ha="right", fontsize=8, parse_math=False
+        list(places.values()), list(map(figure_text, places)), rotation=60, ha="right", fontsize=8
     )
     axes.grid(axis="y", linewidth=0.4)
     figure.legend(loc="outside upper left", ncols=6, fontsize=8, frameon=False)

@@ -16,7 +16,7 @@ from port.report import pages
 from port.voc.classes import CLASSES
 from port.voc.evaluate import percent
 from port.voc.label_images import read_label_image, same_size
-from prototxt.errors import InputError
+from prototxt.errors import InputError, figure_text
 from weights.files import atomic_path
 
 matplotlib.use("Agg")
@@ -183,7 +183,9 @@ def _picture(image: np.ndarray, found: Sequence[tuple[str, list[Explanation]]]) 
     for i, (weights, own) in enumerate(rows):
         first, *others = axes[sum(lines[:i]) : sum(lines[: i + 1])].flat
         first.imshow(image[:, :, ::-1], extent=(0, 1, 0, ratio))
-        first.set_title(CLASSES[own.label] + (f"\n{weights[-28:]}" if len(found) > 1 else ""), fontsize=8)
+        first.set_title(
+            CLASSES[own.label] + (f"\n{figure_text(weights[-28:])}" if len(found) > 1 else ""), fontsize=8
+        )
         for axis, panel in zip(others, own.panels, strict=False):
             _draw(figure, axis, panel, ratio)
     return figure

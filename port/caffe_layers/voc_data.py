@@ -10,6 +10,9 @@ import stat
 import cv2
 import numpy as np
 
+MAX_LIST, MAX_IMAGE = 1 << 28, 1 << 29
+"""Bytes of a list, and of an encoded image, that are read."""
+
 DEFAULTS = {
     "list": "",
     "images": "",
@@ -181,7 +184,7 @@ class VocImages:
     def _read(self, entry):
         path = os.path.join(self.settings["images"], entry[0] + self.settings["suffix"])
         try:
-            data = np.frombuffer(_ordinary(path), np.uint8)
+            data = np.frombuffer(_ordinary(path, MAX_IMAGE), np.uint8)
         except (OSError, ValueError) as cause:
             raise self.error(f"{self._place(entry)}: {path} cannot be read ({_told(cause)})")  # noqa: B904
         try:
@@ -213,7 +216,7 @@ class VocImages:
         """(name, line number, classes) of each line that is not blank."""
         path, classes = self.settings["list"], self.settings["classes"]
         try:
-            lines = _ordinary(path).decode("utf-8").splitlines()
+            lines = _ordinary(path, MAX_LIST).decode("utf-8").splitlines()
         except (OSError, ValueError) as cause:
             raise self.error(f"{path or 'param_str list'}: cannot be read ({_told(cause)})")  # noqa: B904
         entries = []
@@ -271,11 +274,14 @@ def _is_number(text):
     return len(text) <= 9 and text.isdecimal() and text.isascii()
 
 
-def _ordinary(path):
-    """The bytes of an ordinary file: a FIFO would be waited for, /dev/zero would never end."""
+def _ordinary(path, most):
+    """The bytes of an ordinary file, at most so many: a FIFO would be waited for, /dev/zero would never end."""
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
             raise ValueError("not an ordinary file")
+        if found.st_size > most:
+            raise ValueError(f"larger than the {most >> 20} MB that are read of such a file")
         return file.read()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from port.tools.parse_log import Row, parse_log, write_csv
-from prototxt.errors import InputError
+from prototxt.errors import InputError, figure_text
 from weights.files import atomic_path
 
 CHARTS = (
@@ -95,9 +95,9 @@ def _draw(out: str, curves: dict[str, list[tuple[float, float]]], y: str, x: str
     figure = Figure()
     axes = figure.add_subplot()
     for log, points in curves.items():
-        axes.plot(*zip(*points, strict=True), marker=".", linewidth=0.75, label=Path(log).name)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+        axes.plot(*zip(*points, strict=True), marker=".", linewidth=0.75, label=figure_text(Path(log).name))
+    axes.set_xlabel(figure_text(x))
+    axes.set_ylabel(figure_text(y))
     axes.legend(loc="lower right" if "accuracy" in y else "upper right")
     with atomic_path(out) as beside:
         figure.savefig(beside, format="png")

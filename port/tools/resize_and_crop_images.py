@@ -50,9 +50,9 @@ def main(arguments: Sequence[str]) -> int:
 
     def one(name: str) -> str:
         """What is wrong with an image, or nothing."""
-        if not (target / name).resolve().is_relative_to(target.resolve()):
-            return f"{name}: lies outside of --output_folder"
         try:
+            if not (target / name).resolve().is_relative_to(target.resolve()):
+                return f"{name}: lies outside of --output_folder"
             data = (
                 _with_opencv(source / name, side) if library == "opencv" else _with_pil(source / name, side)
             )
@@ -60,7 +60,13 @@ def main(arguments: Sequence[str]) -> int:
                 beside.write_bytes(data)
         except InputError as error:
             return str(error)
-        except (OSError, ValueError, SyntaxError, cv2.error) as error:
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            SyntaxError,
+            cv2.error,
+        ) as error:  # of a link to itself, too
             return f"{source / name}: cannot be read as an image ({' '.join(str(error).split())})"
         return ""
 

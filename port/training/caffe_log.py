@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prototxt.caffe_pb2 import ImageDataParameter, NetParameter, NetState, NetStateRule
-from prototxt.errors import printable
+from prototxt.errors import printable, shortened
 from prototxt.plan import LayerPlan, Plan
 from prototxt.rules import layer_included
 from prototxt.text import message_text
@@ -56,8 +56,8 @@ class CaffeLog:
 
 
 def _shown(line: str) -> str:
-    """As it is but for what a terminal obeys: names of files and layers may hold anything."""
-    return "\t".join(map(printable, line.split("\t")))
+    """As it is but for what a terminal obeys, or nobody can read: names of files and layers may hold anything."""
+    return shortened("\t".join(map(printable, line.split("\t"))))
 
 
 def _to_stderr(line: str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from port.last_resort import run_command
+from port.last_resort import run_command, run_typer
 from port.own_options import AllowModule, Proto, load_own
 from prototxt.caffe_pb2 import SolverParameter
 from prototxt.errors import InputError
@@ -106,4 +106,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command as `train_caffe_equiv.py`; errors and exit status as `port.cli.main` has them."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(train_command)
-    run_command(lambda: app(arguments, prog_name="train_caffe_equiv.py"))
+    run_command(lambda: run_typer(app, arguments, "train_caffe_equiv.py"))

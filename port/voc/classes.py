@@ -1,12 +1,11 @@
 """PASCAL VOC's twenty classes, as the authors' notebook orders, names and colours them."""
 
-import difflib
 import re
 from collections.abc import Iterable
 
 import numpy as np
 
-from prototxt.errors import InputError
+from prototxt.errors import InputError, close_names
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -51,7 +50,7 @@ def class_index(text: str) -> int:
     if (number := class_number(text.strip())) is not None:
         return number
     known = ", ".join(f"{i} {name}" for i, name in enumerate(CLASSES))
-    near = difflib.get_close_matches(_plain(text), names, n=1)
+    near = close_names(_plain(text), names)
     meant = f"did you mean {CLASSES[names.index(near[0])]}? The" if near else "the"
     raise InputError(f'label "{text.strip()}": no such class; {meant} classes are {known}')
 

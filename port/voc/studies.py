@@ -29,6 +29,7 @@ from port.voc.weak_labels import (
     none_failed,
     train_classifier,
 )
+from prototxt.errors import figure_text
 from weights.files import atomic_path
 from weights.progress import plain_console
 
@@ -185,12 +186,14 @@ def studies_chart(runs: Sequence[Run], title: str) -> Figure:
                 values, [row] * len(values), "o", color="0.6", ms=4, label="one seed" if first else None
             )
             axis.plot(np.mean(values), row, "o", color="tab:blue", ms=8, label="mean" if first else None)
-        axis.set(xlabel="%", title=told, yticks=range(len(groups)), yticklabels=list(groups))
+        axis.set(
+            xlabel="%", title=told, yticks=range(len(groups)), yticklabels=list(map(figure_text, groups))
+        )
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
         axis.margins(x=0.1)
     figure.axes[0].invert_yaxis()
-    figure.suptitle(title)
+    figure.suptitle(figure_text(title))
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 

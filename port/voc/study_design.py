@@ -62,5 +62,5 @@ def read_design(path: Path) -> Design:
         told = json.loads(read_text(path))
         variants = {name: Variant(**own) for name, own in told.pop("variants").items()}
         return Design(variants=variants, **told)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a design of studies ({error}): see {DESIGN}") from error
