@@ -1,10 +1,12 @@
 """Writing files so that nobody ever sees half of one, two processes never write one, and a killed one leaves none."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,14 +33,16 @@ def atomic_path(path: str | os.PathLike, *, sync: bool = False) -> Iterator[Path
             loss of power then leaves the old file or the new one.
 
     Raises:
-        InputError: where the folder cannot be written to or the disk is full.
+        InputError: where the folder cannot be written to or the disk is full; where `path` is a device, a FIFO or a
+            socket, such as /dev/null, which the renaming would put a file in the place of.
     """
     target = Path(path)
     try:
+        _check_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, beside = _new_partial(target)
     except (OSError, ValueError) as error:  # a ValueError for a zero byte in the name
-        raise InputError(f"{target}: cannot be written ({_reason(error)}): choose another folder") from error
+        raise InputError(f"{target}: cannot be written ({_reason(error)}): choose another place") from error
     try:
         yield beside
         os.chmod(beside, 0o666 & ~_UMASK)
@@ -52,6 +56,22 @@ def atomic_path(path: str | os.PathLike, *, sync: bool = False) -> Iterator[Path
     finally:
         beside.unlink(missing_ok=True)
         os.close(handle)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raises OSError for what is there and is neither a file nor a link to one (or to nothing)."""
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return  # a link to itself: it is replaced
+        raise
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "not an ordinary file")
 
 
 def _new_partial(target: Path) -> tuple[int, Path]:

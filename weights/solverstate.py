@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from prototxt.caffe_pb2 import SolverState
+from prototxt.errors import InputError
 from weights.hdf5 import check_stored, member, new_hdf5, open_hdf5, read_dataset
 from weights.layer_weights import LayerWeights, stored_blobs
 from weights.opening import HDF5_MAGIC, first_bytes, map_file, not_a
@@ -25,6 +26,7 @@ from weights.wire import (
     write_message,
 )
 
+_MOST = (1 << 31) - 1  # Caffe's int
 _HISTORY = field_number(SolverState, "history")
 _LEARNED_NET = field_number(SolverState, "learned_net")
 
@@ -51,10 +53,19 @@ def read_solverstate(path: str | os.PathLike) -> SolverSnapshot:
     """Read either kind, known by its first bytes.
 
     Raises:
-        InputError: where the file is missing, cut short, or no solver state.
+        InputError: where the file is missing, cut short, no solver state, or counts what cannot be.
     """
-    if first_bytes(path).startswith(HDF5_MAGIC):
-        return _read_hdf5(path)
+    hdf5 = first_bytes(path).startswith(HDF5_MAGIC)
+    snapshot = _read_hdf5(path) if hdf5 else _read_message(path)
+    for what, count in (("iteration", snapshot.iteration), ("step", snapshot.current_step)):
+        if not 0 <= count <= _MOST:
+            raise InputError(
+                f"{os.fspath(path)}: its {what} is {count}: it is damaged: take another snapshot"
+            )
+    return snapshot
+
+
+def _read_message(path: str | os.PathLike) -> SolverSnapshot:
     try:
         rest, entries = take(map_file(path), (_HISTORY,), most=MAX_HEADER)
         state = SolverState.FromString(rest)

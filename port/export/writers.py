@@ -5,6 +5,7 @@ port's forward in evaluation mode, C-ReLU included; there is no gradient in it.
 """
 
 import contextlib
+import io
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.fx.experimental._config as symbolic_shapes
@@ -114,7 +115,7 @@ def export_torchscript(
         is_net = isinstance(job.module, CaffeNet)
         module = _capture(job).module(check_guards=False) if is_net else job.module
         traced = torch.jit.trace(module, job.example)
-        torch.jit.save(traced, os.fspath(beside), _extra_files=job.metadata)
+        _write(beside, lambda file: torch.jit.save(traced, file, _extra_files=job.metadata))
 
 
 def export_pt2(
@@ -131,7 +132,14 @@ def export_pt2(
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)  # it names this machine's folders
         program.example_inputs = None
-        torch.export.save(program, beside, extra_files=job.metadata)
+        _write(beside, lambda file: torch.export.save(program, file, extra_files=job.metadata))
+
+
+def _write(path: Path, save: Callable[[IO[bytes]], object]) -> None:
+    """Save in memory first: PyTorch's own writer of archives ends the process where a disk is full."""
+    with io.BytesIO() as file:
+        save(file)
+        path.write_bytes(file.getbuffer())
 
 
 EXPORTERS: dict[str, Callable[..., None]] = {

@@ -356,6 +356,11 @@ class Solver:
                 f"{os.fspath(path)}: was written by type {sidecar.get('type')}, this solver is "
                 f"{self.optimizer.type}: use the solver that it belongs to"
             )
+        if sidecar and sidecar.get("iteration") != snapshot.iteration:
+            raise InputError(
+                f"{os.fspath(path)}: is of iteration {snapshot.iteration}, its sidecar of "
+                f"{sidecar.get('iteration')}: remove the sidecar to resume as Caffe does, with fresh seeds"
+            )
         if snapshot.learned_net:
             self.net.copy_from(snapshot.learned_net)
         try:

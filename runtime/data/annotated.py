@@ -13,6 +13,7 @@ from prototxt.layers.declare import refuse_other_fields
 from runtime.data import augment
 from runtime.data.augment import Boxes, Recipe
 from runtime.data.database import DatabaseImages
+from runtime.data.order import saved_place
 from runtime.data.prefetch import Share
 from runtime.data.reading import naming, stack_images
 from runtime.data.transformer import Transformer, Words
@@ -338,8 +339,8 @@ class VideoFrames:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._seek(state["frame"])
-        self.position = state["frame"]
+        self.position = saved_place(state["frame"], 1 << 31)
+        self._seek(self.position)
         self.transformer.restore(state["transform"])
         self.rng.restore(state["thread"])
 

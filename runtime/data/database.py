@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from prototxt.caffe_pb2 import DataParameter, Datum, LayerParameter
 from prototxt.errors import InputError
 from runtime.data.lmdb_file import LmdbFile
+from runtime.data.order import MOST_DRAWN, saved_place
 from runtime.data.prefetch import Share
 from runtime.data.reading import decode, naming, stack_images
 from runtime.data.transformer import Transformer
@@ -104,7 +105,7 @@ class DatabaseImages:
                 f"{self.param.source} has no item {bytes.fromhex(state['key'])!r}, with which the saved "
                 "state goes on: resume with the same database, or without the saved random state"
             )
-        self.offset = int(state["offset"])
+        self.offset = saved_place(state["offset"], MOST_DRAWN)
         self.transformer.restore(state["transform"])
 
     def _advance(self) -> None:

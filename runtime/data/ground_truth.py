@@ -23,6 +23,7 @@ from prototxt.layers.data import (
     ground_truth_size,
     resizes,
 )
+from runtime.data.order import saved_order, saved_place
 from runtime.data.reading import LABELS, decode, integer, naming
 from runtime.data.transformer import Transformer
 from runtime.rng import CaffeRNG
@@ -341,13 +342,12 @@ class GroundTruthImages:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Raises InputError for the state of another list."""
-        if state["list"] != self._list or sorted(state["order"]) != list(range(len(self.pictures))):
+        if state["list"] != self._list:
             raise InputError(
                 f"{self.param.source} is not the list that the saved order is of: resume with it"
             )
-        if state["position"] not in range(len(self.pictures)):
-            raise ValueError("a position lies outside of its list")
-        self.order, self.position = list(state["order"]), state["position"]
+        self.order = saved_order(state["order"], len(self.pictures))
+        self.position = saved_place(state["position"], len(self.pictures))
         self.rng.restore(state["random"])
 
     def _name(self, placed: Placed) -> str:

@@ -9,6 +9,7 @@ from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
 from prototxt.limits import max_memory
 from runtime.c_random import process_random
+from runtime.data.order import MOST_DRAWN, saved_order, saved_place
 from runtime.data.prefetch import Share
 from runtime.data.reading import naming, read_names
 from weights.hdf5 import check_stored, member, open_hdf5
@@ -76,11 +77,8 @@ class HDF5Rows:
                 f"the saved order is of {len(state['files'])} files, {self.param.source} lists "
                 f"{len(self.files)}, or shuffle was changed: resume with the same net and list"
             )
-        if sorted(state["files"]) != list(range(len(self.files))) or state["file"] not in range(
-            len(self.files)
-        ):
-            raise ValueError("an order does not name each file once, or its position lies outside")
-        self.file_order, self.file = list(state["files"]), state["file"]
+        self.file_order = saved_order(state["files"], len(self.files))
+        self.file = saved_place(state["file"], len(self.files))
         self._load_file()
         if len(state["rows"]) != len(self.row_order):
             raise InputError(
@@ -88,9 +86,8 @@ class HDF5Rows:
                 "resume with the same files"
             )
         count = len(self.row_order)
-        if sorted(state["rows"]) != list(range(count)) or state["row"] not in range(count):
-            raise ValueError("an order does not name each row once, or its position lies outside")
-        self.row_order, self.row, self.offset = list(state["rows"]), state["row"], int(state["offset"])
+        self.row_order, self.row = saved_order(state["rows"], count), saved_place(state["row"], count)
+        self.offset = saved_place(state["offset"], MOST_DRAWN)
         if self.param.shuffle:
             process_random.restore(state["random"])
 

@@ -13,6 +13,7 @@ import scipy.io
 from prototxt.caffe_pb2 import LayerParameter, MatReadParameter, MatWriteParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
+from runtime.data.order import saved_place
 from runtime.data.output import held_back
 from runtime.data.prefetch import Tops
 from runtime.data.reading import read_lines
@@ -81,7 +82,7 @@ class MatBlobs:
         return {"position": self.position}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
+        self.position = saved_place(state["position"], len(self.names))
 
     def _path(self, index: int, top: int) -> str:
         return f"{self.param.prefix}{self.names[index]}_blob_{top}.mat"

@@ -6,6 +6,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
+from runtime.data.order import MOST_DRAWN, saved_place
 from runtime.data.transformer import Transformer
 from runtime.rng import CaffeRNG
 
@@ -65,4 +66,4 @@ class MemoryImages:
 
     def restore(self, state: dict[str, Any]) -> None:
         """The arrays are the program's to hand over again."""
-        self.position = state["position"]
+        self.position = saved_place(state["position"], MOST_DRAWN if self.data is None else len(self.data))

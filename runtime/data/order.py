@@ -5,6 +5,27 @@ from typing import Any
 from prototxt.errors import InputError
 from runtime.rng import CaffeRNG
 
+MOST_DRAWN = 1 << 62
+"""Items that no training draws."""
+
+
+def saved_place(place: object, count: int) -> int:
+    """A place that was saved, in a list of `count`; raises ValueError for what is none."""
+    if type(place) is not int or not 0 <= place < count:
+        raise ValueError("a position lies outside of its list")
+    return place
+
+
+def saved_order(order: object, count: int) -> list[int]:
+    """An order that was saved, of a list of `count`; raises ValueError for what is none."""
+    if (
+        not isinstance(order, list)
+        or not all(type(index) is int for index in order)
+        or sorted(order) != list(range(count))
+    ):
+        raise ValueError("an order does not name each item of its list once")
+    return list(order)
+
 
 class ListOrder:
     """Indices into a list of `count`, drawn as ImageData draws them.
@@ -51,9 +72,8 @@ class ListOrder:
         if (state["shuffle"] is None) != (self.rng is None):
             raise InputError("the saved order is of another shuffle setting: resume with the same net")
         count = len(self.indices)
-        if sorted(state["order"]) != list(range(count)) or state["position"] not in range(count):
-            raise ValueError("an order does not name each image once, or its position lies outside")
-        self.indices, self.position = list(state["order"]), state["position"]
+        self.indices = saved_order(state["order"], count)
+        self.position = saved_place(state["position"], count)
         if self.rng:
             self.rng.restore(state["shuffle"])
 
