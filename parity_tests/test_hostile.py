@@ -1,13 +1,16 @@
 """Hostile and broken files: one line that names them, nothing written, nothing read that was not named."""
 
 import contextlib
+import io
 import json
+import math
 import os
 import pickle
 import resource
 import shutil
 import signal
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -24,13 +27,16 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from matplotlib.figure import Figure
 
+from parity_tests.bench.timing import Timing
 from parity_tests.recordings import GOLDEN
 from port.attention.settings import parse_shard
 from port.caffe_layers.voc_data import VocImages, settings_of
 from port.last_resort import run_command
 from port.ranks import joined_ranks
 from port.report.pages import table
+from port.tools.resize_and_crop_images import main as resize_images
 from port.training.caffe_log import CaffeLog
 from port.training.snapshots import SIDECAR, _sealed, _unsealed, check_prefix, only_run
 from port.voc.classes import class_index
@@ -38,7 +44,8 @@ from port.voc.lists import read_entries, read_names
 from port.voc.saliency import make_saliency
 from port.voc.segment import Segmenting, segment_dataset
 from port.voc.stages import _newest_whole
-from prototxt.errors import InputError, printable
+from port.voc.study_design import read_design
+from prototxt.errors import InputError, figure_text, printable
 from prototxt.files import open_ordinary, read_ordinary
 from prototxt.plan import plan_net
 from prototxt.read import parse_net
@@ -46,10 +53,12 @@ from runtime.c_random import CRandom
 from runtime.data.detections import _names, read_sizes
 from runtime.data.lmdb_file import LmdbFile
 from runtime.data.mat import MatBlobs
+from runtime.data.order import saved_order, saved_place
 from runtime.data.reading import read_labelled_list, read_pixels
 from runtime.data.reading import read_names as read_file_names
 from runtime.data.video import open_video
 from runtime.pycaffe.draw import net_graph
+from runtime.python_layer import load_modules
 from runtime.rng import CaffeRNG
 from weights import LayerWeights, read_solverstate, read_weights, write_solverstate, write_weights
 from weights.arrays import read_mat, read_npz
@@ -773,6 +782,13 @@ def ended(
         (InputError("x.prototxt: y: z"), 2, "error: x.prototxt: y: z\n"),
         (MemoryError("Unable to allocate 9 GiB"), 2, "memory does not suffice (Unable to allocate 9 GiB)"),
         (OSError(28, "No space left on device"), 2, "the output cannot be written (No space left on device)"),
+        (FileNotFoundError(2, "No such file or directory", "x"), 2, "error: x: cannot be used (No such file"),
+        (OSError(36, "File name too long", "x" * 5000), 2, "xxx: cannot be used (File name too long)"),
+        (
+            UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"),
+            2,
+            "error: a\\udcff: its name",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
         (
             KeyError("x\ny"),
@@ -1016,3 +1032,158 @@ def test_the_log_shows_what_terminals_obey(capsys: pytest.CaptureFixture[str]) -
     CaffeLog()("solver.cpp:1", "Snapshotting to a\x1b[2J\r\n\tsecond line")
     lines = capsys.readouterr().err.split("\n")
     assert lines[0].endswith("Snapshotting to a\\x1b[2J\\r") and lines[1:] == ["\tsecond line", ""]
+
+
+# ---- what all commands over all kinds of files came to
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("summary", "--nope"), ("summry", "x"), ("shapes", "--out", "o", "--number", "x"), ("convert",)],
+)
+def test_a_wrong_option_is_one_line(arguments: tuple[str, ...], seenet) -> None:
+    status, out, err = seenet(*arguments)
+    assert status == 2 and not out and err.startswith("error: ") and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "link", "socket"])
+def test_only_files_are_replaced(kind: str, tmp_path: Path) -> None:
+    """As root, `--out /dev/null` put a file in the place of the device."""
+    path = tmp_path / "w.h5"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.fspath(path))
+    elif kind == "link":
+        path.symlink_to("/dev/null")
+    else:
+        try:
+            os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("only root makes devices")
+    refused(lambda: write_weights(path, [LayerWeights("l")]), "w.h5", "not an ordinary file")
+    assert [left.name for left in tmp_path.iterdir()] == ["w.h5"] and not stat.S_ISREG(path.stat().st_mode)
+
+
+def test_links_to_files_are_replaced_themselves(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    for target in ("victim", "nowhere", "w.h5"):  # the last to itself
+        (tmp_path / "w.h5").unlink(missing_ok=True)
+        (tmp_path / "w.h5").symlink_to(target)
+        write_weights(tmp_path / "w.h5", [LayerWeights("l")])
+        assert not (tmp_path / "w.h5").is_symlink()
+    assert (tmp_path / "victim").read_text() == "precious" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "huge").open("wb") as file:
+        os.truncate(file.fileno(), 1 << 40)
+    with within(2), pytest.raises(OSError, match="larger than"):
+        read_ordinary(tmp_path / "huge")
+    voc = SimpleNamespace(settings={"list": str(tmp_path / "huge"), "classes": 20}, error=InputError)
+    refused(lambda: VocImages._read_list(voc), "huge", "larger than")
+
+
+LONG = {
+    "a name": "x" * MEGABYTE,
+    "spaces": " " * MEGABYTE,
+    "signs": "%" * MEGABYTE,
+    "a text": f'name: "{"x" * MEGABYTE}"',
+    "braces": "layer { blobs { shape { " * (MEGABYTE // 24),
+    "layers": "layer { }" * (MEGABYTE // 9),
+    "unknown fields": "layer { type: 'ReLU' " + "".join(f"a{i}: 1 " for i in range(20_000)) + "}",
+}
+
+
+def test_long_texts_take_little_memory(tmp_path: Path) -> None:
+    """Patterns of protobuf and of our own took 130 bytes for a space or a letter; unknown names, milliseconds each."""
+    for number, text in enumerate(LONG.values()):
+        (tmp_path / f"{number}.prototxt").write_text(text)
+    code = (
+        "import resource, time\nfrom prototxt import read_net\nfrom prototxt.plan import plan_net\n"
+        f"for i in range({len(LONG)}):\n"
+        " before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()\n"
+        f" try: plan_net(read_net({str(tmp_path)!r} + f'/{{i}}.prototxt'), 1)\n"
+        " except ValueError as error: assert len(str(error)) < 2100\n"
+        " print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before >> 10, time.process_time() - start)"
+    )
+    told = in_another_process(code)
+    assert not told.stderr, told.stderr[-500:]
+    for kind, line in zip(LONG, told.stdout.splitlines(), strict=True):
+        megabytes, seconds = map(float, line.split())
+        assert megabytes < 40 and seconds < 5, (kind, line)
+
+
+def test_a_message_is_cut_in_its_middle() -> None:
+    line = str(InputError(f"a{'x' * 100_000}: is missing"))
+    assert len(line) < 2100 and line.startswith("axx") and line.endswith("xx: is missing")
+
+
+@pytest.mark.parametrize("place", [-1, 3, True, 1.0, "1", None, 1 << 70])
+def test_saved_places_lie_in_their_lists(place: object) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        saved_place(place, 3)
+    with pytest.raises(ValueError, match="once"):
+        saved_order([0, place, 2], 3)
+    assert saved_place(2, 3) == 2 and saved_order([2, 0, 1], 3) == [2, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", ["", ".h5"])
+@pytest.mark.parametrize("field", ["iteration", "current_step"])
+def test_states_count_no_less_than_nothing(field: str, suffix: str, tmp_path: Path) -> None:
+    snapshot = read_solverstate(FORMATS / f"solver_iter_3.solverstate{suffix}")
+    setattr(snapshot, field, -1)
+    write_solverstate(tmp_path / f"s.solverstate{suffix}", snapshot)
+    refused(lambda: read_solverstate(tmp_path / f"s.solverstate{suffix}"), "s.solverstate", "is -1")
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_a_full_disk_does_not_end_pytorch(kind: str, tmp_path: Path, seenet) -> None:
+    """Its writer of archives called std::terminate, and left hidden files."""
+    (tmp_path / "net.prototxt").write_text(
+        'layer { name: "d" type: "Input" top: "d" input_param { shape { dim: 1 dim: 2 } } }'
+        'layer { name: "p" type: "PReLU" bottom: "d" top: "p" }'
+    )
+    write_weights(tmp_path / "w.caffemodel", [LayerWeights("p", "PReLU", [np.ones(2, np.float32)])])
+    arguments = ("--prototxt", tmp_path / "net.prototxt", "--weights", tmp_path / "w.caffemodel")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        status, _, err = seenet("export", *arguments, f"--{kind}", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert status == 2 and f"{tmp_path}/out: writing failed (File too large)" in err, err
+    assert {path.name for path in tmp_path.iterdir()} == {"net.prototxt", "w.caffemodel"}
+
+
+def test_closed_streams_take_no_file(tmp_path: Path) -> None:
+    """What is opened next takes a closed stream's number, and what is printed goes into it."""
+    command = f"exec {sys.executable} -m port.cli convert {SMALL} {tmp_path}/w.h5 <&- >&- 2>&-"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT)
+    assert done.returncode == 0
+    assert len(read_weights(tmp_path / "w.h5")) == len(read_weights(SMALL))
+
+
+def test_figures_show_names_that_no_font_has() -> None:
+    figure = Figure()
+    figure.suptitle(figure_text("a\x1b[2J$\\frac$ \udcff caf\u202e"))
+    figure.savefig(io.BytesIO(), format="png")
+
+
+def test_files_that_only_some_commands_read(tmp_path: Path) -> None:
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    refused(lambda: read_design(tmp_path / "deep.json"), "deep.json", "not a design")
+    (tmp_path / "loop.py").symlink_to("loop.py")
+    refused(lambda: load_modules([str(tmp_path / "loop.py")], "port.pycaffe"), "no such file")
+    refused(lambda: load_modules([f"{'x' * 5000}.py"], "port.pycaffe"), "no such file")
+    (tmp_path / "list").write_bytes(b"a\0b.jpg\n")
+    arguments = ["--input", str(tmp_path / "list"), "--output_folder", str(tmp_path / "out")]
+    assert resize_images([*arguments, "--input_folder", str(tmp_path)]) == 0
+
+
+def test_a_clock_that_sees_no_time() -> None:
+    assert math.isnan(Timing([1.0, 2.0]).ratio(Timing([0.0, 0.0])))
+    assert Timing([1.0, 2.0]).ratio(Timing([0.0, 4.0])) == 0.5

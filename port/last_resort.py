@@ -35,6 +35,7 @@ def run_command(app: Callable[[], object]) -> None:
     show_faults = TRACEBACK in sys.argv[1:]
     if show_faults:
         sys.argv.remove(TRACEBACK)
+    open_closed_streams()
     keep_own_stderr()
     # Matplotlib warns of each character of a name that its font lacks.
     warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
@@ -57,7 +58,22 @@ def run_command(app: Callable[[], object]) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _drop_output()  # of a command that has failed: its line tells more than this would
     sys.exit(status)
+
+
+def open_closed_streams() -> None:
+    """Give a closed stdin, stdout or stderr (`>&-`) to /dev/null: the next file that is opened would take its place."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the least number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (until the process ends)
 
 
 def run_typer(app: typer.Typer, arguments: Sequence[str] | None = None, name: str | None = None) -> None:

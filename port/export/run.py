@@ -131,7 +131,10 @@ def _export(
     example = subject.cases[0].inputs if is_net else None
     made_of = squashed(subject.model) if is_net else None
     with contextlib.suppress(_BeyondTolerance), atomic_path(path) as beside:
-        EXPORTERS[kind](subject.model, beside, example=example, metadata=subject.metadata, **extra)
+        try:
+            EXPORTERS[kind](subject.model, beside, example=example, metadata=subject.metadata, **extra)
+        except InputError as error:  # which names the file beside
+            raise InputError(str(error).replace(str(beside), str(path))) from error
         run, metadata = load(kind, beside)
         found, size = check(run, subject.cases, subject.thresholds, made_of), beside.stat().st_size
         if parsed_metadata(metadata) != parsed_metadata(subject.metadata):

@@ -137,9 +137,9 @@ def export_pt2(
 
 def _write(path: Path, save: Callable[[IO[bytes]], object]) -> None:
     """Save in memory first: PyTorch's own writer of archives ends the process where a disk is full."""
-    with io.BytesIO() as file:
-        save(file)
-        path.write_bytes(file.getbuffer())
+    file = io.BytesIO()
+    save(file)
+    path.write_bytes(file.getbuffer())
 
 
 EXPORTERS: dict[str, Callable[..., None]] = {

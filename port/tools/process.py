@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from port.last_resort import tell_error
+from port.last_resort import open_closed_streams, tell_error
 from port.tools import SCRIPTS, TOOLS
 from port.training.caffe_log import CaffeLog
 from prototxt.errors import InputError
@@ -45,6 +45,7 @@ def tool_main(name: str, arguments: Sequence[str]) -> int:
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _terminate)
+    open_closed_streams()
     keep_own_stderr()
     try:
         return run_tool(name, arguments)
