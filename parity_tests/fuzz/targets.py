@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import scipy.io
 import torch
 
 import port.pycaffe
@@ -31,6 +32,7 @@ from prototxt.plan import plan_net
 from prototxt.read import parse_net, read_net, read_solver
 from runtime.data.database import DatabaseImages
 from runtime.data.lmdb_file import LmdbFile
+from runtime.data.mat import MatBlobs
 from runtime.data.output import no_output_files
 from runtime.data.prefetch import whole
 from runtime.data.reading import read_labelled_list, read_paired_list, read_pixels
@@ -108,6 +110,27 @@ def _each(*readers: Callable[[Path], object]) -> Callable[[Path], None]:
                 reader(path)
 
     return attempt
+
+
+def _mats() -> list[bytes]:
+    """Weights, and what MatRead reads; as they are written and packed as MATLAB packs."""
+    data = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    files = [io.BytesIO(), io.BytesIO()]
+    for file, packed in zip(files, (False, True), strict=True):
+        scipy.io.savemat(file, {"data": data, "text": "a"}, do_compression=packed)
+    return [*_converted(".mat")(), *(file.getvalue() for file in files)]
+
+
+def _mat(path: Path) -> None:
+    path.with_name("list.txt").write_text("x\n")
+    path.with_name("x_blob_0.mat").write_bytes(path.read_bytes())
+    net = parse_net('layer { name: "d" type: "MatRead" top: "d" }')
+    param = net.layer[0].mat_read_param
+    param.source, param.prefix, param.batch_size = str(path.with_name("list.txt")), f"{path.parent}/", 2
+    with contextlib.suppress(InputError):
+        source = MatBlobs(net.layer[0], 1)
+        source.load(source.draw())
+    _weights(path)
 
 
 def _windows(path: Path) -> None:
@@ -249,6 +272,7 @@ TARGETS = {
     "safetensors": Target(_converted(".safetensors"), _safetensors, ".safetensors"),
     "pth": Target(_converted(".pth"), _weights, ".pth"),
     "npz": Target(_converted(".npz"), _weights, ".npz"),
+    "mat": Target(_mats, _mat, ".mat"),
     "solverstate": Target(_files("*.solverstate"), _state, ".solverstate"),
     "solverstate.h5": Target(_files("*.solverstate.h5"), _state, ".h5"),
     "binaryproto": Target(_files("*.binaryproto"), read_binaryproto, ".binaryproto"),
