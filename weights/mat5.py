@@ -109,7 +109,7 @@ def _value(
     """An array's value. `room`: the bytes that it has, in which its cells must lie."""
     if kind in _NUMBERS:
         stored, data = next(parts)
-        numbers = np.frombuffer(data, np.dtype(_STORED[stored]).newbyteorder(order))
+        numbers = np.frombuffer(data, f"{order}{_STORED[stored]}")
         return numbers.astype(_NUMBERS[kind], copy=False).reshape(shape, order="F")
     if kind == _TEXT:
         stored, data = next(parts, (1, memoryview(b"")))

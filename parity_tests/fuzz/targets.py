@@ -249,10 +249,11 @@ def run_engines(path: Path) -> None:
     set_max_memory(_MOST_MEMORY)
     with no_output_files(), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(InputError):
         net = CaffeNet(str(path), TEST)
-        if sum(np.prod(shape, dtype=float) for shape in net.blob_shapes.values()) > _MOST_VALUES:
+        shapes = net.blob_shapes
+        if sum(np.prod(shape, dtype=float) for shape in shapes.values()) > _MOST_VALUES:
             return
         with torch.inference_mode():
-            net(*(torch.zeros(net.blob_shapes[name]) for name in net.inputs))
+            net(*(torch.zeros(shapes[name]) for name in net.inputs))
     for make in (reference.pycaffe.Net, port.pycaffe.Net):
         with no_output_files(), contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(InputError):
             engine = make(str(path), TEST)
