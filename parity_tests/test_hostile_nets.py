@@ -14,6 +14,8 @@ from parity_tests.fuzz import targets
 from parity_tests.fuzz.settings import DATA, write_files
 from port import blobs
 from port.net import CaffeNet
+from port.translate.run import run_translate
+from port.translate.settings import TranslateSettings
 from prototxt.caffe_pb2 import TEST, TRAIN, NoiseParameter
 from prototxt.errors import InputError
 from prototxt.plan import plan_net
@@ -230,3 +232,22 @@ def test_many_tops_of_a_split_worked_on_in_place(monkeypatch: pytest.MonkeyPatch
     found = made(torch.zeros(2, 3))
     assert len(updates) <= 2 * count
     assert all((value == count).all() for value in found.values()) and len(found) == count
+
+
+WRITTEN = {
+    "a mean of inf": net('type: "ReLU" transform_param { mean_value: inf mean_value: nan }', MAP),
+    "a shift of nan": net('type: "Power" power_param { shift: nan }', MAP),
+    "a Parameter that nobody reads": net('type: "Silence"', MAP).replace('top: "y"', "")
+    + 'layer { name: "p" type: "Parameter" top: "y" parameter_param { shape { dim: 2 } } }',
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_a_net_that_translates(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What is written is Python, whatever the numbers are."""
+    prototxt = tmp_path / "net.prototxt"
+    prototxt.write_text(WRITTEN[kind])
+    if run_translate(TranslateSettings(prototxt=prototxt, out=tmp_path / "out")):
+        compile((tmp_path / "out" / "model.py").read_text(), "model.py", "exec")
+    else:
+        assert "nan" in kind and "OUT: blob" in capsys.readouterr().out

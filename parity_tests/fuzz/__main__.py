@@ -10,7 +10,7 @@ from parity_tests.fuzz.edits import broken
 from parity_tests.fuzz.guided import guided_all
 from parity_tests.fuzz.run import fuzz_all
 from parity_tests.fuzz.targets import TARGETS
-from prototxt.errors import InputError
+from prototxt.errors import InputError, errors_on_one_line
 
 
 def fuzz_command(
@@ -39,4 +39,5 @@ def fuzz_command(
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(fuzz_command)
-    app()
+    with errors_on_one_line():
+        app()

@@ -26,10 +26,10 @@ def guided_all(names: Sequence[str], seconds: float, seed: int, out: Path, most_
     from parity_tests.fuzz.targets import TARGETS, broken
     from prototxt.errors import InputError, need_packages
 
-    need_packages("atheris", purpose="--guided")
     fixed = [name for name in names if TARGETS[name].breaks is not broken]
     if fixed:
         raise InputError(f'--guided: "{fixed[0]}" breaks settings, not bytes: choose another target')
+    need_packages("atheris", purpose="--guided")
     found = 0
     for name in names:
         found += _guided(name, seconds / len(names), seed, out, most_cases)
