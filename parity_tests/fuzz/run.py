@@ -62,8 +62,8 @@ def fuzz(name: str, seconds: float, seed: int, out: Path, most_cases: int = 1 <<
 
     Each finding is written to `out`, one of a kind, cut down to the edits that it needs.
     """
-    began, outcome = time.monotonic(), Outcome()
     seeds = TARGETS[name].seeds()
+    began, outcome = time.monotonic(), Outcome()
     if TARGETS[name].is_slow:
         most_cases = -(-most_cases // 10)
     first = 0
