@@ -55,6 +55,7 @@ def test_a_case_is_the_same_each_time(name: str, data: bytes, edits: list) -> No
 FAULTS = {
     "KeyError": lambda path: {}["x"],
     "signal 9": lambda path: os.kill(os.getpid(), 9),
+    "signal 11 at parity_tests/test_fuzz.py": lambda path: os.kill(os.getpid(), 11),
     "status 7": lambda path: os._exit(7),
     "took too long": lambda path: [None for _ in iter(time.time, 0)],
     "too long": lambda path: time.sleep(100),
