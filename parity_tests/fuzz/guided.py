@@ -84,7 +84,8 @@ def _fuzz(name: str, out: Path, folder: Path, limits: Sequence[str]) -> None:
     with atheris.instrument_imports(include=ROOMS):
         from parity_tests.fuzz.run import try_file
         from parity_tests.fuzz.targets import TARGETS
-    target, kinds = TARGETS[name], set()
+    target = TARGETS[name]
+    kinds: set[str] = set()
     seeds, work = folder / "seeds", folder / "last"
     for made in (seeds, work):
         made.mkdir()
