@@ -1,5 +1,6 @@
 """The fuzzers find what is wrong, and find nothing; `python -m parity_tests.fuzz` is the long run."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parity_tests.fuzz import run, targets
+from parity_tests.fuzz import guided, run, targets
 from parity_tests.fuzz.edits import EDITS, broken
 from prototxt.errors import InputError
 
@@ -54,12 +55,36 @@ def test_a_case_is_the_same_each_time(name: str, data: bytes, edits: list) -> No
 FAULTS = {
     "KeyError": lambda path: {}["x"],
     "signal 9": lambda path: os.kill(os.getpid(), 9),
+    "signal 11 at parity_tests/test_fuzz.py": lambda path: os.kill(os.getpid(), 11),
     "status 7": lambda path: os._exit(7),
     "took too long": lambda path: [None for _ in iter(time.time, 0)],
     "too long": lambda path: time.sleep(100),
     "MB": lambda path: bytes(b"x" * (400 << 20)),
     "several lines": lambda path: (_ for _ in ()).throw(_Lines()),
 }
+
+
+def test_a_death_names_whose_fault_it_is() -> None:
+    frames = ["Fatal Python error: Segmentation fault", "", "Current thread 0x1 (most recent call first):"]
+    frames += [
+        '  File "/lib/onnxruntime/capi/session.py", line 287 in run',
+        '  File "/x/check.py", line 3 in run',
+    ]
+    assert run.last_place(frames) == " at capi/session.py:287" and run.last_place(frames[:3]) == ""
+
+
+def test_guided_by_coverage(tmp_path: Path) -> None:
+    pytest.importorskip("atheris")
+    done = fuzzed("--guided", "--target", "datum", "--minutes", "1", "--cases", "50", folder=tmp_path)
+    assert done.returncode == 0 and "datum: 50 cases" in done.stdout, done.stdout + done.stderr
+
+
+def test_guided_needs_atheris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="breaks settings, not bytes"):
+        guided.guided_all(["settings"], 1, 0, tmp_path, 1)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install atheris"):
+        guided.guided_all(["npz"], 1, 0, tmp_path, 1)
 
 
 class _Lines(InputError):

@@ -264,6 +264,7 @@ def test_weights_unpack_only_so_much(tmp_path: Path) -> None:
 def test_a_mat_that_ends_scipys_process(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parent / "fuzz" / "torn.mat", tmp_path / "torn.mat")
     refused(lambda: read_weights(tmp_path / "torn.mat"), "torn.mat: cannot be read as a .mat")
+    refused(lambda: mat_blob(str(tmp_path / "torn.mat")), "torn.mat: cannot be read as a MATLAB file")
 
 
 # ---- .pth and .safetensors

@@ -8,10 +8,14 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+import torch
 
 from parity_tests.fuzz import targets
 from parity_tests.fuzz.settings import DATA, write_files
+from port import blobs
 from port.net import CaffeNet
+from port.translate.run import run_translate
+from port.translate.settings import TranslateSettings
 from prototxt.caffe_pb2 import TEST, TRAIN, NoiseParameter
 from prototxt.errors import InputError
 from prototxt.plan import plan_net
@@ -201,3 +205,49 @@ def test_what_nothing_can_be_made_of_is_refused(kind: str) -> None:
     text, told = REFUSED[kind]
     with pytest.raises(InputError, match=f'layer "l": .*{told}'):
         plan_net(parse_net(text), TEST)
+
+
+def test_an_autocrop_of_layers_that_come_from_each_other() -> None:
+    """Its positions are looked up in the layers before it, which nobody had checked by then."""
+    text = """
+        layer { name: "a" type: "ReLU" bottom: "x" top: "y" }
+        layer { name: "b" type: "ReLU" bottom: "y" top: "x" }
+        layer { name: "c" type: "AutoCrop" bottom: "x" bottom: "y" top: "z" }
+    """
+    with pytest.raises(InputError, match="not produced by any earlier layer"):
+        plan_net(parse_net(text))
+
+
+def test_many_tops_of_a_split_worked_on_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each writes into the memory of all: a blob is brought up to date when it is read, not at each write."""
+    count, updates = 40, []
+    apply = blobs._Overwritten.apply
+    monkeypatch.setattr(blobs._Overwritten, "apply", lambda *given: updates.append(1) or apply(*given))
+    tops = " ".join(f'top: "t{i}"' for i in range(count))
+    layers = [
+        f'layer {{ name: "r{i}" type: "Power" bottom: "t{i}" top: "t{i}" power_param {{ shift: 1 }} }}'
+        for i in range(count)
+    ]
+    made = CaffeNet(parse_net(net(f'type: "Split" {tops}', (2, 3)).replace('top: "y"', "") + "".join(layers)))
+    found = made(torch.zeros(2, 3))
+    assert len(updates) <= 2 * count
+    assert all((value == count).all() for value in found.values()) and len(found) == count
+
+
+WRITTEN = {
+    "a mean of inf": net('type: "ReLU" transform_param { mean_value: inf mean_value: nan }', MAP),
+    "a shift of nan": net('type: "Power" power_param { shift: nan }', MAP),
+    "a Parameter that nobody reads": net('type: "Silence"', MAP).replace('top: "y"', "")
+    + 'layer { name: "p" type: "Parameter" top: "y" parameter_param { shape { dim: 2 } } }',
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_a_net_that_translates(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What is written is Python, whatever the numbers are."""
+    prototxt = tmp_path / "net.prototxt"
+    prototxt.write_text(WRITTEN[kind])
+    if run_translate(TranslateSettings(prototxt=prototxt, out=tmp_path / "out")):
+        compile((tmp_path / "out" / "model.py").read_text(), "model.py", "exec")
+    else:
+        assert "nan" in kind and "OUT: blob" in capsys.readouterr().out

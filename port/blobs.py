@@ -26,13 +26,17 @@ class Blobs(dict[int, Tensor]):
         self._weights: dict[int, Tensor] = {}
         # Without graphs: what autograd's saved tensors lead to must not lead back to them.
         self._now: dict[int, Tensor] = {}
+        # What was last written to a memory that blobs share, and after how many writes. The others get it when they
+        # are read: a Split may have thousands of tops, each worked on in place.
+        self._last: dict[int, tuple[int, Tensor]] = {}
+        self._writes: dict[int, int] = {}
 
     def bottoms(self, plan: LayerPlan) -> tuple[Tensor, ...]:
         """A layer's bottoms, cut off from the graph where the prototxt's propagate_down says so.
 
         Its force_backward, which the plan follows, overrules that.
         """
-        bottoms = tuple(self[i] for i in plan.bottoms)
+        bottoms = tuple(self.current(i) for i in plan.bottoms)
         if not plan.param.propagate_down:
             return bottoms
         wanted = zip(bottoms, plan.param.propagate_down, plan.propagate_down, strict=True)
@@ -63,7 +67,7 @@ class Blobs(dict[int, Tensor]):
         tops = as_tuple(layer(*bottoms))
         self.keep(plan, tops)
         for i, value in layer.written.items():
-            self[i] = _Overwritten.apply(self[i], value)
+            self[i] = _Overwritten.apply(self.current(i), value)
             self._written(i, value)
         current += [self._current(i) for i in (*plan.bottoms, *plan.tops)]
         layer.current, layer.written = None, {}  # the graph has what it needs
@@ -71,27 +75,47 @@ class Blobs(dict[int, Tensor]):
 
     def keep(self, plan: LayerPlan, tops: Iterable[Tensor]) -> None:
         """Make `tops` the values of a layer's tops, and of whatever lies in their memory, if in place."""
+        in_place = frozenset(plan.bottoms)
         for i, top in zip(plan.tops, tops, strict=True):
             if plan.type == "Parameter":
                 self._weights[i] = top
             self[i] = top
-            if i in plan.bottoms:
+            if i in self._mates:
+                self._writes[i] = self._last_write(i)
+            if i in in_place:
                 self._written(i, top)
 
     def _written(self, blob: int, value: Tensor) -> None:
-        """Give whatever lies in the blob's memory the value that was written there."""
+        """Keep the value that was written into the blob's memory for whatever lies there, too."""
         if blob in self._weights:
             self._weights[blob].data.copy_(value)
-        for mate in self._mates.get(blob, ()):
-            if mate != blob and mate in self:
-                self[mate] = _Overwritten.apply(self[mate], value)
+        if blob in self._mates:
+            self._writes[blob] = self._last_write(blob) + 1
+            self._last[self._memory[blob]] = self._writes[blob], value.detach()
         if self._memory[blob] in self._now:
             self._now[self._memory[blob]] = value.detach()
+
+    def _last_write(self, blob: int) -> int:
+        return self._last[self._memory[blob]][0] if self._memory[blob] in self._last else 0
+
+    def current(self, blob: int) -> Tensor:
+        """The blob, with what was last written into its memory."""
+        if blob in self._mates and self._writes.get(blob, 0) < self._last_write(blob):
+            self._writes[blob], value = self._last[self._memory[blob]]
+            self[blob] = _Overwritten.apply(self[blob], value)
+        return self[blob]
+
+    def all_current(self) -> "Blobs":
+        """Itself, once every blob has what was last written into its memory."""
+        for blob in self._mates:
+            if blob in self:
+                self.current(blob)
+        return self
 
     def _current(self, blob: int) -> Callable[[], Tensor]:
         """What the blob's memory holds by the time of the call."""
         now, memory = self._now, self._memory[blob]
-        now.setdefault(memory, self[blob].detach())
+        now.setdefault(memory, self.current(blob).detach())
         return lambda: now[memory]
 
 

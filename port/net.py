@@ -164,8 +164,9 @@ class CaffeNet(nn.Module):
             InputError: a name that no blob of the net has; the nearest is offered.
         """
         names = [names] if isinstance(names, str) else list(names)
+        known = frozenset(self.plan.blobs)
         for name in names:
-            if name not in self.plan.blobs:
+            if name not in known:
                 raise InputError(f'this net has no blob "{name}"{_nearest(name, self.plan.blobs)}')
         return names
 
@@ -226,7 +227,7 @@ class CaffeNet(nn.Module):
                         raise
             if observe:
                 observe(plan, bottoms, tops)
-        return values
+        return values.all_current()
 
     def _check_shapes(self, plan: LayerPlan, bottoms: Sequence[Tensor]) -> None:
         """Refuse bottoms of another shape than the net was set up with, where Caffe refuses them."""

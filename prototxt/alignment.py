@@ -4,7 +4,6 @@ HED's, FCN's and DSS's Crop finds it so (crop_layer.cpp of the Caffe before BVLC
 related to those of the layer's first bottom by a scale and a shift, exactly, in fractions.
 """
 
-from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from prototxt.caffe_pb2 import LayerParameter
@@ -50,63 +49,76 @@ SAME_PLACES = frozenset(
 """Layer types whose tops have their bottoms' positions."""
 
 
-def align(layer: LayerParameter, earlier: Sequence[LayerParameter]) -> None:
-    """Give an AutoCrop its offset, as settings of a Crop, from the layers before it.
-
-    Raises:
-        InputError: maps that do not come from one blob, or differ in scale, or do not cover one another.
-    """
-    layer.crop_param.axis = 2
-    layer.crop_param.ClearField("offset")
-    layer.crop_param.offset.extend(_offset(layer, earlier))
+_SAME: Map = [(Fraction(1), Fraction(0))] * 2
+_MOST_SCALE = 1 << 31
 
 
-def _offset(layer: LayerParameter, earlier: Sequence[LayerParameter]) -> list[int]:
-    if len(layer.bottom) != 2:
-        raise InputError(f"AutoCrop takes 2 bottom blobs, not {len(layer.bottom)}")
-    producers: dict[str, LayerParameter] = {}
-    for before in earlier:
-        for top in before.top:
-            producers.setdefault(top, before)
-    first = dict(_path(layer.bottom[0], producers))
-    for blob, down in _path(layer.bottom[1], producers):
-        if blob in first:
-            found = _compose(down, _inverse(first[blob]))
-            if any(scale != 1 for scale, _ in found):
-                raise InputError(
-                    f'"{layer.bottom[0]}" and "{layer.bottom[1]}" differ in scale: they cannot be aligned'
-                )
-            offsets = [-shift for _, shift in found]
-            if any(offset < 0 or offset.denominator != 1 for offset in offsets):
-                shown = ", ".join(map(str, offsets))
-                raise InputError(
-                    f"the maps would be aligned by offsets of {shown}: whole numbers from 0 are possible"
-                )
-            return [int(offset) for offset in offsets]
-    raise InputError(
-        f'"{layer.bottom[0]}" and "{layer.bottom[1]}" come from no common blob by layers that keep positions: '
-        "use Crop with an offset"
-    )
+class Positions:
+    """Where each blob of a net lies over the blob that it comes from, bottom by first bottom, as layers are added."""
+
+    def __init__(self) -> None:
+        self._from: dict[str, tuple[str, Map]] = {}
+
+    def add(self, layer: LayerParameter) -> None:
+        """Take note of what a layer makes. An AutoCrop is aligned first."""
+        step = _step_or_none(layer)
+        for top in layer.top:
+            source, down = self._of(layer.bottom[0]) if step else (top, _SAME)
+            down = _compose(step, down) if step else _SAME
+            if any(not 1 / _MOST_SCALE <= scale <= _MOST_SCALE for scale, _ in down):
+                source, down = top, _SAME
+            self._from.setdefault(top, (source, down))
+
+    def align(self, layer: LayerParameter) -> None:
+        """Give an AutoCrop its offset, as settings of a Crop, from the layers before it.
+
+        Raises:
+            InputError: maps that do not come from one blob, or differ in scale, or do not cover one another.
+        """
+        layer.crop_param.axis = 2
+        layer.crop_param.ClearField("offset")
+        layer.crop_param.offset.extend(self._offset(layer))
+
+    def _of(self, blob: str) -> tuple[str, Map]:
+        return self._from.get(blob, (blob, _SAME))
+
+    def _offset(self, layer: LayerParameter) -> list[int]:
+        if len(layer.bottom) != 2:
+            raise InputError(f"AutoCrop takes 2 bottom blobs, not {len(layer.bottom)}")
+        (first, to_first), (second, to_second) = map(self._of, layer.bottom)
+        if first != second:
+            raise InputError(
+                f'"{layer.bottom[0]}" and "{layer.bottom[1]}" come from no common blob by layers that keep positions: '
+                "use Crop with an offset"
+            )
+        found = _compose(to_second, _inverse(to_first))
+        if any(scale != 1 for scale, _ in found):
+            raise InputError(
+                f'"{layer.bottom[0]}" and "{layer.bottom[1]}" differ in scale: they cannot be aligned'
+            )
+        offsets = [-shift for _, shift in found]
+        if any(offset < 0 or offset.denominator != 1 for offset in offsets):
+            shown = ", ".join(map(str, offsets))
+            raise InputError(
+                f"the maps would be aligned by offsets of {shown}: whole numbers from 0 are possible"
+            )
+        return [int(offset) for offset in offsets]
 
 
-def _path(blob: str, producers: dict[str, LayerParameter]) -> Iterator[tuple[str, Map]]:
-    """The blob and, bottom by first bottom, those that it comes from, with the maps from their positions to its."""
-    down: Map = [(Fraction(1), Fraction(0))] * 2
-    while True:
-        yield blob, down
-        layer = producers.get(blob)
-        if layer is None or not layer.bottom or layer.bottom[0] == blob:
-            return
-        step = _step(layer)
-        if step is None:
-            return
-        blob, down = layer.bottom[0], _compose(down, step)
+def _step_or_none(layer: LayerParameter) -> Map | None:
+    """As `_step`; None too for a layer of other axes, and for one that its own set-up refuses."""
+    if not layer.bottom or layer.bottom[0] in layer.top:
+        return None
+    try:
+        return _step(layer)
+    except InputError:
+        return None
 
 
 def _step(layer: LayerParameter) -> Map | None:
     """The map from the positions of a layer's first bottom to its top's; None where there is none."""
     if layer.type in SAME_PLACES:
-        return [(Fraction(1), Fraction(0))] * 2
+        return _SAME
     if layer.type in ("Crop", "AutoCrop"):
         if layer.crop_param.axis != 2:
             return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import cast
 
-from prototxt.alignment import align
+from prototxt.alignment import Positions
 from prototxt.caffe_pb2 import TEST, LayerParameter, NetParameter, NetState, ParamSpec, Phase
 from prototxt.errors import InputError
 from prototxt.layers.declare import (
@@ -240,10 +240,13 @@ def plan_net(
                 ):  # Intel's, over the layer's own
                     layer.batch_norm_param.stats_batch_size = net.bn_stats_batch_size
                 layers.append((layer, place))
-    for i, (layer, place) in enumerate(layers):
-        if layer.type == "AutoCrop":
+    if any(layer.type == "AutoCrop" for layer, _ in layers):
+        positions = Positions()
+        for layer, place in layers:
             with place.errors():
-                align(layer, [earlier for earlier, _ in layers[:i]])
+                if layer.type == "AutoCrop":
+                    positions.align(layer)
+                positions.add(layer)
     builder = _Builder(phase, set_up)
     for layer, place in _with_splits(layers):
         with place.errors():

@@ -1,8 +1,6 @@
 """Weights as NumPy's .npz and MATLAB's .mat."""
 
 import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 
@@ -11,7 +9,7 @@ import numpy as np
 from prototxt.errors import InputError
 from weights.files import atomic_path
 from weights.layer_weights import LayerWeights, stored_blobs
-from weights.mat5 import check_mat
+from weights.mat5 import read_mat5
 from weights.names import from_state_dict, to_state_dict
 from weights.opening import ZIP_MAGIC, check_unpacked, first_bytes, not_a
 
@@ -60,44 +58,35 @@ def read_mat(path: str | os.PathLike) -> list[LayerWeights]:
     Raises:
         InputError: another kind of file.
     """
-    from scipy.io import loadmat
-
     first_bytes(path)
     try:
-        check_mat(path)
-        _check_survives(path)
-        found = loadmat(path)["layers"].ravel()
         return [
             LayerWeights(
                 _text(layer["name"]),
                 _text(layer["type"]),
                 [
-                    np.asarray(blob).reshape(tuple(int(size) for size in np.ravel(shape)))
+                    _numbers(blob).reshape(tuple(int(size) for size in _numbers(shape).ravel()))
                     for blob, shape in zip(layer["weights"].ravel(), layer["shapes"].ravel(), strict=True)
                 ],
             )
-            for layer in found
+            for layer in read_mat5(path)["layers"].ravel()
         ]
-    except Exception as error:  # scipy raises whatever the bytes lead it to
+    except Exception as error:  # an array of another kind than is expected raises anything
         raise InputError(
-            f'{path}: cannot be read as a .mat with a struct array "layers" (name, type, weights, shapes)'
+            f'{path}: cannot be read as a .mat with a struct array "layers" (name, type, weights, shapes): {error}'
         ) from error
 
 
-def _check_survives(path: str | os.PathLike) -> None:
-    """Raises ValueError for a file on which SciPy's reader ends its process, or hangs: another process tries."""
-    load = "import sys, scipy.io; scipy.io.loadmat(sys.argv[1])"
-    try:
-        command = [sys.executable, "-c", load, os.fspath(path)]
-        done = subprocess.run(command, capture_output=True, timeout=30 + os.path.getsize(path) / 1e7)
-    except subprocess.TimeoutExpired as error:
-        raise ValueError("it takes for ever") from error
-    if done.returncode < 0:
-        raise ValueError(f"signal {-done.returncode}")
+def _text(value: np.ndarray | str) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a name that is no text")
+    return value
 
 
-def _text(value: np.ndarray) -> str:
-    return str(value.item()) if value.size else ""
+def _numbers(value: np.ndarray | str) -> np.ndarray:
+    if isinstance(value, str) or value.dtype == object:
+        raise ValueError("a blob that is no array of numbers")
+    return value
 
 
 def write_mat(

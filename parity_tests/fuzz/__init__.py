@@ -2,6 +2,7 @@
 
     python -m parity_tests.fuzz --minutes 30          all targets, in turn
     python -m parity_tests.fuzz --target lmdb --seed 3
+    python -m parity_tests.fuzz --guided              by coverage; needs atheris
 
-`edits` breaks files, `targets` says what is tried with them, `run` watches over it.
+`edits` breaks files, `targets` says what is tried with them, `run` watches over it; `guided` breaks them by coverage.
 """

@@ -1,9 +1,11 @@
 """Trying broken files in a process that may die, hang or grow, and keeping the smallest that does it."""
 
+import faulthandler
 import hashlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -51,13 +53,19 @@ class _HangError(BaseException):
     """Nothing that is fuzzed may catch it."""
 
 
+def _late(number: int, frame: object) -> None:
+    raise _HangError
+
+
 def fuzz(name: str, seconds: float, seed: int, out: Path, most_cases: int = 1 << 60) -> Outcome:
     """Try a target for so long, each case drawn from `seed` and its number.
 
     Each finding is written to `out`, one of a kind, cut down to the edits that it needs.
     """
-    began, outcome = time.monotonic(), Outcome()
     seeds = TARGETS[name].seeds()
+    began, outcome = time.monotonic(), Outcome()
+    if TARGETS[name].is_slow:
+        most_cases = -(-most_cases // 10)
     first = 0
     while time.monotonic() - began < seconds and first < most_cases:
         last = min(first + _BATCH, most_cases)
@@ -96,18 +104,23 @@ def _in_child(name: str, cases: Sequence[tuple[bytes, list[Edit]]], seconds: flo
     tried = sum(line == "case" for line in lines)
     wrong = next((line[6:] for line in lines if line.startswith("wrong ")), "")
     if not wrong and os.WIFSIGNALED(status):
-        wrong = f"killed by signal {os.WTERMSIG(status)}"
+        wrong = f"killed by signal {os.WTERMSIG(status)}{last_place(lines)}"
     elif not wrong and os.WEXITSTATUS(status):
         wrong = f"ended with status {os.WEXITSTATUS(status)}"
     return tried, wrong, lines.count("refused")
 
 
-def _try_all(name: str, cases: Sequence[tuple[bytes, list[Edit]]], seconds: float, pipe: int) -> None:
-    def late(number: int, frame: object) -> None:
-        raise _HangError
+def last_place(lines: Sequence[str]) -> str:
+    """Where a process was that a signal ended, as faulthandler tells: whose fault it is."""
+    found = next((_FRAME.match(line) for line in lines if _FRAME.match(line)), None)
+    return f" at {'/'.join(Path(found[1]).parts[-2:])}:{found[2]}" if found else ""
 
-    for number in (signal.SIGPROF, signal.SIGALRM):
-        signal.signal(number, late)
+
+_FRAME = re.compile(r'  File "(.+)", line (\d+)')
+
+
+def _try_all(name: str, cases: Sequence[tuple[bytes, list[Edit]]], seconds: float, pipe: int) -> None:
+    faulthandler.enable(pipe)  # tells where in Python it was, should a signal end the process
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     target, until = TARGETS[name], time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
@@ -116,14 +129,9 @@ def _try_all(name: str, cases: Sequence[tuple[bytes, list[Edit]]], seconds: floa
         for data, edits in cases:
             if time.monotonic() > until:
                 return
-            file = target.breaks(data, edits, target.is_text)
-            path.write_bytes(file)
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            path.write_bytes(target.breaks(data, edits, target.is_text))
             os.write(pipe, b"case\n")
-            wrong = _try_one(name, path)
-            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
-            if not wrong and grown > max(MOST_BYTES, 10 * len(file)):
-                wrong = f"took {grown >> 20} MB"
+            wrong = try_file(name, path)
             if wrong == "refused":
                 os.write(pipe, b"refused\n")
             elif wrong:
@@ -131,8 +139,19 @@ def _try_all(name: str, cases: Sequence[tuple[bytes, list[Edit]]], seconds: floa
                 return
 
 
-def _try_one(name: str, path: Path) -> str:
+def try_file(name: str, path: Path) -> str:
     """ "" where the file was taken, "refused", or what went wrong."""
+    size, before = path.stat().st_size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    wrong = _try_one(name, path)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+    if wrong in ("", "refused") and grown > max(MOST_BYTES, 10 * size):
+        return f"took {grown >> 20} MB"
+    return wrong
+
+
+def _try_one(name: str, path: Path) -> str:
+    for number in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(number, _late)
     signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
     signal.setitimer(signal.ITIMER_REAL, MOST_WAIT)
     try:

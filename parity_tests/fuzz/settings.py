@@ -160,7 +160,11 @@ def nets() -> list[bytes]:
 
 
 def _net(layer: str) -> str:
-    shapes = UNRECORDED[layer]
+    return net(layer, *UNRECORDED[layer])
+
+
+def net(layer: str, *shapes: tuple[int, ...]) -> str:
+    """A layer over Input layers of these shapes."""
     inputs = "".join(
         f'layer {{ name: "in{i}" type: "Input" top: "in{i}" input_param {{ shape {{ '
         f"{' '.join(f'dim: {size}' for size in shape)} }} }} }}\n"

@@ -115,9 +115,9 @@ class _BlobLayer:
         with torch.enable_grad(), rereading:
             tops = as_tuple(self.module(*inputs))
         # Caffe's backward reads the blobs again, with whatever was written into them since.
-        tensors, blobs = (*inputs, *tops), (*bottom, *top)
+        tensors, blobs, reads = (*inputs, *tops), (*bottom, *top), frozenset(blobs_read(self.plan))
         for i, tensor, blob in zip((*self.plan.bottoms, *self.plan.tops), tensors, blobs, strict=True):
-            if i in blobs_read(self.plan):
+            if i in reads:
                 rereading.take(tensor, partial(_data, blob))
         self._inputs, self._tops = inputs, tops
         return tops

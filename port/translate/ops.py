@@ -136,7 +136,7 @@ def translates(*types: str) -> Callable[[Translate], Translate]:
 
 def number(value: float) -> str:
     """A float32 of a prototxt as it was written there: 0.75, not 0.7500000298."""
-    if math.isinf(value):
+    if not math.isfinite(value):
         return f'float("{value}")'
     short = np.format_float_positional(np.float32(value), trim="0")
     long = np.format_float_scientific(np.float32(value), trim="-")

@@ -250,7 +250,10 @@ def _write(
     np.savez_compressed(
         folder / "check.npz",
         **{f"input/{name}": value for name, value in inputs.items()},
-        **{f"output/{name}": value.flatten()[:: steps[name]].numpy() for name, value in outputs.items()},
+        **{
+            f"output/{name}": value.detach().flatten()[:: steps[name]].numpy()
+            for name, value in outputs.items()
+        },
     )
     for name in ("README.md", "test_model.py"):
         (folder / name).write_text(templates.get_template(f"{name}.jinja").render(facts) + "\n")

@@ -68,18 +68,17 @@ def memories(layers: Sequence[Wired], blobs: int) -> tuple[int, ...]:
 def overwritten_reads(layers: Sequence[Wired], memory: Sequence[int]) -> list[tuple[int, ...]]:
     """For each layer the blobs that its backward reads after they were, or may be, overwritten."""
     last_writer = {memory[blob]: i for i, layer in enumerate(layers) for blob in _written_in_place(layer)}
-    return [
-        tuple(
-            blob
-            for blob in blobs_read(layer)
-            if last_writer.get(memory[blob], -1) >= i + (blob in layer.tops and _sees_no_difference(layer))
-        )
-        for i, layer in enumerate(layers)
-    ]
+    found = []
+    for i, layer in enumerate(layers):
+        unharmed = frozenset(layer.tops if _sees_no_difference(layer) else ())
+        reads = blobs_read(layer)
+        found.append(tuple(b for b in reads if last_writer.get(memory[b], -1) >= i + (b in unharmed)))
+    return found
 
 
 def _written_in_place(layer: Wired) -> tuple[int, ...]:
-    return layer.bottoms if layer.declared.script else tuple(b for b in layer.tops if b in layer.bottoms)
+    bottoms = frozenset(layer.bottoms)
+    return layer.bottoms if layer.declared.script else tuple(b for b in layer.tops if b in bottoms)
 
 
 def blobs_read(layer: Wired) -> tuple[int, ...]:

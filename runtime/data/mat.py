@@ -18,8 +18,7 @@ from runtime.data.output import held_back
 from runtime.data.prefetch import Tops
 from runtime.data.reading import read_lines
 from weights.files import atomic_path, plain_os_errors
-from weights.mat5 import check_mat
-from weights.opening import first_bytes
+from weights.mat5 import read_mat5
 
 
 def _names(param: MatReadParameter | MatWriteParameter) -> list[str]:
@@ -90,15 +89,15 @@ class MatBlobs:
     def _read(self, index: int, top: int) -> np.ndarray:
         path = self._path(index, top)
         try:
-            first_bytes(path)
-            check_mat(path)
-            data = scipy.io.loadmat(path, variable_names=["data"])["data"]
+            data = read_mat5(path, ["data"])["data"]
         except InputError:
             raise
-        except Exception as error:  # scipy raises whatever the bytes lead it to
+        except (ValueError, KeyError) as error:
             raise InputError(
                 f"{path}: cannot be read as a MATLAB file with an array named data ({error})"
             ) from error
+        if isinstance(data, str):
+            raise InputError(f"{path}: data is text: it must be single, width × height × channels")
         if data.dtype != np.float32 or data.ndim > 4 or (data.ndim == 4 and data.shape[3] != 1):
             raise InputError(
                 f"{path}: data is {data.dtype} {data.shape}: it must be single, width × height × channels"
