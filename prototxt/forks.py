@@ -362,6 +362,7 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
     "BatchNormParameter.stats_batch_size": ("BatchNorm",),
     "DropoutParameter.sample_weights_test": ("Dropout",),
     "DropoutParameter.scale_train": ("Dropout",),
+    "FillerParameter.diag_val": (),
     "ImageDataParameter.has_label": ("ImageSegData",),
     "ImageDataParameter.mean_value": ("VideoData",),
     "ImageDataParameter.new_length": ("VideoData",),

@@ -3,6 +3,7 @@
 from port.layer import Layer
 from port.layers import (
     activations,
+    augmentation,
     box_losses,
     boxes,
     combining,
@@ -50,6 +51,7 @@ __all__ = [
     "Layer",
     "Weight",
     "activations",
+    "augmentation",
     "box_losses",
     "boxes",
     "combining",

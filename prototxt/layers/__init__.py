@@ -2,6 +2,7 @@
 
 from prototxt.layers import (
     activations,
+    augmentation,
     box_losses,
     boxes,
     combining,
@@ -41,6 +42,7 @@ from prototxt.layers import (
 
 __all__ = [
     "activations",
+    "augmentation",
     "box_losses",
     "boxes",
     "combining",

@@ -2,6 +2,7 @@
 
 from reference.layers import (
     activations,
+    augmentation,
     box_losses,
     boxes,
     combining,
@@ -39,6 +40,7 @@ from reference.layers import (
 
 __all__ = [
     "activations",
+    "augmentation",
     "box_losses",
     "boxes",
     "combining",

@@ -5,7 +5,7 @@ from typing import Any
 from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.declare import Declared
-from prototxt.layers.planned import PLANNED_ONLY
+from prototxt.layers.planned import why_planned_only
 from prototxt.plan import Step
 from prototxt.unknown import refuse_unread
 from runtime.data.annotated import AnnotatedImages, VideoFrames
@@ -40,9 +40,9 @@ def open_source(
     Raises:
         InputError: files that are missing or cannot be used, settings that Caffe refuses.
     """
-    if step.param.type in PLANNED_ONLY:
+    if why := why_planned_only(step.param):
         raise InputError(
-            f"{step.param.type} can be planned and not run: {PLANNED_ONLY[step.param.type]}. Give what it makes by an "
+            f"{step.param.type} can be planned and not run: {why}. Give what it makes by an "
             "Input layer, or write it yourself (see register() in port.layers)"
         )
     if step.param.type == "DetectNetTransformation" and step.declared is not None:
