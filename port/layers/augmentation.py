@@ -43,7 +43,7 @@ class DataAugmentation(Layer):
         param = self.param.augmentation_param
         crop = (param.crop_height, param.crop_width)
         if values is None:
-            return _sampled(images, _middle(crop, images.shape[2:]).expand(len(images), 2, 3), crop)
+            return _middle(images, crop)
         values = torch.where((values - _NEUTRAL).abs() < 1e-3, _NEUTRAL, values)
         changed = values != _NEUTRAL
         others = changed[:, _COLOURS.stop :].any(0).tolist()
@@ -133,9 +133,22 @@ def _coefficients(rows: Tensor, num: int) -> Tensor:
     return torch.where(_NEUTRAL == 1, rows.exp(), rows).float()
 
 
-def _middle(crop: tuple[int, int], sizes: Shape) -> Tensor:
-    offsets = [(size - part) / 2 for size, part in zip(reversed(sizes), reversed(crop), strict=True)]
-    return torch.tensor([[1.0, 0.0, offsets[0]], [0.0, 1.0, offsets[1]]])
+def _middle(images: Tensor, crop: tuple[int, int]) -> Tensor:
+    """The middle of the images, at half pixels where the sizes differ by an odd number."""
+    for axis, out in zip((2, 3), crop, strict=True):
+        size = images.shape[axis]
+        place = torch.arange(out, dtype=torch.float32, device=images.device) + (size - out) / 2
+        place = place.clamp(max=_last(size))
+        before = place.floor()
+        part = (place - before).to(images.dtype).reshape(-1, *(1,) * (3 - axis))
+        near, far = (images.index_select(axis, before.long() + step) for step in (0, 1))
+        images = (1 - part) * near + part * far
+    return images
+
+
+def _last(size: int) -> float:
+    """The furthest place, in single precision as published."""
+    return float(np.float32(size) - np.float32(1.05))
 
 
 def _matrix(row: Tensor, crop: tuple[int, int], sizes: Shape) -> Tensor:
@@ -175,10 +188,7 @@ def _sampled(images: Tensor, matrices: Tensor, crop: tuple[int, int]) -> Tensor:
     height, width = images.shape[2:]
     grid = _grid(crop).to(images.device).expand(len(images), -1, -1)
     column, line = _applied(matrices.to(images.device), grid).unbind(1)
-    column, line = (
-        _clamped(place, float(np.float32(size) - np.float32(1.05)))
-        for place, size in ((column, width), (line, height))
-    )
+    column, line = (_clamped(place, _last(size)) for place, size in ((column, width), (line, height)))
     left, above = column.floor(), line.floor()
     a, b = ((place - whole).to(images.dtype)[:, None] for place, whole in ((column, left), (line, above)))
     index = (above.long() * width + left.long())[:, None].expand(-1, images.shape[1], -1)
