@@ -36,6 +36,7 @@ from port.layers import (
     upsampling,
     volumes,
     yolo,
+    yolo_losses,
     yolo_output,
 )
 from port.own_layers import register
@@ -86,5 +87,6 @@ __all__ = [
     "use_proto",
     "volumes",
     "yolo",
+    "yolo_losses",
     "yolo_output",
 ]

@@ -37,6 +37,7 @@ from prototxt.layers import (
     upsampling,
     volumes,
     yolo,
+    yolo_losses,
     yolo_output,
 )
 
@@ -77,5 +78,6 @@ __all__ = [
     "upsampling",
     "volumes",
     "yolo",
+    "yolo_losses",
     "yolo_output",
 ]

@@ -13,6 +13,7 @@ _ON_GPU = "its code was published for a GPU only"
 
 PLANNED_ONLY: dict[str, str] = {
     "AnnotatedRData": _DATA,
+    "AssistedExcitation": "its strength fades by the solver's iteration, which its code leaves unset elsewhere",
     "BlackAugmentation": _ON_GPU,
     "CPMData": _DATA,
     "DataHeatmap": _DATA,

@@ -35,6 +35,7 @@ from reference.layers import (
     upsampling,
     volumes,
     yolo,
+    yolo_losses,
     yolo_output,
 )
 
@@ -73,5 +74,6 @@ __all__ = [
     "upsampling",
     "volumes",
     "yolo",
+    "yolo_losses",
     "yolo_output",
 ]
