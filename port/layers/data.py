@@ -37,7 +37,8 @@ def share_of(layer: LayerParameter) -> Share:
 
 
 @layer(
-    *("AnnotatedData", "Data", "DenseImageData", "ImageData", "ImageGtData", "ImageLabelmapData"),
+    *("AnnotatedData", "Data", "DataHeatmap", "DenseImageData", "ImageData", "ImageGtData"),
+    *("ImageLabelmapData",),
     *("ImageSegData", "MatRead", "VideoData", "WindowData"),
 )
 class DataLayer(Layer):

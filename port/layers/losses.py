@@ -288,6 +288,30 @@ class L1Loss(Loss):
         return with_slope(difference, value.abs() * counted, lambda: slope).sum() / count
 
 
+@layer("EuclideanLossHeatmap")
+class EuclideanLossHeatmap(Loss):
+    """Mean squared difference, whose published gradient is the difference, for both maps and any weight of the loss."""
+
+    no_gradient: ClassVar[dict[int, str]] = {}
+
+    def loss(self, a: Tensor, b: Tensor, shown: Tensor) -> Tensor:
+        return _Heatmap.apply(a, b)
+
+
+class _Heatmap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return (a.reshape(b.shape) - b).square().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        difference = a - b.reshape(a.shape)
+        return difference, difference.reshape(b.shape)
+
+
 @layer("LpqLoss")
 class LpqLoss(Loss):
     """FlowNet2's: sum over places of (q_epsilon + sum over channels of (p_epsilon + |a - b|)^p)^q, per item.

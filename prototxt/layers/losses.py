@@ -162,6 +162,19 @@ def l1(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([()])
 
 
+@layer_type("EuclideanLossHeatmap", bottoms=(3, 3), loss=True, no_forced_gradient=(1,), reads_bottoms=True)
+def heatmap_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """caffe-heatmap's; the third bottom is an image to show. (RMPE's layer of this name has another gradient.)"""
+    a, b = map(legacy_shape, shapes[:2])
+    if a != b:
+        raise InputError(f"the maps {text(shapes[0])} and {text(shapes[1])} must have one shape")
+    if a[2] != a[3]:
+        raise InputError(
+            f"EuclideanLossHeatmap needs square maps, not {text(shapes[0])}: its code mixes sides up"
+        )
+    return Declared([()])
+
+
 @layer_type("LpqLoss", bottoms=(1, 2), loss=True)
 def lpq(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """FlowNet2's. Of one bottom its code overwrites the values by their sizes."""

@@ -16,7 +16,6 @@ PLANNED_ONLY: dict[str, str] = {
     "AssistedExcitation": "its strength fades by the solver's iteration, which its code leaves unset elsewhere",
     "BlackAugmentation": _ON_GPU,
     "CPMData": _DATA,
-    "DataHeatmap": _DATA,
     "FPNAnchorTarget": _CONFIGURED,
     "FPNProposal": _CONFIGURED,
     "FPNProposalTarget": _CONFIGURED,

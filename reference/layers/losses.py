@@ -301,6 +301,20 @@ class L1Loss(_Loss):
         return [da, -da][: len(bottoms)]
 
 
+@layer("EuclideanLossHeatmap")
+class EuclideanLossHeatmap(_Loss):
+    """The mean of squared differences. What goes back is the difference itself, whatever the loss weighs."""
+
+    def run(self, a: np.ndarray, b: np.ndarray, shown: np.ndarray) -> np.floating:
+        difference = (a.reshape(b.shape) - b).reshape(-1)
+        with np.errstate(all="ignore"):
+            return np.dot(difference, difference) / self.dtype.type(difference.size)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        difference = bottoms[0] - bottoms[1].reshape(bottoms[0].shape)
+        return [difference, difference.reshape(bottoms[1].shape), None]
+
+
 @layer("LpqLoss")
 class LpqLoss(_Loss):
     """FlowNet2's: over all places the sum of (q_epsilon + sum over channels of (p_epsilon + |a - b|) ^ p) ^ q.

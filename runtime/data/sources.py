@@ -14,6 +14,7 @@ from runtime.data.database import DatabaseImages
 from runtime.data.detectnet import DetectNetTransform
 from runtime.data.ground_truth import GroundTruthImages
 from runtime.data.hdf5 import HDF5Rows
+from runtime.data.heatmaps import JointImages
 from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
 from runtime.data.mat import MatBlobs
 from runtime.data.memory import MemoryImages
@@ -59,6 +60,8 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return AnnotatedImages(layer, len(step.tops) > 1, share, caffe_rng())
         case "Data":
             return DatabaseImages(layer, len(step.tops) > 1, share, caffe_rng())
+        case "DataHeatmap":
+            return JointImages(layer, caffe_rng())
         case "HDF5Data":
             return HDF5Rows(layer, share)
         case "ImageData":  # every rank reads the whole list, as in Caffe
