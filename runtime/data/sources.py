@@ -20,6 +20,7 @@ from runtime.data.mat import MatBlobs
 from runtime.data.memory import MemoryImages
 from runtime.data.prefetch import Share, Source, whole
 from runtime.data.seg_windows import SegWindows
+from runtime.data.segments import VideoSegments
 from runtime.data.windows import ImageWindows
 from runtime.rng import caffe_rng
 
@@ -54,7 +55,8 @@ def open_source(
 
 def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
     layer = step.param
-    refuse_unread(layer)
+    if layer.type != "VideoData" or meaning(layer) != "TSN":
+        refuse_unread(layer)
     match layer.type:
         case "AnnotatedData":
             return AnnotatedImages(layer, len(step.tops) > 1, share, caffe_rng())
@@ -82,7 +84,7 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return SegWindows(layer, caffe_rng(), len(step.tops), palette_labels)
         case "VideoData":
             if meaning(layer) == "TSN":
-                raise InputError("VideoData as TSN has it is not supported: SSD's and C3D's are")
+                return VideoSegments(layer, caffe_rng(), len(step.tops))
             if meaning(layer) == "C3D":
                 return VideoClips(layer, len(step.tops) > 1, caffe_rng())
             return VideoFrames(layer, len(step.tops) > 1, caffe_rng())
