@@ -6,6 +6,7 @@ from prototxt.forks import meaning
 from prototxt.layers.declare import (
     MANY,
     Declared,
+    Shape,
     Shapes,
     layer_type,
     legacy_shape,
@@ -112,13 +113,13 @@ def accum(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """FlowNet2's: maps of several sizes as channels of one, of the largest size or that of a last bottom."""
     param, found = layer.accum_param, [legacy_shape(shape) for shape in shapes]
     refuse_in_place(layer)
-    sizes = tuple(max(shape[axis] for shape in found) for axis in (2, 3))
+    sizes: Shape = tuple(max(shape[axis] for shape in found) for axis in (2, 3))
     if param.have_reference:
         if len(found) < 2:
             raise InputError("accum_param: have_reference needs a last bottom of the size that is wanted")
         sizes = found.pop()[2:]
     else:
-        given = (param.top_height, param.top_width)
+        given: Shape = (param.top_height, param.top_width)
         if param.HasField("size_divisible_by"):
             by = param.size_divisible_by
             if by < 1:

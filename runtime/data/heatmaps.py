@@ -145,7 +145,7 @@ class JointImages:
     def _made(self, cut: Cut) -> tuple[np.ndarray, np.ndarray]:
         param, single = self.param, np.float32
         unit, side = single(param.multfact), param.cropsize
-        image = self._pixels(cut.joints)[:, :, ::-1].astype(np.float32)
+        image: np.ndarray = self._pixels(cut.joints)[:, :, ::-1].astype(np.float32)
         if param.segmentation:
             mask = read_pixels(self._segmentation(cut.joints), False, None, self._where(cut.joints))[:, :, 0]
             if mask.shape != image.shape[:2]:
