@@ -635,3 +635,78 @@ def test_detections_are_judged_in_pixels_of_the_named_sizes(tmp_path: Path, engi
     net.blobs["t"].data[...] = [0, 1, 0, 0.2, 0, 0.6, 0.4, 0]
     judged = [net.forward()["y"][0, 0, 1].tolist()[3:] for _ in range(3)]
     assert judged == [[1, 0], [0, 1], [1, 0]]  # 15 of 35 pixels; 200 of 600
+
+
+# ---- TextBoxes++'s outlines
+
+
+def _outlines(
+    engine: str, loc: np.ndarray, conf: np.ndarray, priors: np.ndarray, settings: str
+) -> np.ndarray:
+    text = _inputs(loc=loc.shape, conf=conf.shape, prior=priors.shape)
+    more = f"detection_output_param {{ num_classes: 2 code_type: CENTER_SIZE {settings} }}"
+    net = _net(engine, text + _layer("DetectionOutput", "loc conf prior", more=more), TEST)
+    for name, values in (("loc", loc), ("conf", conf), ("prior", priors)):
+        net.blobs[name].data[...] = values
+    return net.forward()["y"]
+
+
+PRIOR = np.array([[0.2, 0.4, 0.6, 0.6], [0.1, 0.2, 0.1, 0.2]], np.float32).reshape(1, 2, 4)
+SURE = np.array([[0.25, 0.75]], np.float32)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("settings", ["", "use_polygon: true"])
+def test_a_box_with_its_polygon(engine: str, settings: str) -> None:
+    codes = np.array([[0, 0, 0, 0, 1, 1, -1, 1, 0.5, 0, 0, -0.5]], np.float32)
+    rows = _outlines(engine, codes, SURE, PRIOR, settings)
+    # A shift of 1 is 0.1 · 0.4 in x and 0.2 · 0.2 in y, from each corner of the prior.
+    polygon = [0.24, 0.44, 0.56, 0.44, 0.62, 0.6, 0.2, 0.58]
+    np.testing.assert_allclose(rows[0, 0], [[0, 1, 0.75, 0.2, 0.4, 0.6, 0.6, *polygon]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_box_with_its_turned_box(engine: str) -> None:
+    codes = np.array([[0, 0, 0, 0, 1, 1, -1, 1, np.log(2) / 0.2]], np.float32)
+    rows = _outlines(engine, codes, SURE, PRIOR, "use_polygon: false")
+    # From the prior's centre (0.4, 0.5); the height is twice the prior's.
+    np.testing.assert_allclose(rows[0, 0, 0, 7:], [0.44, 0.54, 0.36, 0.54, 0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("settings", ["use_polygon: true", "use_polygon: false keep_top_k: 20", ""])
+def test_engines_keep_the_same_outlines(settings: str) -> None:
+    numbers = 9 if "false" in settings else 12
+    loc, conf, priors = predictions(priors=300, classes=2, seed=1, loc_classes=1)
+    further = np.random.RandomState(7).standard_normal((len(loc), 300, numbers - 4))
+    loc = (
+        np.concatenate([loc.reshape(len(loc), 300, 4), further], axis=2)
+        .astype(np.float32)
+        .reshape(len(loc), -1)
+    )
+    one, other = (
+        _outlines(engine, loc, conf, priors, f"confidence_threshold: 0.1 {settings}") for engine in ENGINES
+    )
+    assert one.shape[2] > 5
+    np.testing.assert_array_equal(one[..., :3], other[..., :3])
+    assert error(other, one) <= ONE_LAYER
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_outline_is_found(engine: str) -> None:
+    rows = _outlines(
+        engine, np.zeros((2, 12), np.float32), SURE.repeat(2, 0), PRIOR, "confidence_threshold: 0.9"
+    )
+    np.testing.assert_array_equal(rows[0, 0], [[0, *[-1] * 14], [1, *[-1] * 14]])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("use_polygon: false", "12 locations for 1 priors: there must be 9 for each"),
+        ("variance_encoded_in_target: true", "outlines are coded as CENTER_SIZE, and without their variance"),
+    ],
+)
+def test_outlines_that_cannot_be(engine: str, settings: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _outlines(engine, np.zeros((1, 12), np.float32), SURE, PRIOR, settings)

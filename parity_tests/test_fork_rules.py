@@ -285,6 +285,56 @@ CASES = [
         MAP,
         MAP,
     ),
+    *(
+        _case(f"lpq_loss_{name}", f'type: "LpqLoss" lpq_loss_param {{ {settings} }}', MAP, MAP)
+        for name, settings in (
+            ("fine_tuned", "p: 2 q: 0.4"),
+            ("robust", "p: 1 q: 0.2 q_epsilon: 0.05 pq_episode_starts_at_iter: 0"),
+            (
+                "mean",
+                "p: 1.5 q: 0.7 p_epsilon: 0.3 l2_prescale_by_channels: true normalize_by_num_entries: true",
+            ),
+            ("linear", "p: 1 q: 1"),
+        )
+    ),
+    *(
+        _case(
+            f"correlation1d_{name}",
+            f'type: "Correlation1D" correlation_param {{ {settings} }}',
+            *[(2, 3, 6, 9)] * 2,
+        )
+        for name, settings in (
+            ("both", "kernel_size: 1 max_displacement: 3 pad: 2 do_abs: true"),
+            ("left", "kernel_size: 3 max_displacement: 2 pad: 4 stride_2: 2 single_direction: -1"),
+            ("right", "kernel_size: 3 max_displacement: 3 pad: 3 stride_1: 2 single_direction: 1"),
+        )
+    ),
+    _case(
+        "correlation_of_one_direction",  # Correlation1D's setting, which this one does not read
+        'type: "Correlation" correlation_param { kernel_size: 1 max_displacement: 2 pad: 2 single_direction: -1 }',
+        *[(2, 2, 4, 5)] * 2,
+    ),
+    *(
+        _case(
+            f"accum_{name}",
+            f'type: "Accum" accum_param {{ {settings} }}',
+            (2, 2, 3, 4),
+            (2, 1, 5, 4),
+            (2, 3, 1, 6),
+        )
+        for name, settings in (
+            ("largest", ""),
+            ("divisible", "size_divisible_by: 4"),
+            ("given", "top_height: 7 top_width: 9"),
+            ("too_small", "top_height: 9 top_width: 5"),
+        )
+    ),
+    _case(
+        "accum_reference",
+        'type: "Accum" accum_param { have_reference: true } propagate_down: true propagate_down: false',
+        (2, 2, 5, 4),
+        (2, 7, 3, 6),
+    ),
     _case("l1_loss_plateau_each", 'type: "L1Loss" l1_loss_param { plateau: 0.4 }', MAP, MAP),
     _case("warp", 'type: "Warp"', MAP, (2, 2, 5, 6), step=1e-3),
     _case("warp_whole", 'type: "Warp"', MAP, ((2, 2, 5, 6), "labels", 3), exact=False),

@@ -1,4 +1,4 @@
-"""Published segmentation nets, narrow, in our own text: they are planned, run, and both engines agree on them."""
+"""Published nets of segmentation and optical flow, narrow, in our own text: they run, and both engines agree."""
 
 import importlib
 
@@ -15,6 +15,7 @@ OUTPUTS = {
     },
     "deeplab_v1": {"crf_inf": (1, 21, 65, 81)},
     "deeplab_v2_resnet101": {"fc1_interp": (1, 21, 65, 81)},
+    **{name: {"predict_flow_final": (1, 2, 50, 75)} for name in ("flownet2", "flownet2_c", "flownet2_s")},
     "pspnet_resnet101": {"conv6_interp": (1, 21, 89, 89)},
     "segnet": {"argmax": (1, 1, 45, 60)},
 }
@@ -26,6 +27,8 @@ def _filled(net: Net) -> None:
     for name, blobs in net.params.items():
         kind = net.layers[list(net._layer_names).index(name)].type
         for i, blob in enumerate(blobs):
+            if kind == "DataAugmentation" or name == "flow_final":
+                continue  # set by themselves: the mean image as the net runs, a size's scale by its filler
             if kind == "BatchNorm" or (kind == "BN" and i > 1):
                 blob.data[...] = (
                     draw.uniform(0.5, 1.5, blob.shape) if i else draw.uniform(-0.1, 0.1, blob.shape)

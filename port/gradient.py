@@ -64,6 +64,14 @@ def refuse_gradient(layer: Layer, top: Tensor, bottom: Tensor, index: int, what:
     return _Refused.apply(top, bottom, message)
 
 
+def refuse_if_forced(layer: Layer, top: Tensor, *bottoms: Tensor) -> Tensor:
+    """`top` of a layer that FlowNet2 asks for no gradient; where `force_backward` asks all the same, it is refused."""
+    if layer.plan.needs_backward:
+        for i, bottom in enumerate(bottoms):
+            top = refuse_gradient(layer, top, bottom, i, "input")
+    return top
+
+
 class _Refused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, top: Tensor, bottom: Tensor, message: str) -> Tensor:

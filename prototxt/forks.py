@@ -362,6 +362,7 @@ SUPPORTED_FIELDS: dict[str, tuple[str, ...]] = {
     "BatchNormParameter.stats_batch_size": ("BatchNorm",),
     "DropoutParameter.sample_weights_test": ("Dropout",),
     "DropoutParameter.scale_train": ("Dropout",),
+    "FillerParameter.diag_val": (),
     "ImageDataParameter.has_label": ("ImageSegData",),
     "ImageDataParameter.mean_value": ("VideoData",),
     "ImageDataParameter.new_length": ("VideoData",),
@@ -391,10 +392,16 @@ supported: by these layer types, by all if none is named. The layer type itself 
 
 _TSN = ("fix_crop", "is_flow", "max_distort", "more_fix_crop", "multi_scale", "scale_ratios")
 _C3D = ("is_flow", "use_label", "use_byte_input")
+_FLOWNET2 = (
+    *("limit_samples", "preselection_file", "preselection_label", "range_start", "range_end", "rand_permute"),
+    *("rand_permute_order", "rand_permute_seed", "slice_point", "encoding", "subtract", "permute_every_iter"),
+    "block_size",
+)
 _VOXELS = ("is_flow", "mean_value", "num_truth_channels", "truth_scale")
 
 UNREAD_FIELDS: dict[str, tuple[str, ...]] = {
     "DataParameter.shuffle": ("Data",),
+    **{f"DataParameter.{name}": ("CustomData",) for name in _FLOWNET2},
     "TransformationParameter.random_aspect_ratio_param": ("Data", "ImageData"),
     "TransformationParameter.random_resize_param": ("Data", "ImageData"),
     **{f"TransformationParameter.{name}": ("VideoData",) for name in _TSN},

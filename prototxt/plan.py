@@ -381,7 +381,10 @@ class _Builder:
         shapes = tuple(self.shapes[b] for b in bottoms)
         made = self._made(layer, bottoms, tops, shapes)
         params = self._params(layer, made.weights)
+        if kind.ends_gradient:
+            params = [replace(param, needs_gradient=False) for param in params]
         needs_backward |= any(param.needs_gradient for param in params)
+        needs_backward &= not kind.ends_gradient
         if needs_backward:
             for top in tops:
                 self.blob_needs_backward[top] = True

@@ -10,7 +10,7 @@ import numpy as np
 
 from prototxt.caffe_pb2 import FillerParameter, LayerParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import Weight, text
+from prototxt.layers.declare import Weight, legacy_shape, text
 from runtime.rng import CaffeRNG
 
 Shape = tuple[int, ...]
@@ -102,6 +102,16 @@ def _bilinear(shape: Shape, filler: FillerParameter, rng: CaffeRNG) -> np.ndarra
     return np.broadcast_to(np.outer(ramp, ramp), shape).copy()
 
 
+def _diagonal(shape: Shape, filler: FillerParameter, rng: CaffeRNG) -> np.ndarray:
+    """FlowNet2's: output n takes the mean of input n's window, times `diag_val` n, or 1 where there is none."""
+    num, channels, height, width = legacy_shape(shape)
+    weight = np.zeros((num, channels, height * width), np.float32)
+    for n in range(min(num, channels)):
+        value = np.float32(filler.diag_val[n] if n < len(filler.diag_val) else 1)
+        weight[n, n] = value / np.float32(height * width)
+    return weight
+
+
 FILLERS: dict[str, Callable[[Shape, FillerParameter, CaffeRNG], np.ndarray]] = {
     "constant": _constant,
     "gaussian": _gaussian,
@@ -110,6 +120,7 @@ FILLERS: dict[str, Callable[[Shape, FillerParameter, CaffeRNG], np.ndarray]] = {
     "xavier": _xavier,
     "msra": _msra,
     "bilinear": _bilinear,
+    "diagonal": _diagonal,
 }
 
 

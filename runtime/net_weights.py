@@ -57,8 +57,41 @@ def matched(
         for j, p in enumerate(plan.layers[i].params)
         if p.owner is not None
     }
-    found, skipped = match_by_name(source, index, where, shared=shared)
+    adapting = {name for name, i in target.items() if plan.layers[i].type == "DataAugmentation" and not hdf5}
+    plain = [layer for layer in source if layer.name not in adapting]
+    found, skipped = match_by_name(plain, index, where, shared=shared)
+    for layer in source:
+        if layer.name in adapting:
+            of = plan.layers[target[layer.name]].param.augmentation_param
+            found[layer.name] = _adapted_means(layer, index[layer.name], of.mean_per_pixel, where)
     return {target[name]: blobs for name, blobs in found.items()}, skipped
+
+
+def _adapted_means(
+    layer: LayerWeights, shapes: Sequence[Shape], per_pixel: bool, where: str
+) -> list[np.ndarray | None]:
+    """A DataAugmentation's weights from a file, whose mean image may be of another size (FlowNet2's CustomCopyBlobs).
+
+    Without `mean_per_pixel` the channels' means are taken, and the mean image stays as it is. A mean image of another
+    size becomes its channels' means everywhere. Nothing is taken where either side keeps no mean.
+    """
+    if len(shapes) < 3 or len(layer.present) < 2:
+        return [None] * len(shapes)
+    channels = shapes[1][1]
+    expected = f"{len(shapes)} blobs, of 1, 1×{channels}×height×width and {channels} values"
+    sizes = [blob.size for blob in layer.present]
+    mean = layer.present[1]
+    wrong = len(sizes) < 3 or sizes[0] != 1 or sizes[2] != channels or mean.ndim != 4
+    if wrong or mean.shape[:2] != (1, channels):
+        raise InputError(
+            f'{where}: layer "{layer.name}" must have {expected} for a mean of {channels} channels'
+        )
+    passes = layer.present[0].reshape(shapes[0])
+    if not per_pixel:
+        return [passes, None, layer.present[2].reshape(shapes[2])]
+    of_channels = mean.mean(axis=(2, 3), keepdims=True, dtype=np.float32)
+    image = mean if mean.shape == shapes[1] else np.broadcast_to(of_channels, shapes[1])
+    return [passes, image, of_channels.reshape(shapes[2])]
 
 
 def shared_layers(mine: Plan, other: Plan) -> tuple[list[tuple[int, int]], list[str]]:

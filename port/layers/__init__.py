@@ -3,6 +3,7 @@
 from port.layer import Layer
 from port.layers import (
     activations,
+    augmentation,
     box_losses,
     boxes,
     combining,
@@ -35,6 +36,7 @@ from port.layers import (
     upsampling,
     volumes,
     yolo,
+    yolo_losses,
     yolo_output,
 )
 from port.own_layers import register
@@ -50,6 +52,7 @@ __all__ = [
     "Layer",
     "Weight",
     "activations",
+    "augmentation",
     "box_losses",
     "boxes",
     "combining",
@@ -84,5 +87,6 @@ __all__ = [
     "use_proto",
     "volumes",
     "yolo",
+    "yolo_losses",
     "yolo_output",
 ]

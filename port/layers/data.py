@@ -37,7 +37,8 @@ def share_of(layer: LayerParameter) -> Share:
 
 
 @layer(
-    *("AnnotatedData", "Data", "DenseImageData", "ImageData", "ImageGtData", "ImageLabelmapData"),
+    *("AnnotatedData", "Data", "DataHeatmap", "DenseImageData", "ImageData", "ImageGtData"),
+    *("ImageLabelmapData",),
     *("ImageSegData", "MatRead", "VideoData", "WindowData"),
 )
 class DataLayer(Layer):
@@ -54,7 +55,8 @@ class DataLayer(Layer):
         # Where this is, the tops go; a net's `.to(device)` moves it.
         self.register_buffer("where", torch.empty(0), persistent=False)
         self.source = self.opened
-        self.prefetcher = Prefetcher(self.source, self.ahead, self._tensors)
+        ahead = 0 if getattr(self.source, "in_step", False) else self.ahead
+        self.prefetcher = Prefetcher(self.source, ahead, self._tensors)
 
     def forward(self) -> tuple[Tensor, ...]:
         """The next batch: float32 (float64 in a float64 net), on the device that the net was moved to."""

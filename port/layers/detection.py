@@ -17,7 +17,7 @@ from port.layers.boxes import (
 from prototxt.errors import InputError
 from prototxt.layers.boxes import CORNER
 from prototxt.layers.declare import legacy_shape
-from prototxt.layers.detection import evaluated_classes, prior_offsets, prior_sizes, saves_output
+from prototxt.layers.detection import evaluated_classes, outline, prior_offsets, prior_sizes, saves_output
 from runtime.data.detections import DetectionFiles, in_pixels, pixel_overlaps, read_sizes
 
 
@@ -57,7 +57,8 @@ class PriorBox(Layer):
 class DetectionOutput(Layer):
     """What was detected: rows [image, label, score, box], as many as are found, (1, 1, n, 7).
 
-    Without any, a row [i, -1, …] for each image. A score that is not a number is never above the threshold.
+    TextBoxes++'s rows go on with the box's outline: (1, 1, n, 15), or 12 with a turned box's. Without any, a row
+    [i, -1, …] for each image. A score that is not a number is never above the threshold.
     """
 
     def set_up(self) -> None:
@@ -72,7 +73,7 @@ class DetectionOutput(Layer):
             classes = [c for c in range(param.num_classes) if c != param.background_label_id]
             candidates = self._candidates(scores, classes)
             decoded = self._decoded(loc.detach(), boxes, variances, candidates)
-            left = self._left(decoded, candidates)
+            left = self._left(decoded[..., :4], candidates)
             rows = self._rows(decoded, candidates, left, classes, len(loc))
             if self.files:
                 self.files.add(rows[0, 0].cpu().numpy(), len(loc))
@@ -95,19 +96,23 @@ class DetectionOutput(Layer):
     def _decoded(
         self, loc: Tensor, priors: Tensor, variances: Tensor, candidates: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """The candidates' boxes, (images, classes, k, 4)."""
+        """The candidates' boxes, (images, classes, k, 4), and behind each its outline where it has one."""
         param = self.param.detection_output_param
         if param.code_type != CORNER:
             size_of(priors, "the prior")  # refused wherever it is
         _, places = candidates
-        codes = loc.reshape(len(loc), len(priors), -1, 4)
+        numbers = 4 + outline(self.param, tuple(loc.shape), (1, 2, 4 * len(priors)))
+        codes = loc.reshape(len(loc), len(priors), -1, numbers)
         image = torch.arange(len(loc), device=loc.device)[:, None, None]
         kind = torch.zeros(1, dtype=torch.long)
         if not param.share_location:
             kind = torch.tensor([c for c in range(param.num_classes) if c != param.background_label_id])
         codes = codes[image, places, kind.to(loc.device)[:, None]]
         given = None if param.variance_encoded_in_target else variances[places]
-        return decode(param.code_type, priors[places], given, codes)
+        boxes = decode(param.code_type, priors[places], given, codes[..., :4])
+        if numbers == 4:
+            return boxes
+        return torch.cat([boxes, _outlines(priors[places], variances[places], codes[..., 4:])], -1)
 
     def _left(self, boxes: Tensor, candidates: tuple[Tensor, Tensor]) -> Tensor:
         """Which candidates are left after suppression, (images, classes, k); maybe not all, but the keep_top_k best."""
@@ -145,12 +150,29 @@ class DetectionOutput(Layer):
             left = left & chosen.view(left.shape)
         image, label, rank = torch.nonzero(left, as_tuple=True)
         if not len(image):
-            rows = scores.new_full((num, 7), -1)
+            rows = scores.new_full((num, 3 + boxes.shape[-1]), -1)
             rows[:, 0] = torch.arange(num)
             return rows[None, None]
         marks = torch.stack([image, torch.tensor(classes, device=label.device)[label]], 1)
         found = (marks.to(scores), scores[image, label, rank, None], boxes[image, label, rank])
         return torch.cat(found, 1)[None, None]
+
+
+def _outlines(priors: Tensor, variances: Tensor, codes: Tensor) -> Tensor:
+    """TextBoxes++'s: four corners, clockwise from the upper left; or two points and how high the turned box is."""
+    low, high = priors[..., :2], priors[..., 2:]
+    scale = variances[..., :2] * (high - low)
+    if codes.shape[-1] == 5:
+        points = [(low + high) / 2 + scale * codes[..., i : i + 2] for i in (0, 2)]
+        height = (variances[..., 3:] * codes[..., 4:]).exp() * (high - low)[..., 1:]
+        return torch.cat([*points, height], -1)
+    corners = [
+        low,
+        torch.stack([high[..., 0], low[..., 1]], -1),
+        high,
+        torch.stack([low[..., 0], high[..., 1]], -1),
+    ]
+    return torch.cat([corner + scale * codes[..., 2 * i : 2 * i + 2] for i, corner in enumerate(corners)], -1)
 
 
 _LOWEST = torch.finfo(torch.float32).min

@@ -8,10 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.gradient import refuse_gradient
+from port.gradient import refuse_gradient, refuse_if_forced
 from port.layer import Layer, layer
-from prototxt.caffe_pb2 import FlowWarpParameter, ResampleParameter
+from prototxt.caffe_pb2 import FlowWarpParameter, MeanParameter, ResampleParameter
+from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
+from prototxt.layers.flow import displacements
+from runtime.data.flow_files import FlowFiles
+from weights.binaryproto import read_binaryproto
 
 
 @layer("ChannelNorm")
@@ -155,23 +159,31 @@ def _neighbours(
     return inside.flatten(2), *([each.flatten(2) for each in group] for group in (places, shares, distances))
 
 
-@layer("Correlation")
+@layer("Correlation", "Correlation1D")
 class Correlation(Layer):
-    """FlowNet2's cost volume: for each displacement, the mean product of the patches of both images."""
+    """FlowNet2's cost volume: for each displacement, the mean product of the patches of both images.
+
+    Correlation1D displaces along the row alone. What lies beyond the padding (`single_direction: -1`) is taken as 0:
+    the published code reads the row above there, whose padding is 0, and for the first row whatever lies in memory.
+    """
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         param = self.param.correlation_param
+        downs, rights = displacements(self.param)
+        furthest = max(param.max_displacement, -min(rights))
+        flat = self.plan.type == "Correlation1D"
+        beside, above = param.pad + furthest - param.max_displacement, 0 if flat else param.pad
         first, second = (
-            F.pad(x.reshape(legacy_shape(tuple(x.shape))), [param.pad] * 4) for x in (first, second)
+            F.pad(x.reshape(legacy_shape(tuple(x.shape))), [beside, beside, above, above])
+            for x in (first, second)
         )
-        height, width = (size - 2 * param.max_displacement for size in first.shape[2:])
-        reach = param.max_displacement // param.stride_2
-        steps = [param.max_displacement + step * param.stride_2 for step in range(-reach, reach + 1)]
-        here = _block(first, param.max_displacement, param.max_displacement, height, width)
+        start = 0 if flat else param.max_displacement
+        height, width = first.shape[2] - 2 * start, first.shape[3] - 2 * furthest
+        here = _block(first, start, furthest, height, width)
         volumes = [
-            (here * _block(second, down, right, height, width)).mean(1, keepdim=True)
-            for down in steps
-            for right in steps
+            (here * _block(second, start + down, furthest + right, height, width)).mean(1, keepdim=True)
+            for down in downs
+            for right in rights
         ]
         patches = F.avg_pool2d(torch.cat(volumes, 1), param.kernel_size, 1)
         return patches[:, :, :: param.stride_1, :: param.stride_1]
@@ -195,7 +207,7 @@ class Resample(Layer):
         # As published, the offset of the x positions comes from the y ratio, and the other way around.
         rows = self._kernel(fy, fx / 2 - 0.5, sizes[0], out[0], shrinks).to(maps)
         columns = self._kernel(fx, fy / 2 - 0.5, sizes[1], out[1], shrinks).to(maps)
-        return refuse_gradient(self, rows @ maps @ columns.T, x, 0, "input")
+        return refuse_if_forced(self, rows @ maps @ columns.T, x)
 
     def _kernel(self, ratio: float, offset: float, size: int, out: int, shrinks: bool) -> Tensor:
         """(out, size): rows of weights whose sum is 1."""
@@ -228,12 +240,12 @@ class Downsample(Layer):
         (shape,) = self.plan.top_shapes(*(tuple(blob.shape) for blob in blobs))
         maps = x.detach().reshape(legacy_shape(tuple(x.shape)))
         if maps.shape == shape:
-            return refuse_gradient(self, maps.clone(), x, 0, "input")
+            return refuse_if_forced(self, maps.clone(), x)
         rows, columns = (_tents(maps.shape[axis], shape[axis]).to(maps) for axis in (2, 3))
         odd = maps.isnan()
         seen, unseen = (rows @ part.to(maps.dtype) @ columns.T for part in (~odd, odd))
         top = (rows @ maps.where(~odd, 0) @ columns.T) / seen
-        return refuse_gradient(self, top.where(unseen / seen <= 0.5, torch.nan), x, 0, "input")
+        return refuse_if_forced(self, top.where(unseen / seen <= 0.5, torch.nan), x)
 
 
 def _tents(size: int, out: int) -> Tensor:
@@ -241,3 +253,71 @@ def _tents(size: int, out: int) -> Tensor:
     step = np.float32(size - 1) / np.float32(out - 1)
     position = torch.arange(out, dtype=torch.float32) / (out - 1) * (size - 1)
     return (1 - (torch.arange(size) - position[:, None]).abs() / float(step)).clamp(min=0)
+
+
+@layer("Accum")
+class Accum(Layer):
+    """FlowNet2's: maps stretched to one size, bilinearly, corner on corner, and put one behind the other."""
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        (top,) = self.plan.top_shapes(*(tuple(bottom.shape) for bottom in bottoms))
+        count = len(bottoms) - self.param.accum_param.have_reference
+        return torch.cat([_stretched(bottom, top[2:]) for bottom in bottoms[:count]], 1)
+
+
+def _stretched(x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    x = x.reshape(legacy_shape(tuple(x.shape)))
+    for axis, out in zip((2, 3), sizes, strict=True):
+        place = torch.arange(out, dtype=torch.float32, device=x.device) / (out - 1) * (x.shape[axis] - 1)
+        before = place.floor().long()
+        after = (before + 1).clamp(max=x.shape[axis] - 1)
+        part = (place - before).to(x.dtype).reshape(-1, *(1,) * (3 - axis))
+        x = (1 - part) * x.index_select(axis, before) + part * x.index_select(axis, after)
+    return x
+
+
+@layer("Mean")
+class Mean(Layer):
+    """FlowNet2's: adds or subtracts a mean, of a file or of a value for each channel. It has no gradient."""
+
+    def set_up(self) -> None:
+        param = self.param.mean_param
+        if param.HasField("file"):
+            mean = read_binaryproto(param.file).astype(np.float32)
+        else:
+            mean = np.array(param.value, np.float32).reshape(1, -1, 1, 1)
+        if mean.ndim != 4:
+            raise InputError(f"{param.file}: a mean of shape {mean.shape}: it must have 4 axes")
+        self.channels = mean.shape[1]
+        self.register_buffer("mean", torch.from_numpy(mean.reshape(-1, *mean.shape[2:])), persistent=False)
+
+    def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
+        param = self.param.mean_param
+        sign = -1 if param.operation == MeanParameter.SUBTRACT else 1
+        tops = []
+        for x in bottoms:
+            maps = x.detach().reshape(legacy_shape(tuple(x.shape)))
+            if param.HasField("file") and (
+                self.mean.shape[1:] != maps.shape[2:] or maps.shape[1] % self.channels
+            ):
+                shape = (len(self.mean) // self.channels, self.channels, *self.mean.shape[1:])
+                raise InputError(f"{param.file}: a mean of {shape} does not fit {tuple(maps.shape)}")
+            times = -(-maps.shape[1] // len(self.mean))
+            mean = self.mean.to(maps).repeat(times, 1, 1)[: maps.shape[1]]
+            tops.append(param.output_scale * (param.input_scale * maps + sign * param.mean_scale * mean))
+        return tuple(
+            refuse_gradient(self, top, x, i, "input")
+            for i, (top, x) in enumerate(zip(tops, bottoms, strict=True))
+        )
+
+
+@layer("FLOWriter")
+class FLOWriter(Layer):
+    """Writes the flow of each image into a .flo file."""
+
+    def set_up(self) -> None:
+        self.files = FlowFiles(self.param.writer_param)
+
+    def forward(self, flow: Tensor) -> tuple[()]:
+        self.files.write(flow.detach().cpu().numpy())
+        return ()

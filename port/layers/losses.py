@@ -288,6 +288,68 @@ class L1Loss(Loss):
         return with_slope(difference, value.abs() * counted, lambda: slope).sum() / count
 
 
+@layer("EuclideanLossHeatmap")
+class EuclideanLossHeatmap(Loss):
+    """Mean squared difference, whose published gradient is the difference, for both maps and any weight of the loss."""
+
+    no_gradient: ClassVar[dict[int, str]] = {}
+
+    def loss(self, a: Tensor, b: Tensor, shown: Tensor) -> Tensor:
+        return _Heatmap.apply(a, b)
+
+
+class _Heatmap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return (a.reshape(b.shape) - b).square().mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        difference = a - b.reshape(a.shape)
+        return difference, difference.reshape(b.shape)
+
+
+@layer("LpqLoss")
+class LpqLoss(Loss):
+    """FlowNet2's: sum over places of (q_epsilon + sum over channels of (p_epsilon + |a - b|)^p)^q, per item.
+
+    Places that are not a number count as a difference of 0 and get no gradient. A power's slope is the power divided by
+    its base, as in Caffe, and so not a number at a base of 0; powers 1 and 2 are spared.
+    """
+
+    no_gradient: ClassVar[dict[int, str]] = {}
+
+    def loss(self, a: Tensor, b: Tensor) -> Tensor:
+        param = self.param.lpq_loss_param
+        difference = (a - b).reshape(legacy_shape(tuple(a.shape)))
+        known = ~difference.detach().isnan()
+        channels = difference.shape[1]
+        count = known.sum() / channels if param.normalize_by_num_entries else len(difference)
+        difference = difference.where(known, 0)
+        value = difference.detach()
+        sign = torch.where(value > 0, 1.0, -1.0).to(value)
+        sizes = with_slope(difference, value.abs(), lambda: sign)
+        sums = _power(sizes, param.p[0], param.p_epsilon, known).sum(1)
+        if param.l2_prescale_by_channels:
+            sums = sums / channels
+        return _power(sums, param.q[0], param.q_epsilon).sum() / count
+
+
+def _power(x: Tensor, power: float, shift: float, counted: Tensor | None = None) -> Tensor:
+    """(x + shift) ^ power with Caffe's slope, of those places that are `counted`."""
+    base = x.detach() + shift
+    top = base**power
+
+    def slope() -> Tensor:
+        found = base if power == 2 else torch.ones_like(base) if power in (0, 1) else top / base
+        return power * found if counted is None else (power * found).where(counted, 0)
+
+    return with_slope(x, top, slope)
+
+
 @layer("CenterLoss")
 class CenterLoss(Loss):
     """Half the squared distance (or the L1 distance) to the centre of each item's class, per item."""

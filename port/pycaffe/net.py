@@ -21,7 +21,7 @@ from runtime.set_up import Opened
 
 _device = torch.device("cpu")
 
-_KEEP_STATISTICS = ("BatchNorm", "BN", "DenseBlock")
+_KEEP_STATISTICS = ("BatchNorm", "BN", "DataAugmentation", "DenseBlock")
 """Layers whose forward pass updates weights of theirs."""
 
 

@@ -9,7 +9,7 @@ from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.boxes import CENTER_SIZE, CORNER
 from prototxt.layers.declare import Shape
-from prototxt.layers.detection import prior_ratios
+from prototxt.layers.detection import outline, prior_ratios
 from prototxt.layers.regions import anchors, pooled_sizes
 from prototxt.plan import LayerPlan
 
@@ -59,6 +59,8 @@ def _prior_box(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 @translates("DetectionOutput")
 def _detection_output(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param = layer.param.detection_output_param
+    if outline(layer.param, shapes[0], shapes[2]):
+        raise InputError("DetectionOutput with outlines has no counterpart here")
     nms = param.nms_param
     rule = {CENTER_SIZE: "centre_size_boxes", CORNER: "corner_boxes"}.get(
         param.code_type, "corner_size_boxes"

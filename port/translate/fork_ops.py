@@ -7,6 +7,7 @@ from port.translate.detection_ops import four_axes
 from port.translate.ops import Expression, Slot, bias_slot, learned, number, pooled, translates
 from prototxt.caffe_pb2 import BiasChannelParameter, FlowWarpParameter, ResampleParameter, UnpoolingParameter
 from prototxt.errors import InputError
+from prototxt.layers.augmentation import crops, drawn
 from prototxt.layers.declare import Shape
 from prototxt.layers.pooling import pyramid
 from prototxt.layers.reshaping import crop_starts
@@ -166,6 +167,23 @@ def _norm_l2(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 
 
 # ---- flow
+
+
+@translates("DataAugmentation")
+def _data_augmentation(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
+    four_axes(layer, shapes[0])
+    param, (top, *more) = layer.param.augmentation_param, layer.declared.tops
+    if more or len(shapes) > 1 or drawn(layer.param):
+        raise InputError("DataAugmentation with parameters, or that draws, has no counterpart here")
+    cropped = f"crop_middle({{0}}, {tuple(top[2:])})" if crops(param) else "{0}"
+    if param.recompute_mean:
+        slots = [Slot("", tuple(top[1:])), Slot("", param.recompute_mean), Slot("", param.mean_per_pixel)]
+        module = learned(layer, "MeanImage", slots, ("passes", "mean", "channel_mean"))
+        return Expression(f"{{m}}({cropped})", module)
+    if len(param.mean) == 3 and not param.mean_per_pixel:
+        means = ", ".join(number(value) for value in param.mean[: top[1]])
+        return Expression(f"{cropped} - torch.tensor([{means}])[:, None, None].to({{0}})", infix=True)
+    return Expression(cropped)
 
 
 @translates("ChannelNorm")

@@ -19,7 +19,7 @@ def fed(net: NetParameter, phase: int, shapes: dict[str, Shape]) -> NetParameter
     """
     changed = NetParameter()
     changed.CopyFrom(net)
-    kept = [layer for layer in changed.layer if layer.type not in ("MatWrite", "HDF5Output")]
+    kept = [layer for layer in changed.layer if layer.type not in ("FLOWriter", "HDF5Output", "MatWrite")]
     del changed.layer[:]
     changed.layer.extend(kept)
     unused = set(shapes)

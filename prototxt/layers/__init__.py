@@ -2,6 +2,7 @@
 
 from prototxt.layers import (
     activations,
+    augmentation,
     box_losses,
     boxes,
     combining,
@@ -36,11 +37,13 @@ from prototxt.layers import (
     upsampling,
     volumes,
     yolo,
+    yolo_losses,
     yolo_output,
 )
 
 __all__ = [
     "activations",
+    "augmentation",
     "box_losses",
     "boxes",
     "combining",
@@ -75,5 +78,6 @@ __all__ = [
     "upsampling",
     "volumes",
     "yolo",
+    "yolo_losses",
     "yolo_output",
 ]

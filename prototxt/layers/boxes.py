@@ -15,8 +15,13 @@ CORNER, CENTER_SIZE, CORNER_SIZE = (
 """How a box is coded: shifts of its corners; of its centre and size; of its corners, in the prior's sizes."""
 
 
-def check_predictions(loc: Shape, conf: Shape, priors: Shape, loc_classes: int, classes: int) -> int:
+def check_predictions(
+    loc: Shape, conf: Shape, priors: Shape, loc_classes: int, classes: int, numbers: int = 4
+) -> int:
     """The number of priors, 4 numbers each along the third axis, with which both predictions must agree.
+
+    Args:
+        numbers: that a location has.
 
     Raises:
         InputError: predictions for another number of priors, or of images.
@@ -28,7 +33,10 @@ def check_predictions(loc: Shape, conf: Shape, priors: Shape, loc_classes: int, 
         raise InputError(f"the priors must be (1, 2, 4 for each), boxes and variances, not {text(priors)}")
     if num != conf_num:
         raise InputError(f"locations {text(loc)} and scores {text(conf)} must have the same number of images")
-    for what, found, each in (("locations", channels, loc_classes * 4), ("scores", conf_channels, classes)):
+    for what, found, each in (
+        ("locations", channels, loc_classes * numbers),
+        ("scores", conf_channels, classes),
+    ):
         if found != count * each:
             raise InputError(
                 f"{found} {what} for {count} priors: there must be {each} for each, {count * each} together"

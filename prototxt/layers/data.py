@@ -35,6 +35,7 @@ opened_type("ImageSegData", "SelectSegBinary", "WindowSegData", bottoms=(0, 0), 
 opened_type("DenseImageData", "ImageLabelmapData", bottoms=(0, 0), tops=(2, 2))
 
 
+opened_type("DataHeatmap", bottoms=(0, 0), tops=(2, 2))
 opened_type("ImageGtData", bottoms=(0, 0), tops=(2, MANY))
 opened_type("MatRead", bottoms=(0, 0), tops=(1, MANY))
 

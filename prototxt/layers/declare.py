@@ -92,6 +92,7 @@ class LayerType:
         own_random: whether its set-up takes one word of Caffe's generator as the seed of one of its own.
         weight_names: of the weight blobs, outside Caffe.
         needs_values: a bottom without values is refused: the published code does nothing defined with it.
+        ends_gradient: no backward runs, and none is asked for behind it (FlowNet2's AllowBackward).
     """
 
     declare: Declare
@@ -108,6 +109,7 @@ class LayerType:
     own_random: bool = False
     weight_names: tuple[str, ...] = field(default=("weight", "bias"))
     needs_values: bool = False
+    ends_gradient: bool = False
 
 
 LAYER_TYPES: dict[str, LayerType] = {}

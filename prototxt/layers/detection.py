@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from prototxt.caffe_pb2 import LayerParameter, PriorBoxParameter
 from prototxt.errors import InputError
 from prototxt.layers.boxes import check_classes, check_nms, check_predictions
-from prototxt.layers.declare import Declared, Shapes, layer_type, legacy_shape, refuse_other_fields, text
+from prototxt.layers.declare import (
+    Declared,
+    Shape,
+    Shapes,
+    layer_type,
+    legacy_shape,
+    refuse_other_fields,
+    text,
+)
 
 _PRIOR_FIELDS = (
     *("min_size", "max_size", "aspect_ratio", "flip", "clip", "variance"),
@@ -85,13 +93,16 @@ def prior_offsets(param: PriorBoxParameter) -> list[float]:
 _OUTPUT_FIELDS = (
     *("num_classes", "share_location", "background_label_id", "nms_param", "code_type"),
     *("variance_encoded_in_target", "keep_top_k", "confidence_threshold", "save_output_param"),
-    *("visualize_threshold", "save_file"),
+    *("visualize_threshold", "save_file", "use_polygon"),
 )
 
 
 @layer_type("DetectionOutput", bottoms=(3, 4))
 def detection_output(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
-    """How many boxes are found is known in a forward pass; until then the top has one row, as in the fork."""
+    """How many boxes are found is known in a forward pass; until then the top has one row, as in the fork.
+
+    TextBoxes++'s has each box's outline too: see `outline`.
+    """
     param = layer.detection_output_param
     refuse_other_fields("detection_output_param", param, *_OUTPUT_FIELDS)
     check_classes("detection_output_param", param)
@@ -102,8 +113,31 @@ def detection_output(layer: LayerParameter, shapes: Shapes, tops: int) -> Declar
             "from 0 on, or share_location: false"
         )
     loc_classes = 1 if param.share_location else param.num_classes
-    check_predictions(shapes[0], shapes[1], shapes[2], loc_classes, param.num_classes)
-    return Declared([(1, 1, 1, 7)])
+    further = outline(layer, shapes[0], shapes[2])
+    check_predictions(shapes[0], shapes[1], shapes[2], loc_classes, param.num_classes, 4 + further)
+    if further and (param.code_type != PriorBoxParameter.CENTER_SIZE or param.variance_encoded_in_target):
+        raise InputError(
+            "detection_output_param: TextBoxes++'s outlines are coded as CENTER_SIZE, and without their variance: its "
+            "code leaves others unset"
+        )
+    if further and saves_output(layer):
+        raise InputError(
+            "detection_output_param: TextBoxes++'s outlines are not saved: remove save_output_param"
+        )
+    return Declared([(1, 1, 1, 7 + further)])
+
+
+def outline(layer: LayerParameter, loc: Shape, priors: Shape) -> int:
+    """How many numbers describe the outline of TextBoxes++'s boxes: 8, a polygon's corners, or 5, a turned box's.
+
+    0 for SSD's boxes, which have none. `use_polygon` is true where it is not given; there the locations tell: of 12
+    numbers they are TextBoxes++'s.
+    """
+    param = layer.detection_output_param
+    if param.HasField("use_polygon"):
+        return 8 if param.use_polygon else 5
+    loc_classes = 1 if param.share_location else param.num_classes
+    return 8 if legacy_shape(loc)[1] == legacy_shape(priors)[2] // 4 * loc_classes * 12 else 0
 
 
 def saves_output(layer: LayerParameter) -> bool:

@@ -162,6 +162,40 @@ def l1(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([()])
 
 
+@layer_type("EuclideanLossHeatmap", bottoms=(3, 3), loss=True, no_forced_gradient=(1,), reads_bottoms=True)
+def heatmap_loss(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """caffe-heatmap's; the third bottom is an image to show. (RMPE's layer of this name has another gradient.)"""
+    a, b = map(legacy_shape, shapes[:2])
+    if a != b:
+        raise InputError(f"the maps {text(shapes[0])} and {text(shapes[1])} must have one shape")
+    if a[2] != a[3]:
+        raise InputError(
+            f"EuclideanLossHeatmap needs square maps, not {text(shapes[0])}: its code mixes sides up"
+        )
+    return Declared([()])
+
+
+@layer_type("LpqLoss", bottoms=(1, 2), loss=True)
+def lpq(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    """FlowNet2's. Of one bottom its code overwrites the values by their sizes."""
+    param = layer.lpq_loss_param
+    if len(shapes) == 1:
+        raise InputError("LpqLoss of one bottom is not supported: its code overwrites the bottom")
+    if len(set(shapes)) > 1:
+        raise InputError(f"the bottoms must have one shape, not {text(shapes[0])} and {text(shapes[1])}")
+    legacy_shape(shapes[0])
+    if len(shapes[0]) < 2:
+        raise InputError(f"LpqLoss needs at least 2 axes, the channels second, not {text(shapes[0])}")
+    starts = list(param.pq_episode_starts_at_iter)
+    if len(param.p) > 1 or len(param.q) > 1 or len(starts) > 1:
+        raise InputError(
+            "lpq_loss_param: p and q that change with the iterations are not supported: give one of each"
+        )
+    if len(param.p) != 1 or len(param.q) != 1 or any(starts):
+        raise InputError("lpq_loss_param: give one p and one q, which start at iteration 0")
+    return Declared([()])
+
+
 @layer_type("HingeLoss", **_LABELLED)
 def hinge(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     scores, labels = shapes

@@ -3,6 +3,8 @@
 A net with such a layer in the selected phase is read and planned; setting it up says why it stops.
 """
 
+from prototxt.caffe_pb2 import TRAIN, LayerParameter
+from prototxt.layers.augmentation import drawn
 from prototxt.layers.declare import LAYER_TYPES, MANY, opened_type
 
 _CONFIGURED = "its anchors and thresholds are in the fork's own configuration file"
@@ -11,11 +13,12 @@ _ON_GPU = "its code was published for a GPU only"
 
 PLANNED_ONLY: dict[str, str] = {
     "AnnotatedRData": _DATA,
+    "AssistedExcitation": "its strength fades by the solver's iteration, which its code leaves unset elsewhere",
     "BlackAugmentation": _ON_GPU,
     "CPMData": _DATA,
-    "DataAugmentation": _ON_GPU,
-    "DataHeatmap": _DATA,
-    "FlowAugmentation": _ON_GPU,
+    "CustomData": _DATA,
+    "DisparityData": _DATA,
+    "FloatReader": _DATA,
     "FPNAnchorTarget": _CONFIGURED,
     "FPNProposal": _CONFIGURED,
     "FPNProposalTarget": _CONFIGURED,
@@ -24,7 +27,7 @@ PLANNED_ONLY: dict[str, str] = {
     "FrcnnProposalTarget": _CONFIGURED,
     "FrcnnRoiData": _CONFIGURED,
     "FrcnnVidData": _CONFIGURED,
-    "GenerateAugmentationParameters": _ON_GPU,
+    "ImgReader": _DATA,
     "LaneData": _DATA,
     "OPData": _DATA,
     "OPVideo": _DATA,
@@ -39,3 +42,12 @@ PLANNED_ONLY: dict[str, str] = {
 for _name, _why in PLANNED_ONLY.items():
     if _name not in LAYER_TYPES:
         opened_type(_name, bottoms=(0, 0) if _why == _DATA else (1, MANY), tops=(1, MANY))
+
+
+def why_planned_only(layer: LayerParameter) -> str:
+    """Why a layer that can be planned does not run; "" for one that does."""
+    if layer.type in ("DataAugmentation", "GenerateAugmentationParameters") and (settings := drawn(layer)):
+        return f"it would draw {', '.join(settings)}"
+    if layer.type == "FLOWriter" and layer.phase == TRAIN and not layer.writer_param.file:
+        return "when it trains it names its files by the solver's iteration"
+    return PLANNED_ONLY.get(layer.type, "")

@@ -2,6 +2,7 @@
 
 from reference.layers import (
     activations,
+    augmentation,
     box_losses,
     boxes,
     combining,
@@ -34,11 +35,13 @@ from reference.layers import (
     upsampling,
     volumes,
     yolo,
+    yolo_losses,
     yolo_output,
 )
 
 __all__ = [
     "activations",
+    "augmentation",
     "box_losses",
     "boxes",
     "combining",
@@ -71,5 +74,6 @@ __all__ = [
     "upsampling",
     "volumes",
     "yolo",
+    "yolo_losses",
     "yolo_output",
 ]

@@ -12,6 +12,7 @@ from runtime.data.output import HDF5Pass
     *(
         "AnnotatedData",
         "Data",
+        "DataHeatmap",
         "DenseImageData",
         "HDF5Data",
         "ImageData",

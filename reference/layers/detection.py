@@ -5,7 +5,7 @@ import numpy as np
 from prototxt.caffe_pb2 import NonMaximumSuppressionParameter
 from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
-from prototxt.layers.detection import evaluated_classes, prior_offsets, prior_sizes, saves_output
+from prototxt.layers.detection import evaluated_classes, outline, prior_offsets, prior_sizes, saves_output
 from reference.layer import Arrays, Layer, layer
 from reference.layers.boxes import decoded, intersections, priors_of, truths_of
 from runtime.blob import Blob
@@ -63,7 +63,10 @@ class _Rows(Layer):
 
 @layer("DetectionOutput")
 class DetectionOutput(_Rows):
-    """Rows [image, label, score, box] of what is left of the predictions after suppression."""
+    """Rows [image, label, score, box] of what is left of the predictions after suppression.
+
+    TextBoxes++'s go on with the box's outline, which suppression does not look at: four corners, or two and a height.
+    """
 
     def set_up(self) -> None:
         saves = saves_output(self.param)
@@ -73,25 +76,30 @@ class DetectionOutput(_Rows):
         param = self.param.detection_output_param
         num, classes = len(loc), param.num_classes
         scores = conf.reshape(num, -1, classes)
+        shape = priors.shape
         priors, variances = priors_of(priors, scores.shape[1])
         if param.variance_encoded_in_target:
             variances = np.ones_like(variances)
-        codes = loc.reshape(num, scores.shape[1], -1, 4)
+        further = outline(self.param, loc.shape, shape)
+        codes = loc.reshape(num, scores.shape[1], -1, 4 + further)
         found = []
         for i in range(num):
-            boxes = decoded(param.code_type, priors[:, None], variances[:, None], codes[i])
+            boxes = decoded(param.code_type, priors[:, None], variances[:, None], codes[i, ..., :4])
+            if further:
+                outlines = _outlined(priors[:, None], variances[:, None], codes[i, ..., 4:])
+                boxes = np.concatenate([boxes, outlines], axis=-1)
             rows = [
                 self._of_class(i, c, scores[i, :, c], boxes[:, 0 if param.share_location else c])
                 for c in range(classes)
                 if c != param.background_label_id
             ]
-            found.append(self._best(np.concatenate(rows)) if rows else np.zeros((0, 7), self.dtype))
+            found.append(self._best(np.concatenate(rows)) if rows else np.zeros((0, 7 + further), self.dtype))
         rows = np.concatenate(found)
         if self.files:
             self.files.add(rows, num)
         if len(rows):
             return rows
-        none = np.full((num, 7), -1, self.dtype)
+        none = np.full((num, 7 + further), -1, self.dtype)
         none[:, 0] = np.arange(num)
         return none
 
@@ -100,7 +108,7 @@ class DetectionOutput(_Rows):
         lowest = param.confidence_threshold if param.HasField("confidence_threshold") else -_LARGEST
         above = np.flatnonzero(scores > self.dtype.type(lowest))  # never a score that is not a number
         ranks = above[_descending(scores[above], param.nms_param)]
-        kept = ranks[suppressed(boxes[ranks], param.nms_param)]
+        kept = ranks[suppressed(boxes[ranks, :4], param.nms_param)]
         marks = np.broadcast_to(np.array([image, label], self.dtype), (len(kept), 2))
         return np.concatenate([marks, scores[kept, None], boxes[kept]], axis=1)
 
@@ -111,6 +119,17 @@ class DetectionOutput(_Rows):
             return rows
         best = rows[np.argsort(-rows[:, 2], kind="stable")[:most]]
         return best[np.argsort(best[:, 1], kind="stable")]
+
+
+def _outlined(priors: np.ndarray, variances: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Polygons (…, 8), each corner shifted from the prior's; or (…, 5), shifted from its centre, and a height."""
+    sizes = np.tile(priors[..., 2:] - priors[..., :2], 2)
+    shifts = np.tile(variances[..., :2], 2) * sizes
+    if t.shape[-1] == 8:
+        return priors[..., [0, 1, 2, 1, 2, 3, 0, 3]] + np.tile(shifts, 2) * t
+    centres = np.tile((priors[..., :2] + priors[..., 2:]) / t.dtype.type(2), 2)
+    heights = np.exp(variances[..., 3:] * t[..., 4:]) * sizes[..., 1:2]
+    return np.concatenate([centres + shifts * t[..., :4], heights], axis=-1)
 
 
 _LARGEST = float(np.finfo(np.float32).max)

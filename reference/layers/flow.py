@@ -6,10 +6,14 @@ from itertools import product
 
 import numpy as np
 
-from prototxt.caffe_pb2 import FlowWarpParameter, ResampleParameter
+from prototxt.caffe_pb2 import FlowWarpParameter, MeanParameter, ResampleParameter
+from prototxt.errors import InputError
 from prototxt.layers.declare import legacy_shape
+from prototxt.layers.flow import displacements
 from reference.checks import refuse_gradient
 from reference.layer import Arrays, Layer, layer
+from runtime.data.flow_files import FlowFiles
+from weights.binaryproto import read_binaryproto
 
 
 @layer("ChannelNorm")
@@ -137,9 +141,14 @@ class Warp(_Warping):
         return (1 - across) * found[0] + across * found[1]
 
 
-@layer("Correlation")
+@layer("Correlation", "Correlation1D")
 class Correlation(Layer):
-    """Means over patches of image 0 times patches of image 1 that are displaced, one channel each displacement."""
+    """Means over patches of image 0 times patches of image 1 that are displaced, one channel each displacement.
+
+    Correlation1D's are displaced and padded along the row only. With `single_direction: -1` the furthest lie beyond the
+    padding: the published code reads the padding of the row above there, and before the first row what happens to lie
+    in memory; here both are 0.
+    """
 
     def run(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         (top,) = self.plan.top_shapes(first.shape, second.shape)
@@ -156,36 +165,41 @@ class Correlation(Layer):
         for channel, place, other in self._places(dy.shape):
             da[place] += dy[:, channel, None] * b[other]
             db[other] += dy[:, channel, None] * a[place]
-        pad = self.param.correlation_param.pad
-        inner = (..., *(slice(pad, pad + size) for size in legacy_shape(first.shape)[2:]))
+        inner = (
+            ...,
+            *(
+                slice(pad, pad + size)
+                for pad, size in zip(self.pads, legacy_shape(first.shape)[2:], strict=True)
+            ),
+        )
         return [da[inner].reshape(first.shape), db[inner].reshape(second.shape)]
 
     def _padded(self, x: np.ndarray) -> np.ndarray:
+        """As far as the furthest displacement reaches; `self.starts` is where the first patch of image 0 begins."""
         x = x.reshape(legacy_shape(x.shape))
         param = self.param.correlation_param
         self.size = x.shape[1] * param.kernel_size**2
-        return np.pad(x, [(0, 0), (0, 0), *[(param.pad, param.pad)] * 2])
+        beyond = max(0, -min(displacements(self.param)[1]) - param.max_displacement)
+        flat = self.type == "Correlation1D"
+        self.pads = (0 if flat else param.pad, param.pad + beyond)
+        self.starts = (0 if flat else param.max_displacement, param.max_displacement + beyond)
+        return np.pad(x, [(0, 0), (0, 0), *((pad, pad) for pad in self.pads)])
 
     def _places(self, top: tuple[int, ...]) -> Iterator[tuple[int, tuple, tuple]]:
         """For each top channel and place in the kernel: what of both images is multiplied there."""
-        param = self.param.correlation_param
-        reach = param.max_displacement // param.stride_2
-        steps = [step * param.stride_2 for step in range(-reach, reach + 1)]
-        for channel, (down, right) in enumerate(product(steps, steps)):
-            for row, column in product(range(param.kernel_size), repeat=2):
+        kernel = self.param.correlation_param.kernel_size
+        for channel, (down, right) in enumerate(product(*displacements(self.param))):
+            for row, column in product(range(kernel), repeat=2):
                 yield channel, self._cut(top, row, column), self._cut(top, row + down, column + right)
 
     def _cut(self, top: tuple[int, ...], row: int, column: int) -> tuple:
-        param = self.param.correlation_param
+        stride = self.param.correlation_param.stride_1
+        firsts = (start + step for start, step in zip(self.starts, (row, column), strict=True))
         return (
             ...,
             *(
-                slice(
-                    param.max_displacement + start,
-                    param.max_displacement + start + (n - 1) * param.stride_1 + 1,
-                    param.stride_1,
-                )
-                for start, n in zip((row, column), top[2:], strict=True)
+                slice(first, first + (n - 1) * stride + 1, stride)
+                for first, n in zip(firsts, top[2:], strict=True)
             ),
         )
 
@@ -267,3 +281,102 @@ class Downsample(Layer):
         position = np.arange(out, dtype=np.float32) / np.float32(out - 1) * np.float32(size - 1)
         width = np.float32(size - 1) / np.float32(out - 1)
         return _tent((np.arange(size, dtype=np.float32) - position[:, None]) / width).astype(self.dtype)
+
+
+@layer("Accum")
+class Accum(Layer):
+    """Each bottom made as large as the top, bilinearly, corner on corner; their channels one after the other."""
+
+    def run(self, *bottoms: np.ndarray) -> np.ndarray:
+        (top,) = self.plan.top_shapes(*(bottom.shape for bottom in bottoms))
+        return np.concatenate(
+            [
+                sum(share * x[..., rows, columns] for rows, columns, share in self._corners(x.shape, top))
+                for x in self._maps(bottoms)
+            ],
+            axis=1,
+        )
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        (dy,) = top_diffs
+        found: list[np.ndarray | None] = [None] * len(bottoms)
+        first = 0
+        for i, x in enumerate(self._maps(bottoms)):
+            part = dy[:, first : first + x.shape[1]]
+            first += x.shape[1]
+            dx = np.zeros_like(x)
+            for rows, columns, share in self._corners(x.shape, dy.shape):
+                np.add.at(dx, (..., rows, columns), share * part)
+            found[i] = dx.reshape(bottoms[i].shape)
+        return found
+
+    def _maps(self, bottoms: Arrays) -> list[np.ndarray]:
+        count = len(bottoms) - self.param.accum_param.have_reference
+        return [bottom.reshape(legacy_shape(bottom.shape)) for bottom in bottoms[:count]]
+
+    def _corners(
+        self, shape: tuple[int, ...], top: tuple[int, ...]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """For each of four neighbours: rows (height, 1), columns (width) and what they weigh."""
+        (above, down), (left, right) = (self._along(shape[axis], top[axis]) for axis in (2, 3))
+        for i, j in product((0, 1), repeat=2):
+            rows, columns = np.minimum(above + i, shape[2] - 1), np.minimum(left + j, shape[3] - 1)
+            share = (down if i else 1 - down)[:, None] * (right if j else 1 - right)
+            yield rows[:, None], columns, share
+
+    def _along(self, size: int, out: int) -> tuple[np.ndarray, np.ndarray]:
+        place = np.arange(out, dtype=np.float32) / np.float32(out - 1) * np.float32(size - 1)
+        return np.floor(place).astype(np.int64), (place - np.floor(place)).astype(self.dtype)
+
+
+@layer("Mean")
+class Mean(Layer):
+    """output_scale · (input_scale · x ± mean_scale · mean). It has no gradient."""
+
+    def set_up(self) -> None:
+        param = self.param.mean_param
+        self.mean = (
+            read_binaryproto(param.file).astype(self.dtype)
+            if param.HasField("file")
+            else np.array(param.value, self.dtype).reshape(1, -1, 1, 1)
+        )
+        if self.mean.ndim != 4:
+            raise InputError(f"{param.file}: a mean of shape {self.mean.shape}: it must have 4 axes")
+
+    def run(self, *bottoms: np.ndarray) -> list[np.ndarray]:
+        param = self.param.mean_param
+        scale, inner, outer = map(self.dtype.type, (param.mean_scale, param.input_scale, param.output_scale))
+        if param.operation == MeanParameter.SUBTRACT:
+            scale = -scale
+        tops = []
+        for x in bottoms:
+            x = x.reshape(legacy_shape(x.shape))
+            tops.append(outer * (inner * x + scale * self._repeated(x)))
+        return tops
+
+    def _repeated(self, x: np.ndarray) -> np.ndarray:
+        """The mean for as many channels as `x` has: over and over again."""
+        mean = self.mean.reshape(-1, *self.mean.shape[2:])
+        if self.param.mean_param.HasField("file") and (
+            self.mean.shape[2:] != x.shape[2:] or x.shape[1] % self.mean.shape[1]
+        ):
+            raise InputError(
+                f"{self.param.mean_param.file}: a mean of {self.mean.shape} does not fit {x.shape}"
+            )
+        return np.resize(mean, (x.shape[1], *mean.shape[1:]))
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> None:
+        for i in range(len(bottoms)):
+            refuse_gradient(self, i, "input")
+
+
+@layer("FLOWriter")
+class FLOWriter(Layer):
+    def set_up(self) -> None:
+        self.files = FlowFiles(self.param.writer_param)
+
+    def run(self, flow: np.ndarray) -> None:
+        self.files.write(flow)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> None:
+        return None

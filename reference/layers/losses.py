@@ -301,6 +301,63 @@ class L1Loss(_Loss):
         return [da, -da][: len(bottoms)]
 
 
+@layer("EuclideanLossHeatmap")
+class EuclideanLossHeatmap(_Loss):
+    """The mean of squared differences. What goes back is the difference itself, whatever the loss weighs."""
+
+    def run(self, a: np.ndarray, b: np.ndarray, shown: np.ndarray) -> np.floating:
+        difference = (a.reshape(b.shape) - b).reshape(-1)
+        with np.errstate(all="ignore"):
+            return np.dot(difference, difference) / self.dtype.type(difference.size)
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
+        difference = bottoms[0] - bottoms[1].reshape(bottoms[0].shape)
+        return [difference, difference.reshape(bottoms[1].shape), None]
+
+
+@layer("LpqLoss")
+class LpqLoss(_Loss):
+    """FlowNet2's: over all places the sum of (q_epsilon + sum over channels of (p_epsilon + |a - b|) ^ p) ^ q.
+
+    What is not a number in a - b counts as 0, and has no gradient. Divided by the number of items, or
+    (`normalize_by_num_entries`) of known values over that of channels; `l2_prescale_by_channels` takes the mean over
+    channels. The slopes of the powers are Caffe's Power layer's: a difference of 0 without p_epsilon gives NaN,
+    unless p is 1 or 2.
+    """
+
+    def run(self, a: np.ndarray, b: np.ndarray) -> np.floating:
+        param = self.param.lpq_loss_param
+        difference = (a - b).reshape(legacy_shape(a.shape))
+        known = ~np.isnan(difference)
+        channels = difference.shape[1]
+        counted = known.sum() / channels if param.normalize_by_num_entries else len(difference)
+        self.count = self.dtype.type(counted)
+        self.sign = np.where(difference > 0, 1, -1).astype(self.dtype)
+        sizes = np.where(known, difference * self.sign, self.dtype.type(0))
+        share = self.dtype.type(1 / channels if param.l2_prescale_by_channels else 1)
+        powers, slopes = self._power(sizes, param.p[0], param.p_epsilon)
+        roots, outer = self._power(powers.sum(axis=1, keepdims=True) * share, param.q[0], param.q_epsilon)
+        self.slopes = np.where(known, outer * share * slopes * self.sign, self.dtype.type(0))
+        with np.errstate(all="ignore"):
+            return roots.sum() / self.count
+
+    def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
+        with np.errstate(all="ignore"):
+            da = (self.slopes * (top_diffs[0] / self.count)).reshape(bottoms[0].shape)
+        return [da, -da]
+
+    def _power(self, x: np.ndarray, power: float, shift: float) -> tuple[np.ndarray, np.ndarray]:
+        """(shift + x) ^ power and its slope, as Caffe's Power layer has them."""
+        base, power = x + self.dtype.type(shift), self.dtype.type(power)
+        with np.errstate(all="ignore"):
+            if power == 0:
+                return np.ones_like(x), np.zeros_like(x)
+            if power == 1:
+                return base, np.ones_like(x)
+            y = base**power
+            return y, power * (base if power == 2 else y / base)
+
+
 @layer("CenterLoss")
 class CenterLoss(_Loss):
     """Half the squared distance (L1: the distance) of each item to its class's centre, over the number of items.

@@ -5,7 +5,7 @@ from typing import Any
 from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.declare import Declared
-from prototxt.layers.planned import PLANNED_ONLY
+from prototxt.layers.planned import why_planned_only
 from prototxt.plan import Step
 from prototxt.unknown import refuse_unread
 from runtime.data.annotated import AnnotatedImages, VideoFrames
@@ -14,11 +14,13 @@ from runtime.data.database import DatabaseImages
 from runtime.data.detectnet import DetectNetTransform
 from runtime.data.ground_truth import GroundTruthImages
 from runtime.data.hdf5 import HDF5Rows
+from runtime.data.heatmaps import JointImages
 from runtime.data.images import DenseImages, LabelledImages, LabelmapImages, PairedImages
 from runtime.data.mat import MatBlobs
 from runtime.data.memory import MemoryImages
 from runtime.data.prefetch import Share, Source, whole
 from runtime.data.seg_windows import SegWindows
+from runtime.data.segments import VideoSegments
 from runtime.data.windows import ImageWindows
 from runtime.rng import caffe_rng
 
@@ -40,9 +42,9 @@ def open_source(
     Raises:
         InputError: files that are missing or cannot be used, settings that Caffe refuses.
     """
-    if step.param.type in PLANNED_ONLY:
+    if why := why_planned_only(step.param):
         raise InputError(
-            f"{step.param.type} can be planned and not run: {PLANNED_ONLY[step.param.type]}. Give what it makes by an "
+            f"{step.param.type} can be planned and not run: {why}. Give what it makes by an "
             "Input layer, or write it yourself (see register() in port.layers)"
         )
     if step.param.type == "DetectNetTransformation" and step.declared is not None:
@@ -53,12 +55,15 @@ def open_source(
 
 def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
     layer = step.param
-    refuse_unread(layer)
+    if layer.type != "VideoData" or meaning(layer) != "TSN":
+        refuse_unread(layer)
     match layer.type:
         case "AnnotatedData":
             return AnnotatedImages(layer, len(step.tops) > 1, share, caffe_rng())
         case "Data":
             return DatabaseImages(layer, len(step.tops) > 1, share, caffe_rng())
+        case "DataHeatmap":
+            return JointImages(layer, caffe_rng())
         case "HDF5Data":
             return HDF5Rows(layer, share)
         case "ImageData":  # every rank reads the whole list, as in Caffe
@@ -79,7 +84,7 @@ def _source(step: Step, share: Share, palette_labels: bool) -> Source | None:
             return SegWindows(layer, caffe_rng(), len(step.tops), palette_labels)
         case "VideoData":
             if meaning(layer) == "TSN":
-                raise InputError("VideoData as TSN has it is not supported: SSD's and C3D's are")
+                return VideoSegments(layer, caffe_rng(), len(step.tops))
             if meaning(layer) == "C3D":
                 return VideoClips(layer, len(step.tops) > 1, caffe_rng())
             return VideoFrames(layer, len(step.tops) > 1, caffe_rng())

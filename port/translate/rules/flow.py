@@ -2,7 +2,39 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def crop_middle(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle, at half pixels where the sizes differ by an odd number. Places end 1.05 before the far side."""
+    for axis, out in zip((2, 3), size, strict=True):
+        place = torch.arange(out, device=x.device) + (x.shape[axis] - out) / 2
+        place = place.clamp(max=x.shape[axis] - 1.05)
+        part = (place - place.floor()).to(x.dtype).reshape(-1, *(1,) * (3 - axis))
+        near, far = (x.index_select(axis, place.long() + step) for step in (0, 1))
+        x = (1 - part) * near + part * far
+    return x.detach()
+
+
+class MeanImage(nn.Module):
+    """Subtracts the mean image of all passes up to a number, or each channel's mean, whether it trains or not."""
+
+    def __init__(self, shape: tuple[int, int, int], until: int, per_pixel: bool):
+        super().__init__()
+        self.until, self.per_pixel = until, per_pixel
+        self.passes = nn.Parameter(torch.zeros(1, 1, 1, 1), requires_grad=False)
+        self.mean = nn.Parameter(torch.zeros(1, *shape), requires_grad=False)
+        self.channel_mean = nn.Parameter(torch.zeros(1, shape[0], 1, 1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach()
+        if not torch.compiler.is_compiling():
+            self.passes += 1
+            n = self.passes.item()
+            if n <= self.until:
+                self.mean.mul_(n - 1).add_(x.mean(0)).div_(n)
+                self.channel_mean.copy_(self.mean.mean((2, 3), keepdim=True))
+        return x - (self.mean if self.per_pixel else self.channel_mean)
 
 
 def channel_norm(x: Tensor) -> Tensor:
