@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from port.gradient import reread
 from port.layer import Layer, being_traced, layer
 from prototxt.layers.windows import Window, canonical_axis, convolution_window
 
@@ -55,7 +56,13 @@ class _Convolving(Layer):
         return self._one(*bottoms) if len(bottoms) == 1 else tuple(map(self._one, bottoms))
 
     def _one(self, bottom: Tensor) -> Tensor:
-        weight, bias = (*self.blobs, None)[:2]
+        # In the others autograd saves copies of the bottom.
+        saves_bottom = self.axis == 1 and len(self.window.kernel) in _CONVOLVE
+        if self.plan.overwritten_reads and not saves_bottom:
+            return reread(self._top, bottom, *self.blobs)
+        return self._top(bottom, *self.blobs)
+
+    def _top(self, bottom: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         batch = bottom.shape[: self.axis]
         images = bottom if self.axis == 1 else bottom.reshape(-1, *bottom.shape[self.axis :])
         window, groups = self._usable(images.shape[2:]), self.groups
