@@ -229,7 +229,7 @@ OVERWRITTEN = {
         for dims, settings in [
             ("dim: 8 dim: 15", ""),
             ("dim: 4 dim: 6 dim: 5", "axis: 0 kernel_size: 2"),
-            ("dim: 2 dim: 3 dim: 2 dim: 2 dim: 5 dim: 1", "kernel_size: 2 pad: 1"),
+            ("dim: 2 dim: 3 dim: 2 dim: 2 dim: 5 dim: 1", "kernel_size: 3 pad: 1"),
         ]
     },
     "parameter": 'layer { name: "w" type: "Parameter" top: "w" parameter_param { shape { dim: 3 } } }'
@@ -352,6 +352,11 @@ def test_parameter_forgets_the_gradient_before(caffe: ModuleType):
         ("Deconvolution", "convolution_param { num_output: 3 kernel_size: 1 }"),
         ("DepthwiseConvolution", "convolution_param { num_output: 3 group: 3 kernel_size: 1 }"),
         ("ConvolutionDepthwise", "convolution_param { kernel_size: 3 pad: 1 }"),
+        ("Pooling", "pooling_param { pool: AVE kernel_size: 3 stride: 1 pad: 1 }"),
+        ("SPP", "spp_param { pyramid_height: 1 }"),
+        ("Im2col", "convolution_param { kernel_size: 1 }"),
+        ("Interp", "interp_param { zoom_factor: 1 }"),
+        ("Padding", ""),
     ],
 )
 def test_what_caffe_overwrites_before_it_has_read_it(kind: str, settings: str, caffe: ModuleType):

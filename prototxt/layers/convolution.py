@@ -62,6 +62,7 @@ def convolution_depthwise(layer: LayerParameter, shapes: Shapes, tops: int) -> D
 
 @layer_type("Im2col")
 def im2col(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     param, (shape,) = layer.convolution_param, shapes
     axis = canonical_axis(param.axis, len(shape))
     if axis == len(shape) - 1:

@@ -8,6 +8,7 @@ from prototxt.layers.declare import Declared, Shapes, layer_type, legacy_shape, 
 
 @layer_type("ChannelNorm", reads_bottoms=True, reads_tops=True)
 def channel_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     num, _, height, width = legacy_shape(shapes[0])
     return Declared([(num, 1, height, width)])
 

@@ -14,7 +14,7 @@ from prototxt.caffe_pb2 import (
     PoolingParameter,
 )
 from prototxt.errors import InputError
-from prototxt.layers.declare import Declared, Shape, Shapes, Weight, layer_type, text
+from prototxt.layers.declare import Declared, Shape, Shapes, Weight, layer_type, refuse_in_place, text
 from prototxt.layers.windows import Window
 
 
@@ -41,6 +41,7 @@ def convolution3d(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 
 @layer_type("Pooling3D", reads_bottoms=True, reads_tops=True)
 def pooling3d(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     shape = _volume(layer, shapes[0])
     return Declared([(*shape[:2], *pooled3d_sizes(pooling3d_window(layer), shape[2:]))])
 
