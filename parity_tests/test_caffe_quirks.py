@@ -232,6 +232,17 @@ OVERWRITTEN = {
             ("dim: 2 dim: 3 dim: 2 dim: 2 dim: 5 dim: 1", "kernel_size: 3 pad: 1"),
         ]
     },
+    "distances": layer("TanH", "x", "t")
+    + layer("InnerDistance", "t", "early", "inner_distance_param { num_output: 2 }")
+    + layer("Flatten", "t", "f")
+    + layer("Power", "f", "f", POWER)
+    + read_by("f"),
+    "probabilities": layer("Softmax", "x", "t")
+    + 'layer { name: "k" type: "DummyData" top: "k" dummy_data_param { shape { dim: 2 } data_filler { value: 7 } } }'
+    + layer("MultinomialLogisticLoss", "t", "loss").replace('bottom: "t"', 'bottom: "t" bottom: "k"')
+    + layer("Flatten", "t", "f")
+    + layer("Power", "f", "f", POWER)
+    + read_by("f"),
     "parameter": 'layer { name: "w" type: "Parameter" top: "w" parameter_param { shape { dim: 3 } } }'
     + layer("ReLU", "w", "w", LEAKY)
     + layer("Scale", "x", "y").replace('bottom: "x"', 'bottom: "x" bottom: "w"'),

@@ -73,7 +73,8 @@ class _Reread(torch.autograd.Function):
         reads = [read.detach().requires_grad_(w) for read, w in zip(ctx.saved_tensors, wanted, strict=True)]
         with torch.enable_grad():
             value = ctx.function(*reads)
-        found = iter(torch.autograd.grad(value, [read for read in reads if read.requires_grad], grad))
+        inputs = [read for read in reads if read.requires_grad]
+        found = iter(torch.autograd.grad(value, inputs, grad, allow_unused=True))
         return None, *(next(found) if w else None for w in wanted)
 
 

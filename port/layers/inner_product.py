@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.gradient import refuse_gradient
+from port.gradient import refuse_gradient, reread
 from port.labels import class_numbers
 from port.layer import Layer, being_exported, layer
 from prototxt.layers.inner_product import annealed, margin_settings
@@ -49,18 +49,22 @@ class InnerDistance(Layer):
     """Each item's squared (or L1) distance to each centre: the weight's rows, or the items of bottom 1."""
 
     def forward(self, x: Tensor, centers: Tensor | None = None) -> Tensor:
-        param = self.param.inner_distance_param
         bottoms = (x,) if centers is None else (x, centers)
         (shape,) = self.plan.top_shapes(*(tuple(bottom.shape) for bottom in bottoms))
         if centers is None:
             centers = self.blobs[0]
-            if param.normalize:  # for good, as published
+            if self.param.inner_distance_param.normalize:  # for good, as published
                 centers = _unit_rows(centers)
-        rows = centers.flatten(1)
-        difference = x.reshape(math.prod(shape[:-1]), 1, rows.shape[1]) - rows
-        return (
-            (difference.abs() if param.distance_type == "L1" else difference.square()).sum(2).reshape(shape)
-        )
+
+        def distances(x: Tensor, centers: Tensor) -> Tensor:
+            rows = centers.flatten(1)
+            difference = x.reshape(math.prod(shape[:-1]), 1, rows.shape[1]) - rows
+            if self.param.inner_distance_param.distance_type == "L1":
+                return difference.abs().sum(2).reshape(shape)
+            return difference.square().sum(2).reshape(shape)
+
+        # Autograd saves the difference, not the bottoms.
+        return reread(distances, x, centers) if self.plan.overwritten_reads else distances(x, centers)
 
 
 def _unit_rows(weight: Tensor) -> Tensor:

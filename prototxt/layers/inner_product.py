@@ -91,4 +91,14 @@ def margin_settings(layer: LayerParameter) -> MarginSettings:
 
 def annealed(param: MarginSettings, passes: int) -> float:
     """lambda, the share of the plain product, after so many forward passes."""
-    return max(param.base * (1 + param.gamma * passes) ** -param.power, param.lambda_min)
+    return max(param.base * _power(1 + param.gamma * passes, -param.power), param.lambda_min)
+
+
+def _power(base: float, exponent: float) -> float:
+    """As C's pow: infinity, or not a number, where Python raises an error."""
+    try:
+        return math.pow(base, exponent)
+    except OverflowError:
+        return math.inf
+    except ValueError:
+        return math.inf if base == 0 else math.nan

@@ -39,7 +39,8 @@ class _Warping(Layer):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
         shapes = [bottom.shape for bottom in bottoms]
-        image = bottoms[0].reshape(legacy_shape(shapes[0]))
+        image, flow = (bottom.reshape(legacy_shape(bottom.shape)) for bottom in bottoms)
+        self._locate(image, flow)
         dy = np.where(self.inside[:, None], top_diffs[0], self.dtype.type(0))
         d_image = np.zeros_like(image)
         for corner, share in self._shares().items():

@@ -95,12 +95,14 @@ class RNN(_Recurrent):
         for t, gate in enumerate(gates):
             self.before[t] = cont[t] * h
             h = self.h[t] = np.tanh(self.before[t] @ hidden.T + gate)
-        return np.tanh(self.h @ output.T + bias), [h]
+        self.o = np.tanh(self.h @ output.T + bias)
+        return self.o, [h]
 
     def unroll_grad(self, y: np.ndarray, dy: np.ndarray, cont: np.ndarray) -> np.ndarray:
         hidden, output, _ = self._own_weights()
         first = 2 + self.static
-        doutput = dy * (1 - y * y)
+        o = y if len(y) == 1 else self.o  # Caffe's Concat of one step's top shares its memory
+        doutput = dy * (1 - o * o)
         dh = doutput @ output
         dgates = np.empty_like(dh)
         for t in range(len(dy) - 1, -1, -1):
