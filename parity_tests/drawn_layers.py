@@ -17,7 +17,7 @@ from parity_tests.recordings import PHASES, recorded
 from parity_tests.test_fork_rules import CASES, inputs_of, net_of
 from port.layer import LAYERS as PORT
 from prototxt import parse_net
-from prototxt.caffe_pb2 import FillerParameter, LayerParameter, NetParameter
+from prototxt.caffe_pb2 import FillerParameter, LayerParameter, NetParameter, PowerParameter
 from prototxt.layers.declare import LAYER_TYPES, Shape, known_at_set_up
 from prototxt.layers.python import BUILT_IN
 from prototxt.unknown import unknown_fields
@@ -265,6 +265,22 @@ def changed_layers(draw: st.DrawFn, kind: str) -> Drawn:
     if _one_in(draw, 8):
         net.state.phase = draw(st.sampled_from((0, 1)))
     return Drawn(net, known.values, draw(st.integers(1, 99)))
+
+
+@st.composite
+def overwritten_layers(draw: st.DrawFn, kind: str) -> Drawn:
+    """A changed layer whose top, or bottom, a later layer overwrites before the backward pass reads it again."""
+    drawn = draw(changed_layers(kind))
+    layer, add = drawn.net.layer[-1], drawn.net.layer.add
+    if layer.bottom and layer.top and not set(layer.top) & set(layer.bottom):
+        drawn.net.force_backward = True
+        blob = layer.top[0]
+        if draw(st.booleans()):
+            blob = "flat"  # in the bottom's memory
+            add(name="flat", type="Flatten", bottom=[layer.bottom[0]], top=[blob])
+        power = PowerParameter(scale=0.5, shift=0.3)
+        add(name="overwrite", type="Power", bottom=[blob], top=[blob], power_param=power)
+    return drawn
 
 
 # ---- settings

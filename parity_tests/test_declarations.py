@@ -12,9 +12,17 @@ from hypothesis.strategies import SearchStrategy
 
 import port.pycaffe
 import reference.pycaffe
-from parity_tests.drawn_layers import TYPES, Drawn, changed_layers, drawn_layers, known_layers
+from parity_tests.drawn_layers import (
+    TYPES,
+    Drawn,
+    changed_layers,
+    drawn_layers,
+    known_layers,
+    overwritten_layers,
+)
 from port.net import CaffeNet
 from prototxt.errors import InputError
+from prototxt.layers.declare import LAYER_TYPES
 from runtime import Net
 from runtime.rng import set_random_seed
 
@@ -84,6 +92,23 @@ def test_changed_layers_at_length(kind: str) -> None:
     assert _judge(changed_layers(kind), 300)
 
 
+REREADING = [
+    kind for kind in sorted(known_layers()) if LAYER_TYPES[kind].reads_bottoms or LAYER_TYPES[kind].reads_tops
+]
+
+
+@pytest.mark.parametrize("kind", REREADING)
+def test_overwritten_blobs(kind: str) -> None:
+    """The reference's blobs are memory, as Caffe's; the port's are tensors of an autograd graph."""
+    _judge(overwritten_layers(kind), 10, derandomize=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", REREADING)
+def test_overwritten_blobs_at_length(kind: str) -> None:
+    assert _judge(overwritten_layers(kind), 300)
+
+
 def of_one_mind(drawn: Drawn) -> bool:
     """Whether the layer is accepted, by all.
 
@@ -101,8 +126,7 @@ def of_one_mind(drawn: Drawn) -> bool:
     if any(isinstance(net, str) for net in nets):
         assert nets[0] == nets[1] == nets[2], f"not all refuse it, or not with one message: {nets}"
         return False
-    plan = nets[0].plan.layers[-1]
-    tops = [nets[0].plan.blobs[top] for top in plan.tops]
+    plan, tops = nets[0].plan.layers[-1], nets[0].outputs
     for name in nets[0].inputs:  # an Input layer that was drawn
         inputs.setdefault(name, np.ones(nets[0].blobs[name].shape, np.float32))
     passes = [lambda: _forward(nets[0], inputs, tops), lambda: _forward(nets[1], inputs, tops)]
@@ -116,10 +140,10 @@ def of_one_mind(drawn: Drawn) -> bool:
             _check_near(theirs, mine, name)
     if isinstance(first, str):
         return False
-    for name, top, shape in zip(tops, first, plan.declared.tops, strict=True):
-        sizes = zip(top.shape, shape, strict=True)
-        wrong = [axis for axis, (size, due) in enumerate(sizes) if size != due]
-        assert set(wrong) <= {KNOWN_IN_A_PASS.get(plan.type)}, f"{name} is {top.shape}, declared as {shape}"
+    for index, shape in zip(plan.tops, plan.declared.tops, strict=True):
+        found = nets[0].blobs[nets[0].plan.blobs[index]].shape
+        wrong = [axis for axis, (size, due) in enumerate(zip(found, shape, strict=True)) if size != due]
+        assert set(wrong) <= {KNOWN_IN_A_PASS.get(plan.type)}, f"top {index} is {found}, declared as {shape}"
     if not (plan.type == "DenseBlock" and phase == 1):  # divides by a variance of 0 there: 1e28 and more
         _check_backward(nets[:2], drawn, tops)
     return True

@@ -131,19 +131,19 @@ class _Sphere(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, numbers: Tensor, kind: int, share: float) -> Tensor:
-        ctx.save_for_backward(x, weight, numbers)
-        ctx.kind, ctx.share = kind, share
         y = x @ weight.T
         plain, length = y.gather(1, numbers[:, None]), x.norm(dim=1, keepdim=True)
-        own = (share * plain + length * _multiplied(plain / length, kind)) / (1 + share)
+        cosine = plain / length
+        ctx.save_for_backward(x, weight, numbers, cosine, length)
+        ctx.kind, ctx.share = kind, share
+        own = (share * plain + length * _multiplied(cosine, kind)) / (1 + share)
         return y.scatter(1, numbers[:, None], own)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, numbers = ctx.saved_tensors
-        own, length = weight[numbers], x.norm(dim=1, keepdim=True)
-        cosine = ((x * own).sum(1, keepdim=True) / length).requires_grad_()
+        x, weight, numbers, cosine, length = ctx.saved_tensors
+        own, cosine = weight[numbers], cosine.detach().requires_grad_()
         with torch.enable_grad():
             psi = _multiplied(cosine, ctx.kind)
             (slope,) = torch.autograd.grad(psi.sum(), cosine)

@@ -25,7 +25,7 @@ def warp(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([image])
 
 
-@layer_type("Correlation", bottoms=(2, 2), reads_bottoms=True)
+@layer_type("Correlation", bottoms=(2, 2))
 def correlation(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """FlowNet2's. (Tiny-DSOD has another layer of this name.)"""
     param, (first, second) = layer.correlation_param, map(legacy_shape, shapes)

@@ -140,11 +140,14 @@ class Warp(_Warping):
 
 @layer("Correlation")
 class Correlation(Layer):
-    """Means over patches of image 0 times patches of image 1 that are displaced, one channel each displacement."""
+    """Means over patches of image 0 times patches of image 1 that are displaced, one channel each displacement.
+
+    Its backward reads padded copies that forward kept.
+    """
 
     def run(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         (top,) = self.plan.top_shapes(first.shape, second.shape)
-        a, b = self._padded(first), self._padded(second)
+        a, b = self.kept = self._padded(first), self._padded(second)
         y = np.zeros(top, self.dtype)
         for channel, place, other in self._places(top):
             y[:, channel] += (a[place] * b[other]).sum(axis=1)
@@ -152,7 +155,7 @@ class Correlation(Layer):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
         (first, second), dy = bottoms, top_diffs[0] / self.dtype.type(self.size)
-        a, b = self._padded(first), self._padded(second)
+        a, b = self.kept
         da, db = np.zeros_like(a), np.zeros_like(b)
         for channel, place, other in self._places(dy.shape):
             da[place] += dy[:, channel, None] * b[other]

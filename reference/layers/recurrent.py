@@ -233,7 +233,8 @@ class JunhyukLSTM(Layer):
         return self.h[1:].reshape(steps * streams, size) if self.rows else self.h[1:]
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
-        x, dh = bottoms[0], top_diffs[0].reshape(self.h[1:].shape).copy()
+        x, y, dh = bottoms[0], *(array.reshape(self.h[1:].shape) for array in (tops[0], top_diffs[0]))
+        dh = dh.copy()
         limit = self.dtype.type(self.param.lstm_param.clipping_threshold)
         before = np.zeros_like(self.gates)
         dc = np.zeros_like(self.c[0])
@@ -255,7 +256,7 @@ class JunhyukLSTM(Layer):
                 dh[t - 1] += keep * (before[t] @ self.weight(1))
         flat, size = before.reshape(-1, before.shape[2]), self.h.shape[2]
         self.add_grad(0, flat.T @ x.reshape(len(flat), -1))
-        recurrent = before[1:].reshape(-1, before.shape[2]).T @ self.h[1:-1].reshape(-1, size)
+        recurrent = before[1:].reshape(-1, before.shape[2]).T @ y[:-1].reshape(-1, size)
         self.add_grad(1, recurrent + np.outer(before[0, 0], self.h[0, 0]))
         self.add_grad(2, flat.sum(axis=0))
         return [(flat @ self.weight(0)).reshape(x.shape), None][: len(bottoms)]
