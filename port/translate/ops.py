@@ -248,6 +248,8 @@ def batch_norm(layer: LayerPlan, scale: LayerPlan | None, shape: Shape) -> Modul
     train = layer.param.phase == 0
     given = param.HasField("use_global_stats")
     stored = param.use_global_stats if given else not train
+    if not stored:
+        _check_statistics(layer, shape)
     kind = f"nn.BatchNorm{max(len(shape) - 2, 1)}d"
     slots = [Slot("inputs", shape[1])]
     if abs(param.eps - 1e-5) > 1e-12:
@@ -546,6 +548,7 @@ def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
             return Expression(
                 "{m}({0})", Module("Scale", tuple(slots), (layer,), state, frozen), follows=True
             )
+        _check_statistics(layer, shape)
         slots += [Slot("eps", Text("1e-9"), "eps"), Slot("stats", False, "track_running_stats")]
         module = Module(kind, tuple(slots), (layer,), state, frozen)
         if len(layer.tops) == 1:
@@ -558,6 +561,7 @@ def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
         slots.append(Slot("eps", Text(number(param.eps)), "eps"))
     train = layer.param.phase == 0
     if train and not param.frozen:
+        _check_statistics(layer, shape)
         slots.append(Slot("momentum", Text(number(round(1 - param.momentum, 6))), "momentum"))
     kind = kind.replace("nn.", "Frozen") if train and param.frozen else kind
     return Expression("{m}({0})", Module(kind, tuple(slots), (layer,), state, frozen), follows=True)
@@ -565,6 +569,14 @@ def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 
 def _flat(index: int) -> Callable[[Sequence[Blobs]], np.ndarray]:
     return lambda blobs: blobs[0][index].ravel()
+
+
+def _check_statistics(layer: LayerPlan, shape: Shape) -> None:
+    """Refuse a batch of one value for each channel, as PyTorch's modules do."""
+    if math.prod(shape) == shape[1]:
+        raise InputError(
+            f"{layer.type} of one value for each channel has no counterpart in PyTorch: give a larger batch"
+        )
 
 
 @translates("LRN")
