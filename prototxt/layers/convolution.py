@@ -27,6 +27,8 @@ def convolution(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     if any(s != shape for s in shapes):
         raise InputError(f"all bottoms must have one shape, not {', '.join(map(text, shapes))}")
     transposed = layer.type == "Deconvolution"
+    if transposed and 0 in shape[axis + 1 :]:
+        raise InputError(f"Deconvolution needs a map with values, not {text(shape)}")
     sizes = (window.deconvolved if transposed else window.convolved)(shape[axis + 1 :])
     rows, columns = (channels, outputs) if transposed else (outputs, channels)
     weights = [Weight((rows, columns // group, *window.kernel), param.weight_filler)]

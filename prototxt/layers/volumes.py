@@ -18,7 +18,7 @@ from prototxt.layers.declare import Declared, Shape, Shapes, Weight, layer_type,
 from prototxt.layers.windows import Window
 
 
-@layer_type("Convolution3D", "Deconvolution3D", reads_bottoms=True)
+@layer_type("Convolution3D", "Deconvolution3D", reads_bottoms=True, needs_values=True)
 def convolution3d(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """`group` is not read; each of the `filter_group` groups of filters sees all channels."""
     where, param = _setting(layer)
@@ -39,7 +39,7 @@ def convolution3d(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([(shape[0], outputs, *sizes)], weights)
 
 
-@layer_type("Pooling3D", reads_bottoms=True, reads_tops=True)
+@layer_type("Pooling3D", reads_bottoms=True, reads_tops=True, needs_values=True)
 def pooling3d(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     refuse_in_place(layer)
     shape = _volume(layer, shapes[0])
