@@ -118,7 +118,7 @@ def _check_drawn(drawn: Drawn) -> None:
     try:
         made = _translated(drawn.net, phase, drawn.seed)
     except InputError as error:
-        assert "counterpart" in str(error), error
+        assert "counterpart" in str(error) or not net.plan.outputs, error
         return
     _check_values(made, inputs)
     check_learning(_translated(drawn.net, phase, drawn.seed), inputs)
