@@ -18,7 +18,7 @@ from prototxt.caffe_pb2 import (
 from prototxt.errors import InputError
 from prototxt.layers.activations import log_of_base
 from prototxt.layers.combining import joining_axis, slice_sizes
-from prototxt.layers.declare import Shape, legacy_shape
+from prototxt.layers.declare import Shape
 from prototxt.layers.erasing import literal_params
 from prototxt.layers.inputs import dummy_fillers
 from prototxt.layers.normalisation import statistics_batch
@@ -340,9 +340,7 @@ def _around(shape: Shape, operand: Shape, axis: int) -> str:
 @translates("PReLU")
 def _prelu(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     shared = layer.param.prelu_param.channel_shared
-    module = learned(
-        layer, "nn.PReLU", [] if shared else [Slot("inputs", legacy_shape(shapes[0])[1])], ("weight",)
-    )
+    module = learned(layer, "nn.PReLU", [] if shared else [Slot("inputs", shapes[0][1])], ("weight",))
     if shared:
         module.state["weight"] = lambda blobs: blobs[0][0].reshape(1)
     return Expression("{m}({0})", module, follows=True)
