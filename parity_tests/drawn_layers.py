@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 import port.layers
 import reference.layers
+from parity_tests.recordings import PHASES, recorded
+from parity_tests.test_fork_rules import CASES, inputs_of, net_of
 from port.layer import LAYERS as PORT
-from prototxt.caffe_pb2 import LayerParameter, NetParameter
+from prototxt import parse_net
+from prototxt.caffe_pb2 import FillerParameter, LayerParameter, NetParameter, PowerParameter
 from prototxt.layers.declare import LAYER_TYPES, Shape, known_at_set_up
 from prototxt.layers.python import BUILT_IN
 from prototxt.unknown import unknown_fields
@@ -217,6 +220,77 @@ def _values(draw: st.DrawFn, shape: Shape, kind: str, bottom: int) -> np.ndarray
         else random.randint(0, 2 if way == "bits" else 4, shape)
     )
     return np.asarray(values, np.float32)
+
+
+# ---- changes to layers that are known to run
+
+
+@cache
+def known_layers() -> dict[str, list[Drawn]]:
+    """Layers of recordings, and of the fork rules' cases, by type, that of the net's last layer."""
+    found: dict[str, list[Drawn]] = {}
+    for suite in ("layers", "deeplab_layers", "fork_layers"):
+        cases, arrays = recorded(suite)
+        for case in cases:
+            values = {name: arrays[f"{case['name']}/in/{name}"] for name in case["inputs"]}
+            _keep(found, parse_net(case["prototxt"]), values, PHASES[case["phase"]])
+    for case in CASES:
+        values = {f"b{i}": value for i, value in enumerate(inputs_of(case))}
+        _keep(found, net_of(case), values, PHASES[case.phase])
+    return found
+
+
+def _keep(
+    found: dict[str, list[Drawn]], net: NetParameter, values: dict[str, np.ndarray], phase: int
+) -> None:
+    net.state.phase = phase
+    if net.layer[-1].type in TYPES:
+        found.setdefault(net.layer[-1].type, []).append(Drawn(net, values, 7))
+
+
+@st.composite
+def changed_layers(draw: st.DrawFn, kind: str) -> Drawn:
+    """A known layer with up to three of its settings drawn anew, or gone."""
+    known = draw(st.sampled_from(known_layers()[kind]))
+    net = NetParameter()
+    net.CopyFrom(known.net)
+    layer = net.layer[-1]
+    for name in settings_of(kind):
+        message = getattr(layer, name)
+        for filler in ("weight_filler", "bias_filler"):  # a recording has its weights beside it
+            known_here = layer.HasField(name) and filler in message.DESCRIPTOR.fields_by_name
+            if known_here and not message.HasField(filler):
+                getattr(message, filler).CopyFrom(FillerParameter(type="gaussian", std=1))
+    for _ in range(draw(st.integers(0, 3)) if settings_of(kind) else 0):
+        message = getattr(layer, draw(st.sampled_from(settings_of(kind))))
+        fields = [field for field in message.DESCRIPTOR.fields if _drawable(field)]
+        field = draw(st.sampled_from([field for field in fields if field.number < 5001] or fields))
+        message.ClearField(field.name)
+        if not _one_in(draw, 4):
+            fill_field(draw, message, field, valid=draw(st.booleans()))
+    if layer.bottom and layer.top and _one_in(draw, 8):
+        layer.top[0] = layer.bottom[0]
+    if _one_in(draw, 8):
+        net.force_backward = not net.force_backward
+    if _one_in(draw, 8):
+        net.state.phase = draw(st.sampled_from((0, 1)))
+    return Drawn(net, known.values, draw(st.integers(1, 99)))
+
+
+@st.composite
+def overwritten_layers(draw: st.DrawFn, kind: str) -> Drawn:
+    """A changed layer whose top, or bottom, a later layer overwrites before the backward pass reads it again."""
+    drawn = draw(changed_layers(kind))
+    layer, add = drawn.net.layer[-1], drawn.net.layer.add
+    if layer.bottom and layer.top and not set(layer.top) & set(layer.bottom):
+        drawn.net.force_backward = True
+        blob = layer.top[0]
+        if draw(st.booleans()):
+            blob = "flat"  # in the bottom's memory
+            add(name="flat", type="Flatten", bottom=[layer.bottom[0]], top=[blob])
+        power = PowerParameter(scale=0.5, shift=0.3)
+        add(name="overwrite", type="Power", bottom=[blob], top=[blob], power_param=power)
+    return drawn
 
 
 # ---- settings

@@ -216,6 +216,33 @@ OVERWRITTEN = {
     + layer("Power", "f", "f", POWER)
     + layer("InnerProduct", "t", "late", DENSE)
     + read_by("f"),
+    **{
+        f"{kind}, {dims.count('dim:')} axes": layer(
+            "Reshape", "x", "r", f"reshape_param {{ shape {{ {dims} }} }}"
+        )
+        + layer("TanH", "r", "t")
+        + layer(kind, "t", "early", f"convolution_param {{ num_output: 3 {settings} }}")
+        + layer("Flatten", "t", "f")
+        + layer("Power", "f", "f", POWER)
+        + read_by("f")
+        for kind in ("Convolution", "Deconvolution")
+        for dims, settings in [
+            ("dim: 8 dim: 15", ""),
+            ("dim: 4 dim: 6 dim: 5", "axis: 0 kernel_size: 2"),
+            ("dim: 2 dim: 3 dim: 2 dim: 2 dim: 5 dim: 1", "kernel_size: 3 pad: 1"),
+        ]
+    },
+    "distances": layer("TanH", "x", "t")
+    + layer("InnerDistance", "t", "early", "inner_distance_param { num_output: 2 }")
+    + layer("Flatten", "t", "f")
+    + layer("Power", "f", "f", POWER)
+    + read_by("f"),
+    "probabilities": layer("Softmax", "x", "t")
+    + 'layer { name: "k" type: "DummyData" top: "k" dummy_data_param { shape { dim: 2 } data_filler { value: 7 } } }'
+    + layer("MultinomialLogisticLoss", "t", "loss").replace('bottom: "t"', 'bottom: "t" bottom: "k"')
+    + layer("Flatten", "t", "f")
+    + layer("Power", "f", "f", POWER)
+    + read_by("f"),
     "parameter": 'layer { name: "w" type: "Parameter" top: "w" parameter_param { shape { dim: 3 } } }'
     + layer("ReLU", "w", "w", LEAKY)
     + layer("Scale", "x", "y").replace('bottom: "x"', 'bottom: "x" bottom: "w"'),
@@ -326,6 +353,33 @@ def test_parameter_forgets_the_gradient_before(caffe: ModuleType):
     assert (net.params["w"][0].data == 7).all()
 
 
-def test_lrn_in_place_is_refused(caffe: ModuleType):
-    with pytest.raises(InputError, match="LRN does not work in place"):
-        net_of(caffe, layer("LRN", "x", "x"), (2, 3, 4, 5))
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("LRN", ""),
+        ("InnerProduct", "inner_product_param { num_output: 5 axis: 3 }"),
+        ("Convolution", "convolution_param { num_output: 3 kernel_size: 1 }"),
+        ("Convolution", "convolution_param { num_output: 5 axis: 3 }"),
+        ("Deconvolution", "convolution_param { num_output: 3 kernel_size: 1 }"),
+        ("DepthwiseConvolution", "convolution_param { num_output: 3 group: 3 kernel_size: 1 }"),
+        ("ConvolutionDepthwise", "convolution_param { kernel_size: 3 pad: 1 }"),
+        ("Pooling", "pooling_param { pool: AVE kernel_size: 3 stride: 1 pad: 1 }"),
+        ("SPP", "spp_param { pyramid_height: 1 }"),
+        ("Im2col", "convolution_param { kernel_size: 1 }"),
+        ("Interp", "interp_param { zoom_factor: 1 }"),
+        ("Padding", ""),
+    ],
+)
+def test_what_caffe_overwrites_before_it_has_read_it(kind: str, settings: str, caffe: ModuleType):
+    with pytest.raises(InputError, match=f"{kind} does not work in place"):
+        net_of(caffe, layer(kind, "x", "x", settings), (2, 3, 4, 5))
+
+
+@pytest.mark.parametrize("kind", ["Convolution", "Deconvolution"])
+def test_an_unfolding_convolution_works_in_place(kind: str):
+    """Caffe unfolds an image before it overwrites it; the weights' gradient is read from what was written."""
+    settings = "convolution_param { num_output: 3 kernel_size: 3 pad: 1 }"
+    text = layer("TanH", "x", "y") + layer(kind, "y", "y", settings)
+    truth, found = (_pass_on_blobs(caffe, text, (2, 3, 4, 5)) for caffe in (reference.pycaffe, port.pycaffe))
+    for key, golden in truth.items():
+        assert np.abs(found[key] - golden).max() <= 1e-9 * np.abs(golden).max(), key

@@ -11,6 +11,7 @@ import pytest
 
 from parity_tests.recordings import ENGINES, ONE_LAYER, PHASES, error
 from prototxt import parse_net
+from prototxt.caffe_pb2 import NetParameter
 from prototxt.errors import InputError
 from prototxt.forks import meaning
 from prototxt.layers.ctc import edit_distance
@@ -573,6 +574,12 @@ CASES = [
 def _net(engine: str, case: Case, **settings: object) -> Net:
     process_random.restore(CRandom().state())
     caffe = importlib.import_module(f"{engine}.pycaffe")
+    caffe.set_random_seed(7)
+    return caffe.Net.from_message(net_of(case), PHASES[case.phase], **settings)
+
+
+def net_of(case: Case) -> NetParameter:
+    """Input layers b0, b1, …, and the layer on them."""
     bottoms = [shape if isinstance(shape[0], int) else shape[0] for shape in case.shapes]
     lines = [
         f'layer {{ name: "b{i}" type: "Input" top: "b{i}" input_param {{ shape {{ '
@@ -585,11 +592,10 @@ def _net(engine: str, case: Case, **settings: object) -> Net:
     )
     lines.append(f'layer {{ name: "l" {case.layer}{wired} }}')
     force = "force_backward: true\n" if case.backward else ""
-    caffe.set_random_seed(7)
-    return caffe.Net.from_message(parse_net(force + "\n".join(lines)), PHASES[case.phase], **settings)
+    return parse_net(force + "\n".join(lines))
 
 
-def _inputs(case: Case) -> list[np.ndarray]:
+def inputs_of(case: Case) -> list[np.ndarray]:
     draw = np.random.RandomState(sum(map(ord, case.name)))
     inputs = []
     for shape in case.shapes:
@@ -632,7 +638,7 @@ def test_engines_agree(case: Case) -> None:
     results, gradients = [], []
     for engine in ENGINES:
         net = _net(engine, case)
-        results.append(_run(net, case, _inputs(case)))
+        results.append(_run(net, case, inputs_of(case)))
         gradients.append(_gradients(net, case) if case.backward else {})
     for one, other in zip(*results, strict=True):
         assert np.abs(one).max() > 0
@@ -648,7 +654,7 @@ def test_engines_agree(case: Case) -> None:
 def test_gradient_is_that_of_the_forward(case: Case) -> None:
     """In double precision, against central differences at some places of each blob."""
     net = _net("reference", case, dtype=np.float64)
-    inputs = [values.astype(np.float64) for values in _inputs(case)]
+    inputs = [values.astype(np.float64) for values in inputs_of(case)]
     (before, *_) = _run(net, case, inputs)
     gradients = _gradients(net, case)
     weights = np.random.RandomState(3).uniform(0.5, 1.5, before.shape)
@@ -714,7 +720,7 @@ def test_ctc_gradient_is_that_of_the_sum() -> None:
     """Four streams: the mean's differences, four times, are the gradient."""
     case = next(case for case in CASES if case.name == "ctc")
     net = _net("reference", case, dtype=np.float64)
-    inputs = [values.astype(np.float64) for values in _inputs(case)]
+    inputs = [values.astype(np.float64) for values in inputs_of(case)]
     _run(net, case, inputs)
     gradient = _gradients(net, case)["b0"]
     for index in [(0, 0, 1), (3, 2, 0), (6, 3, 4)]:

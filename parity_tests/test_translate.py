@@ -339,7 +339,7 @@ VIDEO = (
         "data",
         extra=f"convolution3d_param {{ num_output: 4 kernel_size: 3 kernel_depth: 3 pad: 1 temporal_pad: 1 {_3D} }}",
     )
-    + relu("conv1a")
+    + layer("PReLU", "prelu1", "conv1a", "conv1a")
     + layer(
         "Pooling3D",
         "pool1",
@@ -539,6 +539,10 @@ def test_types_are_right(written: dict[str, Path], tmp_path: Path) -> None:
         (
             data(2, 3, 4, 5) + layer("BN", "bn", "data", "bn m v", extra="bn_param { bn_mode: INFERENCE }"),
             "BN",
+        ),
+        (
+            data(1, 3) + layer("BatchNorm", "bn", "data", param="use_global_stats: false"),
+            "BatchNorm of one value",
         ),
     ],
 )

@@ -82,7 +82,8 @@ def check_learning(made: Translated, inputs: Mapping[str, np.ndarray]) -> int:
             loss["theirs"] = loss["theirs"] + (top * weights).sum()
     if not loss["theirs"].requires_grad:
         return 0
-    loss["ours"].backward()
+    if loss["ours"].requires_grad:  # not where all is frozen
+        loss["ours"].backward()
     loss["theirs"].backward()
     found, due = made.learnt()
     for key, grad in found.items():

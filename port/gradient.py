@@ -49,6 +49,35 @@ class _WithSlope(torch.autograd.Function):
         return grad * slope, *(None,) * (3 + ctx.reads)
 
 
+def reread(function: Callable[..., Tensor], *reads: Tensor) -> Tensor:
+    """`function(*reads)`, differentiated in the backward pass at what `reads` hold by then.
+
+    For arithmetic of which autograd would save copies, which nothing overwrites.
+    """
+    if not (torch.is_grad_enabled() and not being_exported() and any(read.requires_grad for read in reads)):
+        return function(*reads)
+    return _Reread.apply(function, *reads)
+
+
+class _Reread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, function: Callable[..., Tensor], *reads: Tensor) -> Tensor:
+        ctx.save_for_backward(*reads)
+        ctx.function = function
+        return function(*reads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[1:]
+        reads = [read.detach().requires_grad_(w) for read, w in zip(ctx.saved_tensors, wanted, strict=True)]
+        with torch.enable_grad():
+            value = ctx.function(*reads)
+        inputs = [read for read in reads if read.requires_grad]
+        found = iter(torch.autograd.grad(value, inputs, grad, allow_unused=True))
+        return None, *(next(found) if w else None for w in wanted)
+
+
 def refuse_gradient(layer: Layer, top: Tensor, bottom: Tensor, index: int, what: str) -> Tensor:
     """`top`, through which no gradient may go back as long as the bottom (labels, an index) wants one.
 

@@ -9,6 +9,8 @@ import os
 import stat
 from typing import BinaryIO
 
+from prototxt.errors import InputError
+
 MAX_TEXT = 1 << 28
 """Bytes of a prototxt or a list: 256 MB are five million lines."""
 
@@ -56,12 +58,15 @@ def sha256_of(path: str | os.PathLike) -> str:
     """The SHA-256 of an ordinary file, in hexadecimal.
 
     Raises:
-        OSError: as `open_ordinary`.
+        InputError: a file that cannot be read.
     """
     digest = hashlib.sha256()
-    with open_ordinary(path) as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    try:
+        with open_ordinary(path) as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)}: cannot be read ({error.strerror}): check the path") from error
     return digest.hexdigest()
 
 

@@ -8,6 +8,12 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return (0.5 * np.tanh(0.5 * x.astype(np.float64)) + 0.5).astype(x.dtype)
 
 
+def logistic(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) as YOLO's layers write it, in double precision."""
+    with np.errstate(over="ignore"):
+        return (1 / (1 + np.exp(-x.astype(np.float64)))).astype(x.dtype)
+
+
 def added_up(terms: np.ndarray) -> np.ndarray | np.floating:
     """Sums over the last axis, one term after another as Caffe's own loops add.
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import socket
@@ -10,6 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from prototxt.errors import InputError
 
@@ -72,6 +74,21 @@ def _check_replaceable(target: Path) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "not an ordinary file")
+
+
+def write_text(path: str | os.PathLike, text: str, *, sync: bool = False) -> None:
+    """Write a text file whole, in UTF-8; file names that are not UTF-8 keep their bytes. As `atomic_path`.
+
+    Raises:
+        InputError: where it cannot be written.
+    """
+    with atomic_path(path, sync=sync) as beside:
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def write_json(path: str | os.PathLike, value: Any, *, sync: bool = False) -> None:
+    """Write a JSON file whole. As `write_text`."""
+    write_text(path, json.dumps(value, indent=1) + "\n", sync=sync)
 
 
 def _new_partial(target: Path) -> tuple[int, Path]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from weights.files import atomic_path
+from weights.files import write_json
 
 _tables: list[Table] = []
 _quiet = False
@@ -51,8 +50,7 @@ def command_output(quiet: bool, tables: str | os.PathLike | None) -> Iterator[No
         _quiet = False
         if tables is not None and (_tables or sys.exc_info()[0] is None):
             told = [{"title": _text(table.title), "rows": table_rows(table)} for table in _tables]
-            with atomic_path(tables) as path:
-                path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(tables, told)
 
 
 def table_rows(table: Table) -> list[dict[str, object]]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -173,13 +174,9 @@ def _opencv(files: Files) -> Forward:
 
 def _caffe(files: Files) -> Forward:
     """Genuine pycaffe; a Python module `crelu_layer` with the authors' layer must be on its path."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(files.threads))
-    caffe = genuine_caffe()
-    if caffe is None:
-        raise NotHere("genuine pycaffe is not importable here")
+    caffe = use_caffe(files.threads, files.device)
     if importlib.util.find_spec("crelu_layer") is None:
         raise NotHere("the authors' crelu_layer.py is not on Python's path")
-    caffe.set_mode_gpu() if files.device == "cuda" else caffe.set_mode_cpu()
     net = caffe.Net(str(files.prototxt), str(files.weights), caffe.TEST)
 
     def forward(data: np.ndarray, label: np.ndarray) -> list[np.ndarray]:
@@ -190,6 +187,20 @@ def _caffe(files: Files) -> Forward:
         return [net.blobs[name].data.copy() for name in ("score_b1", "score_b2")]
 
     return forward
+
+
+def use_caffe(threads: int, device: str) -> ModuleType:
+    """Genuine pycaffe, told how many threads to use and on which device.
+
+    Raises:
+        NotHere: it is not importable.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    caffe = genuine_caffe()
+    if caffe is None:
+        raise NotHere("genuine pycaffe is not importable here")
+    caffe.set_mode_gpu() if device == "cuda" else caffe.set_mode_cpu()
+    return caffe
 
 
 def _need_cpu(files: Files, who: str) -> None:

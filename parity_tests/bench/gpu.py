@@ -13,7 +13,6 @@ Each part prints as it goes, and FILE is written after each, so that a run which
 import contextlib
 import copy
 import io
-import json
 import os
 import platform
 import shutil
@@ -44,7 +43,7 @@ from port.training.command import train_command
 from port.training.loop import Solver
 from prototxt.errors import InputError, need_packages
 from runtime.rng import set_random_seed
-from weights.files import atomic_path
+from weights.files import write_json
 
 PARTS = ("recordings", "attention", "training", "deeplab", "algorithms", "memory")
 IMAGES, LABELS_EACH, ITERATIONS = 10_582, 1.5, 25_000
@@ -105,10 +104,7 @@ def main(
                 run.tell(f"{name}: {run.found[name]}")
                 continue
             _measure(run, name)
-            with atomic_path(json_file) as beside:
-                beside.write_text(
-                    json.dumps(run.found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-                )
+            write_json(json_file, run.found)
     run.tell(f"{time.monotonic() - start:.0f} s; every figure is in {json_file}")
 
 

@@ -16,11 +16,10 @@ import numpy as np
 import torch
 from google.protobuf import text_format
 
-from parity_tests.bench.engines import NotHere, opened, ort_session, use_threads
+from parity_tests.bench.engines import NotHere, opened, ort_session, use_caffe, use_threads
 from parity_tests.bench.memory import print_added
 from parity_tests.bench.report import number
 from parity_tests.bench.timing import Part, Timing, side_by_side
-from parity_tests.compare.engines import genuine_caffe
 from port.export.writers import deployed_blobs, export_onnx
 from port.images import quiet_opencv
 from port.net import CaffeNet
@@ -218,12 +217,7 @@ def _opencv(files: NetFiles) -> Run:
 
 
 def _caffe(files: NetFiles) -> Run:
-    os.environ.setdefault("OMP_NUM_THREADS", str(files.threads))
-    caffe = genuine_caffe()
-    if caffe is None:
-        raise NotHere("genuine pycaffe is not importable here")
-    caffe.set_mode_gpu() if files.device == "cuda" else caffe.set_mode_cpu()
-    return _run_pycaffe(caffe, files)
+    return _run_pycaffe(use_caffe(files.threads, files.device), files)
 
 
 def _wanted(files: NetFiles) -> list[str]:

@@ -1,6 +1,5 @@
 """What was measured, as a table, as JSON and as a chart."""
 
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from parity_tests.bench.timing import Part
 from prototxt.errors import figure_text
-from weights.files import atomic_path
+from weights.files import atomic_path, write_json
 
 matplotlib.use("Agg")
 
@@ -42,7 +41,7 @@ def print_part(part: Part, console: Console) -> None:
     console.print()
 
 
-def write_json(path: Path, parts: Sequence[Part], settings: dict[str, object]) -> None:
+def write_rounds(path: Path, parts: Sequence[Part], settings: dict[str, object]) -> None:
     """Every round's figure, with the medians and ratios of the table."""
     told = {
         "settings": settings,
@@ -70,8 +69,7 @@ def write_json(path: Path, parts: Sequence[Part], settings: dict[str, object]) -
             for part in parts
         ],
     }
-    with atomic_path(path) as beside:
-        beside.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, told)
 
 
 def write_chart(path: Path, parts: Sequence[Part]) -> None:

@@ -10,7 +10,7 @@ from parity_tests.bench import parts as measured
 from parity_tests.bench.engines import make_files, use_threads
 from parity_tests.bench.nets import bench_net, make_net_files
 from parity_tests.bench.parts import Settings
-from parity_tests.bench.report import print_part, write_chart, write_json
+from parity_tests.bench.report import print_part, write_chart, write_rounds
 from parity_tests.bench.timing import Part
 from weights.progress import plain_console, progress_bar
 
@@ -97,6 +97,6 @@ def _run(
             print_part(part, console)
             parts.append(part)
     if json is not None:
-        write_json(json, parts, {**given, "threads": torch.get_num_threads()})
+        write_rounds(json, parts, {**given, "threads": torch.get_num_threads()})
     if chart is not None:
         write_chart(chart, parts)

@@ -18,7 +18,7 @@ from parity_tests.compare.report import (
 )
 from port.report.pages import file_text, render, svg
 from prototxt.errors import figure_text
-from weights.files import atomic_path
+from weights.files import write_text
 from weights.layer_weights import shape_text
 
 _COLOURS = {
@@ -37,8 +37,7 @@ def write_page(path: Path, report: ParityReport) -> None:
     Raises:
         InputError: where it cannot be written.
     """
-    with atomic_path(path) as beside:
-        beside.write_text(_page(report), encoding="utf-8")
+    write_text(path, _page(report))
 
 
 def _page(report: ParityReport) -> Markup:

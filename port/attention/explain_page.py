@@ -17,7 +17,7 @@ from port.voc.classes import CLASSES
 from port.voc.evaluate import percent
 from port.voc.label_images import read_label_image, same_size
 from prototxt.errors import InputError, figure_text
-from weights.files import atomic_path
+from weights.files import atomic_path, write_text
 
 matplotlib.use("Agg")
 
@@ -60,8 +60,7 @@ def write_explanation(
         photograph=_img(_sized(image[:, :, ::-1]), name),
         sections=sections,
     )
-    with atomic_path(page) as beside:
-        beside.write_text(text, encoding="utf-8")
+    write_text(page, text)
     with atomic_path(picture) as beside:
         _picture(image, found).savefig(beside, dpi=110, format="png")
 

@@ -20,7 +20,12 @@ class ReLU(Layer):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         slope = self.param.relu_param.negative_slope
-        top = F.leaky_relu(x, slope) if slope else F.relu(x)
+        if slope:
+            top = F.leaky_relu(x, slope)
+        elif self.plan.overwritten_reads and not self.plan.in_place:
+            top = F.threshold(x, 0, 0)  # of which autograd saves the bottom, and not the top
+        else:
+            top = F.relu(x)
         if len(self.plan.tops) == 1:
             return top
         return top, ((top if self.plan.in_place else x) > 0).to(x.dtype)

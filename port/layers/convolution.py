@@ -1,5 +1,6 @@
 """Convolution and its transpose."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from port.gradient import reread
 from port.layer import Layer, being_traced, layer
 from prototxt.layers.windows import Window, canonical_axis, convolution_window
 
@@ -55,12 +57,19 @@ class _Convolving(Layer):
         return self._one(*bottoms) if len(bottoms) == 1 else tuple(map(self._one, bottoms))
 
     def _one(self, bottom: Tensor) -> Tensor:
-        weight, bias = (*self.blobs, None)[:2]
+        # In the others autograd saves copies of the bottom.
+        saves_bottom = self.axis == 1 and len(self.window.kernel) in _CONVOLVE
+        if self.plan.overwritten_reads and not saves_bottom:
+            return reread(self._top, bottom, *self.blobs)
+        return self._top(bottom, *self.blobs)
+
+    def _top(self, bottom: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         batch = bottom.shape[: self.axis]
-        images = bottom if self.axis == 1 else bottom.reshape(-1, *bottom.shape[self.axis :])
+        images = bottom if self.axis == 1 else bottom.reshape(math.prod(batch), *bottom.shape[self.axis :])
         window, groups = self._usable(images.shape[2:]), self.groups
         spatial = len(window.kernel)
-        if spatial not in _CONVOLVE:
+        padding_alone = not being_traced() and 0 in images.shape[2:]  # which PyTorch refuses
+        if spatial not in _CONVOLVE or padding_alone:
             top = (_deconvolve_any if self.deconvolve else _convolve_any)(images, weight, window, groups)
             if bias is not None:
                 top = top + bias.view(-1, *(1,) * spatial)
@@ -107,7 +116,7 @@ def _deconvolve_any(x: Tensor, weight: Tensor, window: Window, groups: int) -> T
     columns = weight.shape[1] * groups
     padded = x.new_zeros((len(x), columns, *(n + 2 * p for n, p in zip(out, window.pad, strict=True))))
     for place in product(*map(range, window.kernel)):
-        turned = weight[(..., *place)].reshape(groups, -1, weight.shape[1]).mT.flatten(0, 1)
+        turned = weight[(..., *place)].unflatten(0, (groups, -1)).mT.flatten(0, 1)
         index = (..., *_taken(window, place, sizes))
         spread = torch.zeros_like(padded)
         spread[index] = _grouped_product(x, turned, groups)
@@ -125,10 +134,11 @@ def _taken(window: Window, place: Sequence[int], out: Sequence[int]) -> tuple[sl
 
 def _grouped_product(x: Tensor, weight: Tensor, groups: int) -> Tensor:
     """(outputs, inputs / groups) times each position's channels, which lie along axis 1."""
-    parts = x.reshape(len(x), groups, -1, *x.shape[2:])
-    return torch.einsum("ngi...,goi->ngo...", parts, weight.reshape(groups, -1, weight.shape[1])).flatten(
-        1, 2
-    )
+    outputs, inputs = weight.shape
+    parts = x.reshape(len(x), groups, inputs, *x.shape[2:])
+    return torch.einsum(
+        "ngi...,goi->ngo...", parts, weight.reshape(groups, outputs // groups, inputs)
+    ).flatten(1, 2)
 
 
 @layer("Convolution", "DepthwiseConvolution")

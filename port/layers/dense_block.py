@@ -57,8 +57,8 @@ class DenseBlock(Layer):
             factor = torch.where(divisor == 0, 0, 1 / divisor)
             mean, variance = means * factor, variances * factor
             normal = (x.detach() - mean) / (variance + _EPS).sqrt()
-            zero = torch.zeros_like(mean)
-            return _Norm.apply(x, scale, bias, normal * scale.detach() + bias.detach(), None, zero, zero)
+            value, zero = normal * scale.detach() + bias.detach(), torch.zeros_like(mean)
+            return _Norm.apply(x, scale, bias, value, torch.zeros_like(value), zero, zero)
         value = x.detach()
         mean = value.mean(_AXES, keepdim=True)
         variance = (value - mean).square().sum(_AXES, keepdim=True) / (value.numel() // value.shape[1] - 1)
@@ -85,7 +85,7 @@ class _Norm(torch.autograd.Function):
         scale: Tensor,
         bias: Tensor,
         value: Tensor,
-        normal: Tensor | None,
+        normal: Tensor,
         mean: Tensor,
         variance: Tensor,
     ) -> Tensor:
@@ -96,7 +96,7 @@ class _Norm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, normal, mean, variance = ctx.saved_tensors
-        along = torch.zeros_like(scale) if normal is None else (grad * normal).sum(_AXES, keepdim=True)
+        along = (grad * normal).sum(_AXES, keepdim=True)
         deviation, centred, count = (variance + _EPS).sqrt(), x - mean, x.numel() // x.shape[1]
         inner = grad * scale
         of_variance = (inner * centred).sum(_AXES, keepdim=True) * -0.5 / ((variance + _EPS) * deviation)

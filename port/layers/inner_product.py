@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.gradient import refuse_gradient
+from port.gradient import refuse_gradient, reread
 from port.labels import class_numbers
 from port.layer import Layer, being_exported, layer
 from prototxt.layers.inner_product import annealed, margin_settings
@@ -49,18 +49,22 @@ class InnerDistance(Layer):
     """Each item's squared (or L1) distance to each centre: the weight's rows, or the items of bottom 1."""
 
     def forward(self, x: Tensor, centers: Tensor | None = None) -> Tensor:
-        param = self.param.inner_distance_param
         bottoms = (x,) if centers is None else (x, centers)
         (shape,) = self.plan.top_shapes(*(tuple(bottom.shape) for bottom in bottoms))
         if centers is None:
             centers = self.blobs[0]
-            if param.normalize:  # for good, as published
+            if self.param.inner_distance_param.normalize:  # for good, as published
                 centers = _unit_rows(centers)
-        rows = centers.flatten(1)
-        difference = x.reshape(math.prod(shape[:-1]), 1, rows.shape[1]) - rows
-        return (
-            (difference.abs() if param.distance_type == "L1" else difference.square()).sum(2).reshape(shape)
-        )
+
+        def distances(x: Tensor, centers: Tensor) -> Tensor:
+            rows = centers.flatten(1)
+            difference = x.reshape(math.prod(shape[:-1]), 1, rows.shape[1]) - rows
+            if self.param.inner_distance_param.distance_type == "L1":
+                return difference.abs().sum(2).reshape(shape)
+            return difference.square().sum(2).reshape(shape)
+
+        # Autograd saves the difference, not the bottoms.
+        return reread(distances, x, centers) if self.plan.overwritten_reads else distances(x, centers)
 
 
 def _unit_rows(weight: Tensor) -> Tensor:
@@ -127,19 +131,19 @@ class _Sphere(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, numbers: Tensor, kind: int, share: float) -> Tensor:
-        ctx.save_for_backward(x, weight, numbers)
-        ctx.kind, ctx.share = kind, share
         y = x @ weight.T
         plain, length = y.gather(1, numbers[:, None]), x.norm(dim=1, keepdim=True)
-        own = (share * plain + length * _multiplied(plain / length, kind)) / (1 + share)
+        cosine = plain / length
+        ctx.save_for_backward(x, weight, numbers, cosine, length)
+        ctx.kind, ctx.share = kind, share
+        own = (share * plain + length * _multiplied(cosine, kind)) / (1 + share)
         return y.scatter(1, numbers[:, None], own)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, numbers = ctx.saved_tensors
-        own, length = weight[numbers], x.norm(dim=1, keepdim=True)
-        cosine = ((x * own).sum(1, keepdim=True) / length).requires_grad_()
+        x, weight, numbers, cosine, length = ctx.saved_tensors
+        own, cosine = weight[numbers], cosine.detach().requires_grad_()
         with torch.enable_grad():
             psi = _multiplied(cosine, ctx.kind)
             (slope,) = torch.autograd.grad(psi.sum(), cosine)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from port.gradient import refuse_gradient, with_slope
+from port.gradient import refuse_gradient, reread, with_slope
 from port.labels import class_numbers
 from port.layer import Layer, as_tuple, layer
 from prototxt.caffe_pb2 import HingeLossParameter, LossParameter
@@ -240,6 +240,10 @@ class MultinomialLogisticLoss(Loss):
     """Minus the logarithm of the label's probability, which is what the bottom holds, per image."""
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        # Autograd would save the labels' probabilities, not the bottom.
+        return reread(self._mean, x, labels) if self.plan.overwritten_reads else self._mean(x, labels)
+
+    def _mean(self, x: Tensor, labels: Tensor) -> Tensor:
         rows = x.flatten(1) if x.ndim > 1 else x[:, None]
         picked = rows.gather(1, class_numbers(labels, rows.shape[1]).reshape(-1, 1))
         probability = picked.detach().clamp(min=LOG_THRESHOLD)

@@ -25,8 +25,9 @@ class Pooling(Layer):
         window = pooling_window(param, *x.shape[2:])
         out = pooled_sizes(param, window, x.shape[2:])
         if not x.numel():
-            tops = tuple(x.new_zeros(*x.shape[:2], *out) for _ in self.plan.tops)
-            return tops[0] if len(tops) == 1 else (tops[0], tops[1])
+            nothing = 0 if param.pool == PoolingParameter.AVE else LEAST
+            top = x.new_full((*x.shape[:2], *out), nothing) + x.sum()
+            return top if len(self.plan.tops) == 1 else (top, torch.full_like(top, -1))
         if param.pool == PoolingParameter.AVE:
             return average_pool(x, window, out)
         if len(self.plan.tops) == 1:

@@ -13,7 +13,7 @@ import numpy as np
 
 from port.report.facts import LayerSummary, NetSummary
 from prototxt.caffe_pb2 import PoolingParameter
-from weights.files import atomic_path
+from weights.files import write_text
 
 HEADING, LINE, MARGIN = 20, 15, 24
 GAP, RANK_GAP, LANE = 22, 38, 10
@@ -74,8 +74,7 @@ def draw_net(net: NetSummary, path: Path) -> None:
         InputError: a file that cannot be written.
     """
     text = net_svg(net)
-    with atomic_path(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def net_svg(net: NetSummary) -> str:

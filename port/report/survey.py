@@ -5,7 +5,6 @@ seenet survey ~/old_models --html survey.html
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import time
@@ -434,7 +433,7 @@ def survey_command(
     html_file: Annotated[Path | None, typer.Option("--html", help="Write a page here.")] = None,
 ) -> None:
     """Try every net below: which are read, planned, built and run, and what the others lack."""
-    from weights.files import atomic_path
+    from weights.files import write_json, write_text
     from weights.progress import plain_console, progress_bar
 
     modules = load_own(allow_module, proto)
@@ -443,11 +442,9 @@ def survey_command(
         task = progress.add_task("survey", total=len(paths))
         results = survey(paths, jobs, seconds, memory << 20, modules, proto, lambda _: progress.advance(task))
     if json_file is not None:
-        with atomic_path(json_file) as path:
-            path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        write_json(json_file, [asdict(result) for result in results])
     if html_file is not None:
-        with atomic_path(html_file) as path:
-            path.write_text(_page(results))
+        write_text(html_file, _page(results))
     console = plain_console()
     if not console.is_terminal:
         console = plain_console(width=120)

@@ -9,7 +9,7 @@ import typer
 
 from port.tools import SCRIPTS, TOOLS
 from prototxt.errors import InputError
-from weights.files import atomic_path
+from weights.files import write_text
 
 MARK = "# Written by `seenet launchers`."
 
@@ -40,8 +40,7 @@ def write_launchers(folder: Path) -> list[Path]:
         if path.exists() and (not path.is_file() or MARK.encode() not in path.read_bytes()):
             raise InputError(f"{path}: exists and is no launcher: choose another folder")
     for name, text in texts.items():
-        with atomic_path(folder / name) as beside:
-            beside.write_text(text)
+        write_text(folder / name, text)
         (folder / name).chmod(0o755)
     return [folder / name for name in texts]
 

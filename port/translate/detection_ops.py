@@ -122,6 +122,8 @@ def _unit(layer: LayerPlan, shape: Shape) -> Expression:
 @translates("ROIPooling")
 def _roi_pooling(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     param = layer.param.roi_pooling_param
+    if param.pad_ratio:
+        raise InputError("ROIPooling with pad_ratio has no counterpart in PyTorch")
     return Expression(f"roi_pool({{0}}, {{1}}, {pooled_sizes(param)}, {number(param.spatial_scale)})")
 
 

@@ -111,7 +111,7 @@ def _unpooling(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
         if len(shapes) == 1:
             raise InputError("Unpooling MAX without places has no counterpart here")
         return Expression(f"max_unpool({{0}}, {{1}}, {size})")
-    if param.unpool == UnpoolingParameter.TILE and layer.param.phase == 0:
+    if param.unpool == UnpoolingParameter.TILE:
         raise InputError("Unpooling TILE, whose gradient is a mean, has no counterpart in PyTorch")
     return Expression(f"unpool({{0}}, {size}, {window.kernel}, {window.stride})")
 

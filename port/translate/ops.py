@@ -18,7 +18,7 @@ from prototxt.caffe_pb2 import (
 from prototxt.errors import InputError
 from prototxt.layers.activations import log_of_base
 from prototxt.layers.combining import joining_axis, slice_sizes
-from prototxt.layers.declare import Shape, legacy_shape
+from prototxt.layers.declare import Shape
 from prototxt.layers.erasing import literal_params
 from prototxt.layers.inputs import dummy_fillers
 from prototxt.layers.normalisation import statistics_batch
@@ -248,15 +248,23 @@ def batch_norm(layer: LayerPlan, scale: LayerPlan | None, shape: Shape) -> Modul
     train = layer.param.phase == 0
     given = param.HasField("use_global_stats")
     stored = param.use_global_stats if given else not train
+    own = len(layer.params) == 5  # NVCaffe's, with a scale and a bias of its own
+    if own and (scale is not None or not stored):
+        raise InputError("BatchNorm with a scale of its own has a counterpart in TEST, and before no Scale")
+    eps = max(param.eps, 1e-5) if own else param.eps
+    if not stored:
+        _check_statistics(layer, shape, eps)
     kind = f"nn.BatchNorm{max(len(shape) - 2, 1)}d"
     slots = [Slot("inputs", shape[1])]
-    if abs(param.eps - 1e-5) > 1e-12:
-        slots.append(Slot("eps", Text(number(param.eps)), "eps"))
+    if abs(eps - 1e-5) > 1e-12:
+        slots.append(Slot("eps", Text(number(eps)), "eps"))
     if train and not stored:
         slots.append(Slot("momentum", Text(number(round(1 - param.moving_average_fraction, 6))), "momentum"))
-    if scale is None:
+    if scale is None and not own:
         slots.append(Slot("affine", False, "affine"))
     state: dict[str, Callable] = {}
+    if own:
+        state |= {"weight": blob(0, 3), "bias": blob(0, 4)}
     if scale is not None:
         state |= {"weight": blob(1, 0), "bias": blob(1, 1)}
     if stored or train:
@@ -270,11 +278,8 @@ def batch_norm(layer: LayerPlan, scale: LayerPlan | None, shape: Shape) -> Modul
         kind = "FrozenBatchNorm2d"
     if any(p.owner is not None for p in (*layer.params, *(scale.params if scale else ()))):
         raise InputError("a shared BatchNorm has no counterpart in PyTorch")
-    frozen = tuple(
-        name
-        for name, p in zip(("weight", "bias"), scale.params if scale else (), strict=False)
-        if not p.needs_gradient
-    )
+    learned_here = zip(("weight", "bias"), scale.params if scale else layer.params[3:], strict=False)
+    frozen = tuple(name for name, p in learned_here if not p.needs_gradient)
     return Module(kind, tuple(slots), (layer, *([scale] if scale else [])), state, frozen)
 
 
@@ -338,9 +343,7 @@ def _around(shape: Shape, operand: Shape, axis: int) -> str:
 @translates("PReLU")
 def _prelu(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
     shared = layer.param.prelu_param.channel_shared
-    module = learned(
-        layer, "nn.PReLU", [] if shared else [Slot("inputs", legacy_shape(shapes[0])[1])], ("weight",)
-    )
+    module = learned(layer, "nn.PReLU", [] if shared else [Slot("inputs", shapes[0][1])], ("weight",))
     if shared:
         module.state["weight"] = lambda blobs: blobs[0][0].reshape(1)
     return Expression("{m}({0})", module, follows=True)
@@ -536,7 +539,8 @@ def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
         raise InputError(f"BN of {len(shape)} axes has no counterpart in PyTorch")
     kind = "nn.BatchNorm2d" if len(shape) == 4 else "nn.BatchNorm1d"
     learned_here = zip(("weight", "bias"), layer.params, strict=False)
-    frozen = tuple(name for name, p in learned_here if param.frozen or not p.needs_gradient)
+    all_frozen = param.frozen and len(layer.params) == 4  # SegNet's has no such setting
+    frozen = tuple(name for name, p in learned_here if all_frozen or not p.needs_gradient)
     state = {name: _flat(i) for i, name in enumerate(("weight", "bias"))}
     slots = [Slot("inputs", shape[1])]
     if len(layer.params) == 2:
@@ -546,6 +550,7 @@ def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
             return Expression(
                 "{m}({0})", Module("Scale", tuple(slots), (layer,), state, frozen), follows=True
             )
+        _check_statistics(layer, shape, 1e-9)
         slots += [Slot("eps", Text("1e-9"), "eps"), Slot("stats", False, "track_running_stats")]
         module = Module(kind, tuple(slots), (layer,), state, frozen)
         if len(layer.tops) == 1:
@@ -558,6 +563,7 @@ def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
         slots.append(Slot("eps", Text(number(param.eps)), "eps"))
     train = layer.param.phase == 0
     if train and not param.frozen:
+        _check_statistics(layer, shape, param.eps)
         slots.append(Slot("momentum", Text(number(round(1 - param.momentum, 6))), "momentum"))
     kind = kind.replace("nn.", "Frozen") if train and param.frozen else kind
     return Expression("{m}({0})", Module(kind, tuple(slots), (layer,), state, frozen), follows=True)
@@ -565,6 +571,16 @@ def _bn(layer: LayerPlan, shapes: Sequence[Shape]) -> Expression:
 
 def _flat(index: int) -> Callable[[Sequence[Blobs]], np.ndarray]:
     return lambda blobs: blobs[0][index].ravel()
+
+
+def _check_statistics(layer: LayerPlan, shape: Shape, eps: float) -> None:
+    """Refuse what PyTorch's modules refuse of a batch: one value for each channel, no eps."""
+    if eps <= 0:
+        raise InputError(f"{layer.type} with eps {eps:g} has no counterpart in PyTorch where it trains")
+    if math.prod(shape) == shape[1]:
+        raise InputError(
+            f"{layer.type} of one value for each channel has no counterpart in PyTorch: give a larger batch"
+        )
 
 
 @translates("LRN")

@@ -1,6 +1,5 @@
 """`seenet evaluate --attention OURS --against AUTHORS`: one folder of attention maps held against another."""
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from port.voc.each import for_each
 from port.voc.label_images import read_map, same_size
 from port.voc.lists import Entry, read_entries
 from prototxt.errors import InputError
-from weights.files import atomic_path
+from weights.files import write_json
 from weights.progress import plain_console
 
 CUT = 77
@@ -113,8 +112,7 @@ def write_comparison(pairs: list[Pair], json_: Path | None) -> None:
     told = summary(pairs)
     plain_console().print(against_table(told))
     if json_:
-        with atomic_path(json_) as beside:
-            beside.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        write_json(json_, told)
 
 
 def against_table(told: dict) -> Table:

@@ -1,6 +1,5 @@
 """Label images, or attention, judged by ground truth."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from port.voc.each import for_each
 from port.voc.label_images import read_label_image, read_map, same_size
 from port.voc.lists import Entry, read_entries, read_names
 from prototxt.errors import InputError
-from weights.files import atomic_path
+from weights.files import atomic_path, write_json
 from weights.progress import plain_console
 
 matplotlib.use("Agg")
@@ -32,8 +31,7 @@ def write_evaluation(numbers: Numbers, json_: Path | None, chart: Path | None) -
     of_labels = "miou" in numbers
     plain_console().print(_label_table(numbers) if of_labels else _attention_table(numbers))
     if json_:
-        with atomic_path(json_) as beside:
-            beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        write_json(json_, numbers)
     if chart:
         figure = _label_chart(numbers) if of_labels else _attention_chart(numbers)
         with atomic_path(chart) as beside:

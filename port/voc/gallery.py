@@ -24,7 +24,7 @@ from port.voc.label_images import read_label_image, read_map, same_size
 from port.voc.lists import Entry, read_entries, read_names
 from port.voc.settings import Folders
 from prototxt.errors import InputError, printable
-from weights.files import atomic_path
+from weights.files import write_text
 from weights.progress import plain_console
 
 _HERE = Path(__file__).parent
@@ -178,8 +178,7 @@ def write_gallery(path: Path, gallery: Gallery, title: str, head: Sequence[Marku
         tiles=_usual_tiles(gallery),
         cards=[_card_view(card, gallery.columns) for card in gallery.cards],
     )
-    with atomic_path(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 # ---- an image's pictures

@@ -1,6 +1,5 @@
 """From image labels to a judged segmentation net, stage by stage."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from port.voc.weak_labels import (
     none_failed,
 )
 from prototxt.errors import InputError
-from weights.files import atomic_path
+from weights.files import write_json, write_text
 from weights.progress import plain_console
 
 matplotlib.use("Agg")
@@ -127,8 +126,7 @@ def run_pipeline(out: Path, asked: PipelineSettings) -> None:
     plain_console().print(table)
     write_page(out / "pipeline.html", outcomes, images, how)
     numbers = {o.source.name: {"labels": o.labels, "segmentation": o.segmentation} for o in outcomes}
-    with atomic_path(out / "pipeline.json") as beside:
-        beside.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "pipeline.json", numbers)
 
 
 @dataclass(frozen=True)
@@ -228,8 +226,7 @@ def _judge_labels(source: Source, images: Images, workers: int) -> Numbers | Non
         return None
     list_ = source.folder / "judged.txt"
     known = sorted(set(names) - set(unknown))
-    with atomic_path(list_) as beside:
-        beside.write_text("".join(f"{name}\n" for name in known), encoding="utf-8")
+    write_text(list_, "".join(f"{name}\n" for name in known))
     numbers, failed = evaluate_labels(source.labels, images.truth, list_, workers)
     none_failed(failed)
     return numbers
@@ -318,5 +315,4 @@ def _write_pairs(path: Path, images: Path, labels: Path, names: Sequence[str]) -
             f"{labels}: {len(missing)} of {len(names)} label images are missing, {missing[0]}.png first: {again}"
         )
     pairs = [(images.resolve() / f"{name}.jpg", labels.resolve() / f"{name}.png") for name in names]
-    with atomic_path(path) as beside:
-        beside.write_text("".join(f"{image} {label}\n" for image, label in pairs), encoding="utf-8")
+    write_text(path, "".join(f"{image} {label}\n" for image, label in pairs))

@@ -58,8 +58,8 @@ class Segmenting:
     def record(self) -> dict:
         """What the label images depend on, for the folder's `segment.json`."""
         return {
-            "prototxt_sha256": _sha256(self.prototxt),
-            "weights_sha256": _sha256(self.weights),
+            "prototxt_sha256": sha256_of(self.prototxt),
+            "weights_sha256": sha256_of(self.weights),
             "scales": list(self.views.scales),
             "flip": self.views.flip,
             "tile": self.views.tile,
@@ -256,10 +256,3 @@ def class_table(done: Segmented) -> Table:
         if images[kind]:
             table.add_row(name, str(images[kind]), f"{pixels[kind] / pixels.sum():.1%}")
     return table
-
-
-def _sha256(path: str | os.PathLike) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error

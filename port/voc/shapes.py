@@ -1,6 +1,5 @@
 """A generated dataset in VOC's layout for those without VOC, with exact ground truth."""
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from port.voc.lists import list_line
 from port.voc.settings import KINDS
 from port.voc.shapes_drawing import Picture, draw_picture
 from prototxt.errors import InputError
-from weights.files import atomic_path, only_writer
+from weights.files import atomic_path, only_writer, write_json, write_text
 from weights.progress import plain_console
 
 VAL_EVERY = 5
@@ -61,8 +60,8 @@ def make_shapes(
     if made:
         _write_lists(out, [(index, result["labels"]) for index, result in made])
         if crops:
-            _write_text(out / "crops.txt", "".join(line for _, result in made for line in result["crops"]))
-        _write_text(out / "shapes.json", json.dumps(facts, indent=1) + "\n")
+            write_text(out / "crops.txt", "".join(line for _, result in made for line in result["crops"]))
+        write_json(out / "shapes.json", facts)
     return facts, failed
 
 
@@ -83,7 +82,7 @@ def _make_one(
     write_label_image(out / "SegmentationClass" / f"{name}.png", picture.labels)
     write_label_image(out / "Parts" / f"{name}.png", picture.parts)
     write_png(out / "Saliency" / f"{name}.png", picture.saliency)
-    _write_text(out / "Annotations" / f"{name}.xml", _annotation(name, picture))
+    write_text(out / "Annotations" / f"{name}.xml", _annotation(name, picture))
     objects = picture.labels > 0
     return {
         "crops": _write_crops(out / "Crops", name, picture) if crops else [],
@@ -154,10 +153,10 @@ def _write_lists(out: Path, made: list[tuple[int, tuple[int, ...]]]) -> None:
     train = [(index, labels) for index, labels in made if index % VAL_EVERY != VAL_EVERY - 1]
     for split, images in (("train", train), ("val", val), ("trainval", made)):
         lines = [f"{_name(index)}\n" for index, _ in images]
-        _write_text(out / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(lines))
+        write_text(out / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(lines))
     for split, images in (("train", train), ("val", val)):
         lines = [list_line(_name(index), labels) for index, labels in images]
-        _write_text(out / f"{split}_cls.txt", "".join(lines))
+        write_text(out / f"{split}_cls.txt", "".join(lines))
 
 
 def _facts(
@@ -185,8 +184,3 @@ def _facts(
 
 def _name(index: int) -> str:
     return f"shapes_{index:06}"
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_path(path) as beside:
-        beside.write_text(text, encoding="utf-8", newline="\n")

@@ -23,7 +23,7 @@ from prototxt import read_net, read_solver
 from prototxt.caffe_pb2 import NetParameter, SolverParameter
 from prototxt.errors import InputError
 from prototxt.files import read_text, sha256_of
-from weights.files import atomic_path, only_writer
+from weights.files import only_writer, write_json, write_text
 from weights.progress import ProgressLines, progress_bar
 
 STAGE = "stage.json"
@@ -186,12 +186,7 @@ def solver_key(solver: Path) -> list[str | None]:
 
 def file_key(path: Path | None) -> str | None:
     """What a file holds, for a stage's settings."""
-    if path is None:
-        return None
-    try:
-        return sha256_of(path)[:16]
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return None if path is None else sha256_of(path)[:16]
 
 
 def training_text(
@@ -226,8 +221,7 @@ def _solver(
     param, net = training_text(path, data, seed, iterations)
     setattr(param, _net_field(param), "train.prototxt")
     for name, message in (("train.prototxt", net), ("solver.prototxt", param)):
-        with atomic_path(folder / name) as beside:
-            beside.write_text(text_format.MessageToString(message), encoding="utf-8")
+        write_text(folder / name, text_format.MessageToString(message))
     return param
 
 
@@ -300,5 +294,4 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, settings: dict[str, Any], done: bool) -> None:
-    with atomic_path(folder / STAGE, sync=True) as beside:
-        beside.write_text(json.dumps({"settings": settings, "done": done}, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / STAGE, {"settings": settings, "done": done}, sync=True)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from port.voc.each import killed_workers
 from prototxt.errors import InputError
 from prototxt.files import read_text
-from weights.files import atomic_path, remove_partial
+from weights.files import remove_partial, write_json
 from weights.progress import counted
 
 Item = TypeVar("Item")
@@ -136,8 +136,7 @@ def keep_settings(path: Path, own: Iterable[str], settings: dict, what: str) -> 
             raise InputError(
                 f"{out}: holds {what}, and no {path.name} tells their settings: choose another --out"
             )
-        with atomic_path(path, sync=True) as beside:
-            beside.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_json(path, settings, sync=True)
     elif kept != settings:
         other = ", ".join(
             name for name in settings if not isinstance(kept, dict) or kept.get(name) != settings[name]

@@ -1,6 +1,5 @@
 """The paper's studies on generated images, trained, judged and drawn side by side."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from port.voc.weak_labels import (
     train_classifier,
 )
 from prototxt.errors import figure_text
-from weights.files import atomic_path
+from weights.files import atomic_path, write_json
 from weights.progress import plain_console
 
 matplotlib.use("Agg")
@@ -61,8 +60,7 @@ def write_studies(out: Path, plan: Design, workers: int, device: str) -> None:
     runs: list[Run] = []
     for run in run_studies(out, plan, workers, device):
         runs.append(run)
-        with atomic_path(out / "studies.json") as beside:
-            beside.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+        write_json(out / "studies.json", runs)
     for name in plan.sets:
         own = [run for run in runs if run["set"] == name]
         plain_console().print(studies_table(own, name))

@@ -17,7 +17,7 @@ from port.voc.lists import Entry, list_line, read_names
 from port.voc.settings import MASK_FOLDERS, check_source, first_folder
 from prototxt.errors import InputError
 from prototxt.files import read_ordinary
-from weights.files import atomic_path
+from weights.files import write_text
 from weights.progress import plain_console
 
 PAPER_COUNTS = {"train": 10582, "val": 1449, "test": 1456}
@@ -54,8 +54,7 @@ def image_labels(
 
 def write_list(out: Path, lines: Sequence[tuple[str, tuple[int, ...]]]) -> None:
     """Write lines `NAME CLASS [CLASS …]`, and print how many images each class has."""
-    with atomic_path(out) as beside:
-        beside.write_text("".join(list_line(*line) for line in lines), encoding="utf-8")
+    write_text(out, "".join(list_line(*line) for line in lines))
     _print_counts(lines, plain_console())
 
 

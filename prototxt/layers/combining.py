@@ -81,7 +81,8 @@ def gather(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 @layer_type("Eltwise", bottoms=(1, MANY), reads_bottoms=True, reads_tops=True)
 def eltwise(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.eltwise_param
-    if len(shapes) == 1 and not param.coeff:  # one bottom times a coeff is FlowNet2's
+    times_coeff = param.coeff and param.operation == EltwiseParameter.SUM
+    if len(shapes) == 1 and not times_coeff:  # one bottom times a coeff is FlowNet2's
         raise InputError("Eltwise takes 2 or more bottom blobs, not 1")
     if len(param.coeff) not in (0, len(shapes)):
         raise InputError(

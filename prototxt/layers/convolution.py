@@ -4,8 +4,8 @@ import math
 
 from prototxt.caffe_pb2 import LayerParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import MANY, Declared, Shapes, Weight, layer_type, text
-from prototxt.layers.windows import canonical_axis, convolution_window
+from prototxt.layers.declare import MANY, Declared, Shapes, Weight, layer_type, refuse_in_place, text
+from prototxt.layers.windows import Window, canonical_axis, convolution_window
 
 _EACH = {"bottoms": (1, MANY), "tops": (1, MANY), "equal": True, "reads_bottoms": True}
 
@@ -15,6 +15,8 @@ def convolution(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param, shape = layer.convolution_param, shapes[0]
     axis = canonical_axis(param.axis, len(shape))
     window = convolution_window(param, len(shape) - axis - 1)
+    if _is_product(window):
+        refuse_in_place(layer)  # Caffe gives its BLAS one memory for a factor and the product
     channels, outputs, group = shape[axis], param.num_output, param.group
     if outputs < 1:
         raise InputError("convolution_param: num_output must be at least 1")
@@ -25,6 +27,8 @@ def convolution(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     if any(s != shape for s in shapes):
         raise InputError(f"all bottoms must have one shape, not {', '.join(map(text, shapes))}")
     transposed = layer.type == "Deconvolution"
+    if transposed and 0 in shape[axis + 1 :]:
+        raise InputError(f"Deconvolution needs a map with values, not {text(shape)}")
     sizes = (window.deconvolved if transposed else window.convolved)(shape[axis + 1 :])
     rows, columns = (channels, outputs) if transposed else (outputs, channels)
     weights = [Weight((rows, columns // group, *window.kernel), param.weight_filler)]
@@ -34,10 +38,16 @@ def convolution(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([(*shape[:axis], outputs, *sizes)] * tops, weights, scratch=scratch)
 
 
+def _is_product(window: Window) -> bool:
+    """Whether each place is its channels times the weights: Caffe then unfolds nothing."""
+    return {*window.kernel, *window.stride} <= {1} and not any(window.pad)
+
+
 @layer_type("ConvolutionDepthwise", reads_bottoms=True)
 def convolution_depthwise(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """One kernel for each channel: `num_output` and `group` are not read (Tiny-DSOD's conv_dw_layer.cpp)."""
     param, (shape,) = layer.convolution_param, shapes
+    refuse_in_place(layer)  # the fork's code reads places again that it has written
     if len(shape) != 4:
         raise InputError(
             f"ConvolutionDepthwise needs 4 axes (num, channels, height, width), not {text(shape)}"
@@ -54,6 +64,7 @@ def convolution_depthwise(layer: LayerParameter, shapes: Shapes, tops: int) -> D
 
 @layer_type("Im2col")
 def im2col(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     param, (shape,) = layer.convolution_param, shapes
     axis = canonical_axis(param.axis, len(shape))
     if axis == len(shape) - 1:

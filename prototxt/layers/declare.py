@@ -227,7 +227,7 @@ def legacy_shape(shape: Shape) -> tuple[int, int, int, int]:
 
 
 def refuse_in_place(layer: LayerParameter) -> None:
-    """Raises InputError where a top is a bottom."""
+    """Raises InputError where a top is a bottom: for code that writes before it has read, data or gradient."""
     if set(layer.top) & set(layer.bottom):
         raise InputError(f"{layer.type} does not work in place: give the top a name of its own")
 

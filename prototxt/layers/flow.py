@@ -17,6 +17,7 @@ from prototxt.layers.declare import (
 
 @layer_type("ChannelNorm", reads_bottoms=True, reads_tops=True)
 def channel_norm(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     num, _, height, width = legacy_shape(shapes[0])
     return Declared([(num, 1, height, width)])
 
@@ -33,7 +34,7 @@ def warp(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([image])
 
 
-@layer_type("Correlation", "Correlation1D", bottoms=(2, 2), reads_bottoms=True)
+@layer_type("Correlation", "Correlation1D", bottoms=(2, 2))
 def correlation(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """FlowNet2's. (Tiny-DSOD has another Correlation.) Its code never reads do_abs."""
     param, (first, second) = layer.correlation_param, map(legacy_shape, shapes)

@@ -8,13 +8,14 @@ from prototxt.caffe_pb2 import (
     MarginInnerProductParameter,
 )
 from prototxt.errors import InputError
-from prototxt.layers.declare import Declared, Shapes, Weight, layer_type, text
+from prototxt.layers.declare import Declared, Shapes, Weight, layer_type, refuse_in_place, text
 from prototxt.layers.windows import canonical_axis
 
 
 @layer_type("InnerProduct", reads_bottoms=True)
 def inner_product(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param, (shape,) = layer.inner_product_param, shapes
+    refuse_in_place(layer)  # Caffe gives its BLAS one memory for a factor and the product
     axis = canonical_axis(param.axis, len(shape))
     if param.num_output < 1:
         raise InputError("inner_product_param: num_output must be at least 1")
@@ -44,6 +45,7 @@ def embed(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 def inner_distance(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """happynear's: distances to `num_output` centres, which are a weight, or to the items of bottom 1."""
     param, shape = layer.inner_distance_param, shapes[0]
+    refuse_in_place(layer)  # the published code reads what it has written
     axis = canonical_axis(param.axis, len(shape))
     if param.transpose or param.update_center_only:
         raise InputError("inner_distance_param: transpose and update_center_only are not supported")
@@ -67,6 +69,7 @@ def inner_distance(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared
 def margin_inner_product(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """L-Softmax's and SphereFace's: the label's angle counts 1 to 4 times. A second top has lambda."""
     param, (shape, labels) = margin_settings(layer), shapes
+    refuse_in_place(layer)  # as InnerProduct
     axis = canonical_axis(param.axis, len(shape))
     if param.num_output < 1:
         raise InputError("num_output must be at least 1")
@@ -88,4 +91,14 @@ def margin_settings(layer: LayerParameter) -> MarginSettings:
 
 def annealed(param: MarginSettings, passes: int) -> float:
     """lambda, the share of the plain product, after so many forward passes."""
-    return max(param.base * (1 + param.gamma * passes) ** -param.power, param.lambda_min)
+    return max(param.base * _power(1 + param.gamma * passes, -param.power), param.lambda_min)
+
+
+def _power(base: float, exponent: float) -> float:
+    """As C's pow: infinity, or not a number, where Python raises an error."""
+    try:
+        return math.pow(base, exponent)
+    except OverflowError:
+        return math.inf
+    except ValueError:
+        return math.inf if base == 0 else math.nan

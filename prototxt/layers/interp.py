@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from prototxt.caffe_pb2 import InterpParameter, LayerParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import Declared, Shapes, layer_type, legacy_shape
+from prototxt.layers.declare import Declared, Shapes, layer_type, legacy_shape, refuse_in_place
 
 
 @layer_type("Interp")
 def interp(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     param = layer.interp_param
     if param.pad_beg > 0 or param.pad_end > 0:
         raise InputError("interp_param: pad_beg and pad_end only crop: give 0 or less")

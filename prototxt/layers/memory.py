@@ -91,7 +91,9 @@ def blobs_read(layer: Wired) -> tuple[int, ...]:
     bottoms = layer.bottoms if facts.reads_bottoms else ()
     if layer.in_place and facts.keeps_copy_in_place:
         bottoms = bottoms[1:]
-    return tuple(dict.fromkeys(bottoms + (layer.tops if facts.reads_tops else ())))
+    # Of one step, an RNN's top lies in the memory of the TanH within.
+    reads_tops = facts.reads_tops or (layer.type == "RNN" and layer.declared.steps == 1)
+    return tuple(dict.fromkeys(bottoms + (layer.tops if reads_tops else ())))
 
 
 def _sees_no_difference(layer: Wired) -> bool:

@@ -4,12 +4,13 @@ import math
 
 from prototxt.caffe_pb2 import LayerParameter, PoolingParameter, SPPParameter
 from prototxt.errors import InputError
-from prototxt.layers.declare import Declared, Shapes, layer_type, text
+from prototxt.layers.declare import Declared, Shapes, layer_type, refuse_in_place, text
 from prototxt.layers.windows import pooled_padding, pooled_sizes, pooling_window
 
 
 @layer_type("Pooling", tops=(1, 2))
 def pooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     param, (shape,) = layer.pooling_param, shapes
     if param.pool == PoolingParameter.STOCHASTIC:
         raise InputError("stochastic pooling exists on Caffe's GPU only: use MAX or AVE")
@@ -25,6 +26,7 @@ def pooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 
 @layer_type("SPP")
 def spp(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     (shape,) = shapes
     if layer.spp_param.pyramid_height < 1:
         raise InputError("spp_param: pyramid_height must be at least 1")

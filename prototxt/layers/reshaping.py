@@ -66,6 +66,7 @@ def tile(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 
 @layer_type("Crop", "AutoCrop", bottoms=(2, 2))
 def crop(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     shape, like = shapes
     axis = canonical_axis(layer.crop_param.axis, len(shape))
     crop_starts(layer, shape, like)
@@ -128,6 +129,7 @@ def reorg(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 @layer_type("Padding")
 def padding(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """DeepLab v1's: zeros around the map or, with negative numbers, less of it."""
+    refuse_in_place(layer)
     before, after = layer.padding_param.pad_beg, layer.padding_param.pad_end
     if before * after < 0:
         raise InputError("padding_param: pad_beg and pad_end must both add, or both crop")

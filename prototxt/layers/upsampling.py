@@ -3,13 +3,14 @@
 from prototxt.caffe_pb2 import LayerParameter, UnpoolingParameter
 from prototxt.errors import InputError
 from prototxt.forks import meaning
-from prototxt.layers.declare import Declared, Shape, Shapes, layer_type, text
+from prototxt.layers.declare import Declared, Shape, Shapes, layer_type, refuse_in_place, text
 from prototxt.layers.windows import Window
 
 
 @layer_type("Upsample", bottoms=(1, 2))
 def upsample(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """SegNet's with two bottoms, x and the places of a MAX pooling; else nearest neighbour (MobileNet-YOLO)."""
+    refuse_in_place(layer)
     shape = shapes[0]
     if len(shape) != 4:
         raise InputError(f"Upsample needs 4 axes (num, channels, height, width), not {text(shape)}")
@@ -49,6 +50,7 @@ def _upsampled(layer: LayerParameter, shape: Shape) -> tuple[int, int]:
 @layer_type("Unpooling", bottoms=(1, 2))
 def unpooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """DeconvNet's: MAX by the places of bottom 1, or at each window's start; AVE and TILE over whole windows."""
+    refuse_in_place(layer)
     param, shape = layer.unpooling_param, shapes[0]
     if len(shape) != 4:
         raise InputError(f"Unpooling needs 4 axes (num, channels, height, width), not {text(shape)}")

@@ -14,11 +14,11 @@ from prototxt.caffe_pb2 import (
     PoolingParameter,
 )
 from prototxt.errors import InputError
-from prototxt.layers.declare import Declared, Shape, Shapes, Weight, layer_type, text
+from prototxt.layers.declare import Declared, Shape, Shapes, Weight, layer_type, refuse_in_place, text
 from prototxt.layers.windows import Window
 
 
-@layer_type("Convolution3D", "Deconvolution3D", reads_bottoms=True)
+@layer_type("Convolution3D", "Deconvolution3D", reads_bottoms=True, needs_values=True)
 def convolution3d(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     """`group` is not read; each of the `filter_group` groups of filters sees all channels."""
     where, param = _setting(layer)
@@ -39,8 +39,9 @@ def convolution3d(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     return Declared([(shape[0], outputs, *sizes)], weights)
 
 
-@layer_type("Pooling3D", reads_bottoms=True, reads_tops=True)
+@layer_type("Pooling3D", reads_bottoms=True, reads_tops=True, needs_values=True)
 def pooling3d(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
+    refuse_in_place(layer)
     shape = _volume(layer, shapes[0])
     return Declared([(*shape[:2], *pooled3d_sizes(pooling3d_window(layer), shape[2:]))])
 

@@ -43,7 +43,8 @@ class _Warping(Layer):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
         shapes = [bottom.shape for bottom in bottoms]
-        image = bottoms[0].reshape(legacy_shape(shapes[0]))
+        image, flow = (bottom.reshape(legacy_shape(bottom.shape)) for bottom in bottoms)
+        self._locate(image, flow)
         dy = np.where(self.inside[:, None], top_diffs[0], self.dtype.type(0))
         d_image = np.zeros_like(image)
         for corner, share in self._shares().items():
@@ -147,12 +148,12 @@ class Correlation(Layer):
 
     Correlation1D's are displaced and padded along the row only. With `single_direction: -1` the furthest lie beyond the
     padding: the published code reads the padding of the row above there, and before the first row what happens to lie
-    in memory; here both are 0.
+    in memory; here both are 0. Its backward reads padded copies that forward kept.
     """
 
     def run(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         (top,) = self.plan.top_shapes(first.shape, second.shape)
-        a, b = self._padded(first), self._padded(second)
+        a, b = self.kept = self._padded(first), self._padded(second)
         y = np.zeros(top, self.dtype)
         for channel, place, other in self._places(top):
             y[:, channel] += (a[place] * b[other]).sum(axis=1)
@@ -160,7 +161,7 @@ class Correlation(Layer):
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray]:
         (first, second), dy = bottoms, top_diffs[0] / self.dtype.type(self.size)
-        a, b = self._padded(first), self._padded(second)
+        a, b = self.kept
         da, db = np.zeros_like(a), np.zeros_like(b)
         for channel, place, other in self._places(dy.shape):
             da[place] += dy[:, channel, None] * b[other]

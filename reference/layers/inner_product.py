@@ -124,13 +124,13 @@ class MarginInnerProduct(Layer):
         self.passes += 1
         self.share = self.dtype.type(annealed(self.settings, self.passes))
         rows = x.reshape(-1, weight.shape[1])
-        self.labels, _ = class_indices(labels.reshape(-1), len(weight))
         self.lengths = np.sqrt((rows * rows).sum(axis=1))
         self.sizes = (
             np.ones(len(weight), self.dtype) if self.sphere else np.sqrt((weight * weight).sum(axis=1))
         )
         y = rows @ weight.T
         if self.settings.type:
+            self.labels, _ = class_indices(labels.reshape(-1), len(weight))
             items = np.arange(len(rows))
             product = self.lengths * self.sizes[self.labels] + tiny
             self.cosine = y[items, self.labels] / product

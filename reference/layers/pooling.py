@@ -48,7 +48,8 @@ class _Pool:
         windows = self._windows(x, -float(np.finfo(np.float32).max), out)
         flat = flat_from(windows, 4)
         best = flat.argmax(axis=-1)
-        self.index = self._index_in_map(best, x.shape[2:], out)
+        places = x.shape[2] * x.shape[3]
+        self.index = self._index_in_map(best, x.shape[2:], out) if places else np.full(best.shape, -1)
         return [np.take_along_axis(flat, best[..., None], -1)[..., 0], self.index.astype(self.dtype)]
 
     def grad(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:

@@ -95,12 +95,14 @@ class RNN(_Recurrent):
         for t, gate in enumerate(gates):
             self.before[t] = cont[t] * h
             h = self.h[t] = np.tanh(self.before[t] @ hidden.T + gate)
-        return np.tanh(self.h @ output.T + bias), [h]
+        self.o = np.tanh(self.h @ output.T + bias)
+        return self.o, [h]
 
     def unroll_grad(self, y: np.ndarray, dy: np.ndarray, cont: np.ndarray) -> np.ndarray:
         hidden, output, _ = self._own_weights()
         first = 2 + self.static
-        doutput = dy * (1 - y * y)
+        o = y if len(y) == 1 else self.o  # Caffe's Concat of one step's top shares its memory
+        doutput = dy * (1 - o * o)
         dh = doutput @ output
         dgates = np.empty_like(dh)
         for t in range(len(dy) - 1, -1, -1):
@@ -231,7 +233,8 @@ class JunhyukLSTM(Layer):
         return self.h[1:].reshape(steps * streams, size) if self.rows else self.h[1:]
 
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
-        x, dh = bottoms[0], top_diffs[0].reshape(self.h[1:].shape).copy()
+        x, y, dh = bottoms[0], *(array.reshape(self.h[1:].shape) for array in (tops[0], top_diffs[0]))
+        dh = dh.copy()
         limit = self.dtype.type(self.param.lstm_param.clipping_threshold)
         before = np.zeros_like(self.gates)
         dc = np.zeros_like(self.c[0])
@@ -253,7 +256,7 @@ class JunhyukLSTM(Layer):
                 dh[t - 1] += keep * (before[t] @ self.weight(1))
         flat, size = before.reshape(-1, before.shape[2]), self.h.shape[2]
         self.add_grad(0, flat.T @ x.reshape(len(flat), -1))
-        recurrent = before[1:].reshape(-1, before.shape[2]).T @ self.h[1:-1].reshape(-1, size)
+        recurrent = before[1:].reshape(-1, before.shape[2]).T @ y[:-1].reshape(-1, size)
         self.add_grad(1, recurrent + np.outer(before[0, 0], self.h[0, 0]))
         self.add_grad(2, flat.sum(axis=0))
         return [(flat @ self.weight(0)).reshape(x.shape), None][: len(bottoms)]

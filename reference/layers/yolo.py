@@ -7,16 +7,12 @@ import numpy as np
 from prototxt.caffe_pb2 import EvalDetectionParameter
 from prototxt.errors import InputError
 from prototxt.layers.yolo import EVALUATED_ANCHORS
+from reference.arithmetic import logistic
 from reference.checks import refuse_gradient
 from reference.layer import Arrays, Layer, layer
 from reference.layers.normalisation import softmax
 
 SINGLE = np.float32
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return (1 / (1 + np.exp(-x.astype(np.float64)))).astype(x.dtype)
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -45,8 +41,8 @@ def _boxes(cells: np.ndarray, biases: Sequence[float]) -> np.ndarray:
     kind = cells.dtype.type
     place = np.arange(side, dtype=cells.dtype)
     sizes = np.array(biases[: 2 * anchors], cells.dtype).reshape(anchors, 2)
-    x = (place[:, None] + _sigmoid(cells[..., 0])) / kind(side)
-    y = (place[:, None, None] + _sigmoid(cells[..., 1])) / kind(side)
+    x = (place[:, None] + logistic(cells[..., 0])) / kind(side)
+    y = (place[:, None, None] + logistic(cells[..., 1])) / kind(side)
     with np.errstate(over="ignore"):
         size = np.exp(cells[..., 2:4]) * sizes / kind(side)
     return np.concatenate([x[..., None], y[..., None], size], axis=-1)
@@ -83,7 +79,7 @@ class RegionLoss(Layer):
         if np.isnan(cells[..., 4:]).any():
             raise InputError("a score is not a number")
         raw = cells[..., :4]
-        objects, classes = _sigmoid(cells[..., 4]), softmax(cells[..., 5:], cells.ndim - 1)
+        objects, classes = logistic(cells[..., 4]), softmax(cells[..., 5:], cells.ndim - 1)
         image, label, boxes = _truths(rows, len(x))
         slopes = np.zeros_like(cells)
         predicted = _boxes(cells, param.biases)
@@ -125,7 +121,7 @@ class RegionLoss(Layer):
         found = (b, row, column, int(np.nanargmax(np.where(alike > 0, alike, 0))))
         at = found if (alike > 0).any() else (0, 0, 0, 0)
         place, scale = np.array([column, row], self.dtype), kind(param.coord_scale)
-        inside = _sigmoid(raw[at][:2])
+        inside = logistic(raw[at][:2])
         shift = np.clip((box[:2] * side - place) - inside, -1, 1)
         slopes[at][:2] = -scale * shift * inside * (1 - inside)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -168,7 +164,7 @@ class EvalDetection(Layer):
         param = self.param.eval_detection_param
         if param.nms < 0:
             return np.zeros((0, 4), SINGLE)
-        likely = _sigmoid(cells[..., 4]).reshape(-1)
+        likely = logistic(cells[..., 4]).reshape(-1)
         classes = softmax(cells[..., 5:], cells.ndim - 1).reshape(len(likely), -1)
         kind, most = classes.argmax(axis=1), classes.max(axis=1)
         kinds = EvalDetectionParameter

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from reference.arithmetic import logistic
 from reference.layer import Arrays, Layer, layer
 from reference.layers.normalisation import softmax
 from runtime.blob import Blob
@@ -62,11 +63,6 @@ def _overlap(one: np.ndarray, others: np.ndarray) -> np.ndarray:
         return common / (one[..., 2] * one[..., 3] + others[..., 2] * others[..., 3] - common)
 
 
-def _logistic(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return (1 / (1 + np.exp(-x.astype(np.float64)))).astype(x.dtype)
-
-
 @layer("YoloDetectionOutput")
 class YoloDetectionOutput(_Output):
     """For each anchor of each cell the best class, if softmax times the logistic object score reaches the threshold."""
@@ -79,15 +75,15 @@ class YoloDetectionOutput(_Output):
         values = x.transpose(0, 2, 3, 1).reshape(len(x), side, side, param.num_box, -1)
         classes = softmax(values[..., 5 : 5 + param.num_classes], -1)
         label = classes.argmax(axis=-1)
-        score = _logistic(values[..., 4]) * classes.max(axis=-1)
+        score = logistic(values[..., 4]) * classes.max(axis=-1)
         _, row, column, anchor = np.indices(score.shape)
         biases = np.array(param.biases, np.float32).astype(self.dtype).reshape(-1, 2)[anchor]
         found = np.stack(
             [
                 label,
                 score,
-                (column + _logistic(values[..., 0])) / side,
-                (row + _logistic(values[..., 1])) / side,
+                (column + logistic(values[..., 0])) / side,
+                (row + logistic(values[..., 1])) / side,
                 np.exp(values[..., 2]) * biases[..., 0] / side,
                 np.exp(values[..., 3]) * biases[..., 1] / side,
             ],
@@ -113,7 +109,7 @@ class Yolov3DetectionOutput(_Output):
         length = 5 + param.num_classes
         values = x[:, : param.num_box * length].reshape(len(x), param.num_box, length, height, width)
         values = values.transpose(0, 3, 4, 1, 2)
-        scores = _logistic(values[..., 5:]) * _logistic(values[..., 4:5])
+        scores = logistic(values[..., 5:]) * logistic(values[..., 4:5])
         image, row, column, n, label = np.nonzero(scores > self.dtype.type(param.confidence_threshold))
         tx, ty, tw, th = values[image, row, column, n, :4].T
         biases = np.array(param.biases, np.float32).astype(self.dtype)
@@ -121,8 +117,8 @@ class Yolov3DetectionOutput(_Output):
         columns = [
             label,
             scores[image, row, column, n, label],
-            (column + _logistic(tx)) / width,
-            (row + _logistic(ty)) / height,
+            (column + logistic(tx)) / width,
+            (row + logistic(ty)) / height,
             np.exp(tw) * biases[2 * anchor] / (width * scale),
             np.exp(th) * biases[2 * anchor + 1] / (height * scale),
         ]

@@ -13,7 +13,7 @@ from prototxt.errors import InputError
 from prototxt.files import read_text
 from runtime.data.augment import UNIT, Size, boxes_within
 from runtime.data.output import held_back
-from weights.files import atomic_path
+from weights.files import write_text
 
 
 def read_sizes(path: str) -> list[tuple[str, Size]]:
@@ -118,7 +118,7 @@ class DetectionFiles:
                 {"image_id": _number(n), "category_id": _number(self.names[k]), "bbox": box, "score": s}
                 for n, k, s, box in self.found
             ]
-            _write(folder / f"{prefix}.json", json.dumps(rows, indent=2) + "\n")
+            write_text(folder / f"{prefix}.json", json.dumps(rows, indent=2) + "\n")
             return
         lines: defaultdict[str, list[str]] = defaultdict(list)
         voc = self.saved.output_format == "VOC"
@@ -134,12 +134,7 @@ class DetectionFiles:
             )
             lines[file].append(line)
         for file, told in (lines or {prefix: []}).items():
-            _write(folder / f"{file}.txt", "".join(f"{line}\n" for line in told))
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as part:
-        Path(part).write_text(text, encoding="utf-8", errors="surrogateescape")
+            write_text(folder / f"{file}.txt", "".join(f"{line}\n" for line in told))
 
 
 def _number(text: str) -> str | int:

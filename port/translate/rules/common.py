@@ -248,7 +248,7 @@ def reorg_back(x: Tensor, stride: int) -> Tensor:
 
 def top_places(x: Tensor, count: int, values: bool) -> Tensor:
     """Places of each image's largest values, of equal ones the last first; and the values."""
-    rows = x.detach().flatten(1).flip(1)
+    rows = x.detach().reshape(len(x), -1).flip(1)
     largest, order = rows.sort(dim=1, descending=True, stable=True)
     places = (rows.shape[1] - 1 - order[:, :count]).to(x.dtype)
     if values:
