@@ -222,7 +222,12 @@ def test_many_tops_of_a_split_worked_on_in_place(monkeypatch: pytest.MonkeyPatch
     """Each writes into the memory of all: a blob is brought up to date when it is read, not at each write."""
     count, updates = 40, []
     apply = blobs._Overwritten.apply
-    monkeypatch.setattr(blobs._Overwritten, "apply", lambda *given: updates.append(1) or apply(*given))
+
+    def counted(*given: object) -> object:
+        updates.append(1)
+        return apply(*given)
+
+    monkeypatch.setattr(blobs._Overwritten, "apply", counted)
     tops = " ".join(f'top: "t{i}"' for i in range(count))
     layers = [
         f'layer {{ name: "r{i}" type: "Power" bottom: "t{i}" top: "t{i}" power_param {{ shift: 1 }} }}'
