@@ -5,6 +5,7 @@ a process of its own, since some ended it.
 """
 
 import multiprocessing
+import runpy
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,42 @@ def test_data_layers_refuse_what_no_image_can_be(
     layer, told = DATA_REFUSED[kind]
     with pytest.raises(InputError, match=told):
         CaffeNet(parse_net(f'layer {{ name: "l" top: "data" {layer} }}'), TRAIN)()
+
+
+NOT_TRANSLATED = {
+    "a map without rows": (
+        net('type: "LRN" lrn_param { norm_region: WITHIN_CHANNEL }', (2, 3, 0, 6)),
+        "holds no values",
+    ),
+    "a prior that no integer holds": (
+        net(f"{PRIORS} min_size: 3 min_size: 1e38 }}", MAP, MAP),
+        "does not run on blobs",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_TRANSLATED)
+def test_what_translated_code_could_not_run_is_refused(kind: str, tmp_path: Path) -> None:
+    text, told = NOT_TRANSLATED[kind]
+    (tmp_path / "net.prototxt").write_text(text)
+    with pytest.raises(InputError, match=rf"net\.prototxt: .*{told}"):
+        run_translate(TranslateSettings(prototxt=tmp_path / "net.prototxt", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_of_a_prototxt_is_quoted_in_translated_code(tmp_path: Path) -> None:
+    mean = r'transform_param { mean_file: "a\000\n\"\\b" }'
+    (tmp_path / "net.prototxt").write_text(net(f'type: "TanH" {mean}', MAP))
+    assert run_translate(TranslateSettings(prototxt=tmp_path / "net.prototxt", out=tmp_path / "out"))
+    scope = runpy.run_path(str(tmp_path / "out" / "model.py"))
+    assert scope["PREPROCESSING"]["then_subtract_file"] == 'a\0\n"\\b'
+
+
+def test_padding_of_nothing() -> None:
+    text = 'layers { layer { name: "pad" type: "padding" pad: 1 } top: "p" }'
+    text += 'layers { layer { name: "c" type: "conv" num_output: 1 kernelsize: 3 } bottom: "p" top: "c" }'
+    with pytest.raises(InputError, match="padding needs a bottom"):
+        parse_net(text)
 
 
 def test_less_than_no_salt() -> None:

@@ -305,6 +305,8 @@ def _fold_padding(net: NetParameter, where: str) -> None:
                     raise InputError(
                         f'{where}: layer "{entry.layer.name}": padding may only feed conv and pool layers'
                     )
+                if not padding[bottom].bottom:
+                    raise InputError(f'{where}: layer "{padding[bottom].layer.name}": padding needs a bottom')
                 entry.layer.pad = padding[bottom].layer.pad
                 entry.bottom[i] = padding[bottom].bottom[0]
     kept = [V1LayerParameter.FromString(entry.SerializePartialToString()) for entry in kept]

@@ -101,7 +101,7 @@ def _regions(generator: np.random.RandomState, shape: Shape, layer: LayerPlan) -
         "PSROIPooling": layer.param.psroi_pooling_param.spatial_scale,
         "ROIWarping": layer.param.roi_warping_param.spatial_scale,
     }[layer.type]
-    height, width = (size / scale for size in layer.bottom_shapes[0][2:])
+    height, width = (size / (scale or 1) for size in layer.bottom_shapes[0][2:])
     rows = _boxes(generator, int(np.prod(shape[:1]))) * np.array([width, height] * 2)
     return np.concatenate([np.zeros((len(rows), 1)), rows], 1).round().reshape(shape)
 

@@ -24,6 +24,7 @@ from port.translate.writing import Header, Written, write_model
 from port.voc.classes import CLASSES
 from prototxt.caffe_pb2 import NetParameter, TransformationParameter
 from prototxt.errors import InputError
+from prototxt.plan import Plan
 from prototxt.read import read_net
 from runtime.data.output import no_output_files
 from runtime.rng import set_random_seed
@@ -50,19 +51,28 @@ def run_translate(asked: TranslateSettings) -> bool:
     message = fed(read, phase, dict(asked.input_shapes))
     set_random_seed(asked.seed)
     net = without_dropout(CaffeNet(message, phase, where=str(asked.prototxt), gradient="exact"))
+    _check_values(net.plan, asked.prototxt)
     graph = graph_of(net.plan)
     class_name = _class_name(asked, net.plan.name)
     skipped = _fill(net, asked)
     header = _header(asked, read, net, graph, class_name)
     blobs = {layer.plan.index: [blob.detach().numpy().copy() for blob in layer.blobs] for layer in net.layers}
     written = write_model(graph, header, blobs)
-    inputs, found, outputs = _compared(net, graph, written, class_name, asked.seed)
+    inputs, found, outputs = _compared(net, graph, written, class_name, asked)
     out = [blob for blob in found if not blob.within]
     if not out:
         with _new_folder(asked.out) as folder:
             _write(folder, asked, graph, written, class_name, inputs, found, outputs, skipped)
     _print(asked, written, found, out, skipped)
     return not out
+
+
+def _check_values(plan: Plan, where: Path) -> None:
+    """Raises InputError for a blob without values, for which PyTorch's modules have rules of their own."""
+    for name, shape in zip(plan.blobs, plan.shapes, strict=True):
+        if 0 in shape:
+            sizes = "×".join(map(str, shape))
+            raise InputError(f'{where}: blob "{name}" of {sizes} holds no values: give sizes above 0')
 
 
 def _check_folder(out: Path) -> None:
@@ -136,7 +146,7 @@ def _take_statistics(layer: torch.nn.Module, bottoms: tuple[torch.Tensor, ...]) 
     (x,) = bottoms
     mean = 0.1 * x.mean((0, *range(2, x.ndim)))
     variance = x.square().mean().clamp(min=1e-3).expand_as(mean)
-    for blob, value in zip(layer.blobs, (mean, variance, torch.ones(1)), strict=True):
+    for blob, value in zip(layer.blobs[:3], (mean, variance, torch.ones(1)), strict=True):
         blob.copy_(value)
 
 
@@ -202,17 +212,24 @@ def _transform(message: NetParameter, phase: int) -> dict[str, object]:
 
 
 def _compared(
-    net: CaffeNet, graph: Graph, written: Written, class_name: str, seed: int
+    net: CaffeNet, graph: Graph, written: Written, class_name: str, asked: TranslateSettings
 ) -> tuple[dict[str, np.ndarray], list[Compared], dict[str, torch.Tensor]]:
     """Compare on a batch of one, or, where the net does not take that, on the prototxt's own."""
     single = len({net.plan.shapes[i][:1] for i in net.plan.inputs}) == 1 and net.plan.phase == 1
     for batch in (1, None) if single else (None,):
-        inputs = drawn_inputs(net.plan, batch, seed)
+        inputs = drawn_inputs(net.plan, batch, asked.seed)
         try:
             return inputs, *compare(net, graph, written, class_name, inputs)
-        except (InputError, RuntimeError):
+        except InputError:
             if batch is None:
                 raise
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if batch is None:
+                told = " ".join(f"{type(error).__name__}: {error}".split())
+                raise InputError(
+                    f"{asked.prototxt}: the code written for it does not run on blobs of its sizes ({told}): "
+                    "run the net with CaffeNet instead"
+                ) from error
     raise AssertionError
 
 

@@ -1,5 +1,6 @@
 """The text of `model.py`."""
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -474,7 +475,7 @@ def _constant(name: str, value: object) -> list[str]:
 
 def _quoted(value: object) -> str:
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list | tuple):
         inner = ", ".join(map(_quoted, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"
