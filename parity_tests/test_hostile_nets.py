@@ -92,6 +92,14 @@ REFUSED = {
         ),
         "spatial_scale",
     ),
+    "a map without rows to warp": (
+        net(
+            'type: "ROIWarping" roi_warping_param { pooled_h: 3 pooled_w: 4 spatial_scale: 0.1 }',
+            (2, 3, 0, 11),
+            (4, 5),
+        ),
+        "rows and columns",
+    ),
     "no class at all": (net('type: "SegAccuracy"', (0, 0), (0, 1)), "no class"),
     "an endless ratio": (
         net('type: "Proposal" proposal_param { ratio: inf scale: 8 }', (1, 2, 3, 4), (1, 4, 3, 4), (1, 3)),

@@ -56,6 +56,12 @@ def check_sizes(where: str, height: int, width: int) -> tuple[int, int]:
     return height, width
 
 
+def _check_places(layer: LayerParameter, shape: Shape) -> None:
+    """Raises InputError for a map without rows or columns, between whose places nothing lies."""
+    if 0 in legacy_shape(shape)[2:]:
+        raise InputError(f"{layer.type} needs a map with rows and columns, not {text(shape)}")
+
+
 @layer_type("ROIPooling", bottoms=(2, 2))
 def roi_pooling(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.roi_pooling_param
@@ -96,6 +102,7 @@ def roi_align(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     pooling = layer.roi_pooling_param
     refuse_other_fields("roi_pooling_param", pooling, "pooled_h", "pooled_w", "spatial_scale", "pad_ratio")
     _check_scale("roi_pooling_param", pooling.spatial_scale)
+    _check_places(layer, shapes[0])
     height, width = pooled_sizes(pooling)
     return Declared([(*shape, height + 1, width + 1)])
 
@@ -104,6 +111,7 @@ def roi_align(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
 def roi_warping(layer: LayerParameter, shapes: Shapes, tops: int) -> Declared:
     param = layer.roi_warping_param
     _check_scale("roi_warping_param", param.spatial_scale)
+    _check_places(layer, shapes[0])
     sizes = check_sizes("roi_warping_param", param.pooled_h, param.pooled_w)
     return Declared([(_regions(shapes[1]), legacy_shape(shapes[0])[1], *sizes)])
 
