@@ -11,6 +11,7 @@ from prototxt import InputError, parse_net, plan_net, read_net, read_solver
 from prototxt.caffe_pb2 import PoolingParameter
 from prototxt.layers.declare import UNKNOWN
 from prototxt.layers.windows import Window, pooled_sizes
+from prototxt.text import message_text
 from runtime import TEST, TRAIN
 
 INPUT = 'layer { name: "in" type: "Input" top: "x" input_param { shape { dim: 1 dim: 2 dim: 5 dim: 5 } } }\n'
@@ -255,3 +256,24 @@ def test_pooling_rounds_up(size: int, kernel: int, stride: int, data: st.DataObj
     if pad or stride <= kernel:  # a stride beyond the kernel lets Caffe's last window miss the map altogether
         assert last_start < size
     assert last_start + max(kernel, stride) >= size - pad * (stride > 1)
+
+
+def test_what_was_set_aside_is_written_where_it_stood() -> None:
+    text = """
+        layer { name: "a" include { phase: TRAIN foo: 1 } relu_param { bar: "a\\nb" } param { baz: 1 } what: 3 }
+        layer { name: "b" convolution_param { weight_filler { zap: 1e3 } } } state { q: 1 } top_level: 3
+    """
+    net = parse_net(text)
+    written = message_text(net)
+    assert written.count("include {") == written.count("param {\n    baz: 1\n") == 1
+    assert "    phase: TRAIN\n    foo: 1\n" in written and "weight_filler {\n      zap: 1e3\n" in written
+    assert written.endswith("top_level: 3\n") and message_text(parse_net(written)) == written
+
+
+def test_what_stood_in_one_of_several_is_a_comment() -> None:
+    """A second `include` without a rule would have let the layer into each phase."""
+    net = parse_net('layer { name: "a" include { phase: TRAIN foo: 1 } include { stage: "s" } }')
+    written = message_text(net)
+    assert "  # include.foo: 1\n" in written
+    again = parse_net(written).layer[0]
+    assert list(again.include) == list(net.layer[0].include) and not again.unknown

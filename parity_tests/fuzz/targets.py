@@ -284,11 +284,9 @@ def _old_nets() -> list[bytes]:
 
 
 def _upgrade(path: Path) -> None:
-    """What an old net becomes is read again as itself, but for what no schema has."""
-    net = read_net(path)
-    text = message_text(net)
-    known = not net.unknown and not any(layer.unknown for layer in net.layer)
-    if known and message_text(parse_net(text)) != text:
+    """What an old net becomes is read again as itself, but for comments."""
+    text = message_text(read_net(path))
+    if "# " not in text and message_text(parse_net(text)) != text:
         raise AssertionError("an upgraded net is not read as it was written")
     _plan(path)
 
