@@ -236,7 +236,7 @@ def test_impossible_fillers_are_refused(shape, settings, told):
 @pytest.mark.parametrize("kind", FILLERS)
 def test_fillers_take_any_number_of_axes(kind):
     shapes = [(5,), (5, 3), (2, 3, 4), (2, 3, 4, 5, 2)]
-    fewer = {"bilinear": [(2, 3, 4, 4)], "diagonal": shapes[:3]}  # those that read num, channels, height and width
+    fewer = {"bilinear": [(2, 3, 4, 4)], "diagonal": shapes[:3]}  # they read Caffe's four axes
     for shape in fewer.get(kind, shapes):
         filled = fill(shape, FillerParameter(type=kind), CaffeRNG(1))
         assert filled.shape == shape and filled.dtype == np.float32 and filled.flags.writeable
