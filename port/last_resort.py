@@ -94,7 +94,8 @@ def run_typer(app: typer.Typer, arguments: Sequence[str] | None = None, name: st
             print(told, end="")  # typer has printed it where it has rich
             sys.exit(BAD_INPUT)
         command = error.ctx.command_path if getattr(error, "ctx", None) else name or "seenet"
-        raise InputError(f"{told}: {command} --help tells what there is") from None
+        end = " " if told.endswith("?") else ": "
+        raise InputError(f"{told}{end}{command} --help tells what there is") from None
     except typer.Abort as aborted:  # of an EOFError
         raise aborted.__cause__ or aborted from None
     sys.exit(status if isinstance(status, int) else 0)
