@@ -126,8 +126,8 @@ def _fill(net: CaffeNet, asked: TranslateSettings) -> list[str]:
     with torch.no_grad():
         for layer in net.layers:
             blobs = layer.blobs
-            counts = layer.plan.type in ("BatchNorm", "DataAugmentation")  # what was seen, not what is learned
-            if blobs and not counts and not blobs[0].any():
+            seen = layer.plan.type in ("BatchNorm", "DataAugmentation")  # by passes; the others are learned
+            if blobs and not seen and not blobs[0].any():
                 fan_in = max(blobs[0][0].numel(), 1) if blobs[0].ndim else 1
                 blobs[0].normal_(0, (2 / fan_in) ** 0.5, generator=generator)
         hooks = [layer.register_forward_pre_hook(_take_statistics) for layer in norms]
