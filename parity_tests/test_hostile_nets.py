@@ -68,6 +68,7 @@ TAKEN = {
         'type: "LRN" lrn_param { local_size: 3 norm_region: WITHIN_CHANNEL }', (2, 0, 7, 6)
     ),
     "more similarities than pairs": net('type: "ContrastiveLoss"', (4, 5), (4, 5), (5,)),
+    "no probability at all": net('type: "MultinomialLogisticLoss"', (0,), (0,)),
     "fewer steps than labels": net('type: "WarpCTCLoss"', (1, 2, 4), (2, 3)),
 }
 PRIORS = 'type: "PriorBox" prior_box_param {'

@@ -237,7 +237,7 @@ class MultinomialLogisticLoss(_Loss):
     def grad(self, bottoms: Arrays, tops: Arrays, top_diffs: Arrays) -> list[np.ndarray | None]:
         refuse_gradient(self, 1, "labels")
         (prob, labels), (dy,) = bottoms, top_diffs
-        dx = np.zeros((len(prob), prob[0].size), self.dtype)
+        dx = np.zeros((len(prob), math.prod(prob.shape[1:])), self.dtype)
         picked = self._picked(prob, labels)
         dx[np.arange(len(prob)), self.labels] = -dy / self.dtype.type(len(prob)) / picked
         return [dx.reshape(prob.shape), None]
