@@ -24,7 +24,8 @@ class MeanImage(nn.Module):
         self.until, self.per_pixel = until, per_pixel
         self.passes = nn.Parameter(torch.zeros(1, 1, 1, 1), requires_grad=False)
         self.mean = nn.Parameter(torch.zeros(1, *shape), requires_grad=False)
-        self.channel_mean = nn.Parameter(torch.zeros(1, shape[0], 1, 1), requires_grad=False)
+        channels = torch.zeros(1, shape[0], 1, 1)
+        self.channel_mean = nn.Parameter(channels, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.detach()
